@@ -1,0 +1,145 @@
+"""The immutable records proxy workers hold: one Snapshot per brand, published by catalogue.py. Values only.
+
+msgspec structs, so that a snapshot is one JSON text in Redis. Money: nanos; rates: picos per token; times: Unix ms.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    pass
+
+
+class Capabilities(Record, frozen=True, kw_only=True):
+    """What an engine was found to do (billing.probe), so that the meter never guesses."""
+
+    reports_usage: bool = True
+    reports_cached: bool = False
+    running_usage: str = ""  # "", "continuous_usage_stats" or "timings_per_token"
+    counts_every_choice: bool = True  # False: usage counts only the first of n choices
+    tokenize: str = ""  # "", "vllm" (/tokenize takes messages) or "llamacpp" (/apply-template, then /tokenize)
+    stops_on_close: bool = False  # a whole call is stopped when its connection closes
+    sends_done: bool = True
+    cache_salt: bool = False
+    priority: bool = False
+    extra_fields: tuple[str, ...] = ()
+
+
+class EngineRecord(Record, frozen=True, kw_only=True):
+    id: int
+    name: str
+    kind: str
+    base_url: str
+    api_key: str = ""  # sealed text; keys.sealing.open_text
+    headers: dict[str, str] = {}
+    verify_tls: bool = True
+    max_in_flight: int = 256
+    weight: int = 1
+    state: str = "live"
+    capabilities: Capabilities = Capabilities()
+
+
+class Route(Record, frozen=True, kw_only=True):
+    engine_id: int
+    name_there: str
+
+
+class RateRecord(Record, frozen=True, kw_only=True):
+    id: int
+    organization_id: int | None = None
+    from_ms: int
+    until_ms: int | None = None
+    input_picos: int | None = None
+    output_picos: int | None = None
+    cache_read_picos: int | None = None
+    cache_write_picos: int | None = None
+    reasoning_picos: int | None = None
+    request_nanos: int = 0
+    image_nanos: int = 0
+    credits_per_request: int = 0
+    is_free: bool = False
+
+
+class ModelRecord(Record, frozen=True, kw_only=True):
+    id: int
+    slug: str
+    aliases: tuple[str, ...] = ()
+    name: str = ""
+    description: str = ""
+    created: int = 0  # Unix seconds
+    owned_by: str = ""
+    context_length: int
+    default_max_tokens: int = 4096
+    max_completion_tokens: int
+    modalities: dict[str, int] = {}
+    tokens_per_message: int = 16
+    tokens_per_call: int = 64
+    is_moderated: bool = False
+    is_reasoning: bool = False
+    features: tuple[str, ...] = ()
+    extra_fields: tuple[str, ...] = ()
+    state: str = "live"
+    maintenance_message: str = ""
+    connect_ms: int = 5_000
+    first_byte_ms: int = 120_000
+    idle_ms: int = 60_000
+    total_ms: int = 900_000
+    routes: tuple[Route, ...] = ()
+    rates: tuple[RateRecord, ...] = ()
+
+
+class LimitRecord(Record, frozen=True, kw_only=True):
+    """`model_id` None with scope "model" means each model by itself. `since_ms`: when the limit came into force."""
+
+    unit: str
+    window: str
+    scope: str
+    amount: int
+    model_id: int | None = None
+    is_allotment: bool = False
+    since_ms: int = 0
+
+
+class TierRecord(Record, frozen=True, kw_only=True):
+    id: int
+    rank: int
+    slug: str
+    name: str
+    payer: str
+    models: tuple[str, ...] | None = None
+    priority: int = 0
+    limits: tuple[LimitRecord, ...] = ()
+
+
+class BrandRecord(Record, frozen=True, kw_only=True):
+    id: int
+    slug: str
+    name: str
+    hosts: tuple[str, ...] = ()
+    base_paths: tuple[str, ...] = ()
+    dialect: str = "openai"
+    schemes: tuple[str, ...] = ()
+    key_prefix: str = ""
+    legacy_key_patterns: tuple[str, ...] = ()
+    id_prefix: str = "chatcmpl-"
+    default_model: str = ""
+    currency: str = "USD"
+    timezone: str = "UTC"
+    state: str = "active"
+    cors_origins: tuple[str, ...] = ()
+    money_refusal_status: int = 429
+    support_email: str = ""
+    support_url: str = ""
+
+
+class Snapshot(Record, frozen=True, kw_only=True):
+    version: int
+    brand: BrandRecord
+    models: tuple[ModelRecord, ...] = ()
+    tiers: tuple[TierRecord, ...] = ()
+    engines: tuple[EngineRecord, ...] = ()
+    extras: dict[str, Any] = {}

@@ -1,0 +1,272 @@
+"""Who is calling: people, brands, organizations, keys, and the trail of what was changed.
+
+Ids are bigints inside; `public_id` ("org_…", "key_…") is what leaves the house. Rows that proxy workers cache carry a
+`version` from one PostgreSQL sequence (see publication.py); only the writers named in README.md change them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, ClassVar
+
+from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
+from django.contrib.auth.models import PermissionsMixin
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models.functions import Lower, Now
+
+PUBLIC_ID_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
+
+
+def public_id(prefix: str) -> str:
+    return prefix + "".join(secrets.choice(PUBLIC_ID_ALPHABET) for _ in range(20))
+
+
+def organization_public_id() -> str:
+    return public_id("org_")
+
+
+def key_public_id() -> str:
+    return public_id("key_")
+
+
+class UserManager(BaseUserManager["User"]):
+    def create_user(self, email: str, password: str | None = None, **extra: Any) -> User:
+        user = self.model(email=self.normalize_email(email).lower(), **extra)
+        user.set_password(password)
+        user.save(using=self._db)
+        return user
+
+    def create_superuser(self, email: str, password: str | None = None, **extra: Any) -> User:
+        return self.create_user(email, password, is_staff=True, is_superuser=True, **extra)
+
+    def get_by_natural_key(self, username: str | None) -> User:
+        return self.get(email=(username or "").lower())
+
+
+class User(AbstractBaseUser, PermissionsMixin):
+    """A person, one per e-mail address for the whole installation."""
+
+    email = models.EmailField(unique=True)
+    name = models.CharField(max_length=150, blank=True)
+    is_active = models.BooleanField(default=True)
+    is_staff = models.BooleanField(default=False)
+    joined_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    USERNAME_FIELD = "email"
+    EMAIL_FIELD = "email"
+    REQUIRED_FIELDS: ClassVar[list[str]] = []
+    objects = UserManager()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(Lower("email"), name="user_email_lower_unique")]
+
+    def __str__(self) -> str:
+        return self.email
+
+
+class Scheme(models.TextChoices):
+    """How a caller may present a key. The wire rules are in credentials.py."""
+
+    BEARER = "bearer", "Authorization: Bearer"
+    API_KEY = "api-key", "Authorization: Api-Key"
+    X_API_KEY = "x-api-key", "X-API-Key"
+    QUERY = "query", "?api_key="
+
+
+class Brand(models.Model):
+    """A public API surface: one company's name, hosts, paths, key format and rules."""
+
+    class State(models.TextChoices):
+        ACTIVE = "active"
+        PAUSED = "paused"
+
+    class SignUp(models.TextChoices):
+        OPEN = "open"
+        INVITE = "invite", "Invite only"
+
+    slug = models.SlugField(max_length=40, unique=True)
+    name = models.CharField(max_length=100)
+    hosts = ArrayField(models.CharField(max_length=253), default=list, blank=True)
+    base_paths = ArrayField(models.CharField(max_length=60), default=list, blank=True, help_text="e.g. /v1")
+    dialect = models.CharField(max_length=40, default="openai")
+    schemes = ArrayField(models.CharField(max_length=12, choices=Scheme.choices), default=list)
+    key_prefix = models.CharField(max_length=24, help_text="e.g. ak-; letters, digits, - and _")
+    legacy_key_patterns = ArrayField(
+        models.CharField(max_length=200), default=list, blank=True, help_text="Regular expressions of imported keys"
+    )
+    id_prefix = models.CharField(max_length=24, default="chatcmpl-")
+    default_model = models.CharField(max_length=120, blank=True, help_text="Used when a request names no model")
+    currency = models.CharField(max_length=3, default="USD")
+    timezone = models.CharField(max_length=60, default="UTC")
+    state = models.CharField(max_length=8, choices=State.choices, default=State.ACTIVE)
+    sign_up = models.CharField(max_length=8, choices=SignUp.choices, default=SignUp.OPEN)
+    cors_origins = ArrayField(models.CharField(max_length=253), default=list, blank=True, help_text='"*" allows any')
+    money_refusal_status = models.PositiveSmallIntegerField(default=429, choices=[(402, "402"), (429, "429")])
+    sign_up_grant_nanos = models.BigIntegerField(default=0)
+    theme = models.JSONField(default=dict, blank=True)
+    support_email = models.EmailField(blank=True)
+    support_url = models.URLField(blank=True)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    version = models.BigIntegerField(default=0, editable=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Organization(models.Model):
+    """A customer of one brand: the tenant boundary and the unit of quota and of money."""
+
+    class State(models.TextChoices):
+        ACTIVE = "active"
+        SUSPENDED = "suspended"
+
+    brand = models.ForeignKey(Brand, on_delete=models.PROTECT, related_name="organizations")
+    public_id = models.CharField(max_length=40, unique=True, default=organization_public_id, editable=False)
+    slug = models.SlugField(max_length=60)
+    name = models.CharField(max_length=150)
+    state = models.CharField(max_length=10, choices=State.choices, default=State.ACTIVE)
+    suspended_reason = models.CharField(max_length=200, blank=True)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    version = models.BigIntegerField(default=0, editable=False)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["brand", "slug"], name="organization_brand_slug_unique")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Role(models.TextChoices):
+    OWNER = "owner"
+    ADMIN = "admin"
+    DEVELOPER = "developer"
+    BILLING = "billing"
+    VIEWER = "viewer"
+
+
+class Membership(models.Model):
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="memberships")
+    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=10, choices=Role.choices, default=Role.DEVELOPER)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "organization"], name="membership_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.user} in {self.organization} ({self.role})"
+
+
+class Invitation(models.Model):
+    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="invitations")
+    email = models.EmailField()
+    role = models.CharField(max_length=10, choices=Role.choices, default=Role.DEVELOPER)
+    token_digest = models.BinaryField(max_length=32, unique=True)
+    invited_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    expires_at = models.DateTimeField()
+    accepted_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.email} to {self.organization}"
+
+
+class Scope(models.TextChoices):
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    RESPONSES = "responses"
+    EMBEDDINGS = "embeddings"
+    IMAGES = "images"
+    MODELS = "models"
+    USAGE = "usage"
+
+
+def every_scope() -> list[str]:
+    return [scope.value for scope in Scope]
+
+
+class ApiKey(models.Model):
+    """A secret that calls for one organization. The secret itself is shown once and never stored.
+
+    `pepper_version` names the KEY_PEPPER that made `digest` (HMAC-SHA-256); 0 means an imported key's plain SHA-256.
+    `model_slugs` null means every model the tier unlocks. `limits` is a list of {"unit", "window", "amount"} as
+    billing.limits reads them; this room stores them without judging.
+    """
+
+    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="keys")
+    public_id = models.CharField(max_length=40, unique=True, default=key_public_id, editable=False)
+    name = models.CharField(max_length=100)
+    digest = models.BinaryField(max_length=32, unique=True, editable=False)
+    pepper_version = models.PositiveSmallIntegerField(editable=False)
+    hint = models.CharField(
+        max_length=40, editable=False, help_text="Brand prefix, an ellipsis and the last four characters"
+    )
+    scopes = ArrayField(models.CharField(max_length=20, choices=Scope.choices), default=every_scope)
+    model_slugs = ArrayField(
+        models.CharField(max_length=120), null=True, blank=True, help_text="Models allowed; null means all"
+    )
+    cidrs = ArrayField(models.CharField(max_length=50), default=list, blank=True)
+    limits = models.JSONField(default=list, blank=True)
+    created_by = models.ForeignKey(User, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    rotated_from = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="rotations")
+    version = models.BigIntegerField(default=0, editable=False)
+
+    class Meta:
+        indexes = [models.Index(fields=["organization", "-created_at"], name="api_key_organization_created")]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.hint})"
+
+
+class KeyUse(models.Model):
+    """When a key was last used, and from where. Written by the journal only, never on a call's way."""
+
+    key = models.OneToOneField(ApiKey, primary_key=True, on_delete=models.CASCADE, related_name="use")
+    last_used_at = models.DateTimeField()
+    address = models.GenericIPAddressField(null=True)
+    agent = models.CharField(max_length=200, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.key_id} at {self.last_used_at}"
+
+
+class AuditEvent(models.Model):
+    """Who changed what, from where. Append-only (a trigger refuses UPDATE and DELETE)."""
+
+    at = models.DateTimeField(db_default=Now(), editable=False)
+    brand = models.ForeignKey(Brand, null=True, on_delete=models.PROTECT, related_name="+")
+    organization = models.ForeignKey(Organization, null=True, on_delete=models.PROTECT, related_name="+")
+    actor = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+", db_constraint=False)
+    actor_name = models.CharField(max_length=254, blank=True, help_text="E-mail, or the command that acted")
+    action = models.CharField(max_length=60, help_text="e.g. key.issued, key.revoked, organization.suspended")
+    subject = models.CharField(max_length=80, help_text="Public id of what changed")
+    before = models.JSONField(default=dict)
+    after = models.JSONField(default=dict)
+    address = models.GenericIPAddressField(null=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["organization", "-at"], name="audit_organization_at")]
+
+    def __str__(self) -> str:
+        return f"{self.at} {self.action} {self.subject}"
+
+
+class Publication(models.Model):
+    """A versioned change on its way to Redis. Written in the transaction that made the change (see publication.py)."""
+
+    version = models.BigIntegerField(primary_key=True)
+    subject = models.CharField(max_length=8, choices=[("key", "key"), ("org", "org"), ("brand", "brand")])
+    subject_id = models.BigIntegerField()
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    applied_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["version"], condition=models.Q(applied_at=None), name="publication_pending")]
+
+    def __str__(self) -> str:
+        return f"{self.subject} {self.subject_id} v{self.version}"
