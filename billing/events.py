@@ -42,7 +42,7 @@ COUNTED_SQL = {
     "out": "output_tokens",
     "tok": "uncached_input_tokens + cache_read_tokens + cache_write_tokens + output_tokens",
     "cred": "credits",
-    "nano": "list_cost_nanos",
+    "nano": "cost_nanos",
 }
 
 
@@ -113,7 +113,7 @@ class Counted(msgspec.Struct, frozen=True):
 
 
 def counted(event: Event) -> Counted:
-    """Every event is one request. Spend (`nano`) is the list price, so that an included call counts for its worth."""
+    """Every event is one request. Spend (`nano`) is what was charged, so an included call adds none."""
     prompt = event.uncached_input_tokens + (event.cache_read_tokens or 0) + (event.cache_write_tokens or 0)
     return Counted(
         req=1,
@@ -121,7 +121,7 @@ def counted(event: Event) -> Counted:
         out=event.output_tokens,
         tok=prompt + event.output_tokens,
         cred=event.credits,
-        nano=event.list_cost_nanos,
+        nano=event.cost_nanos,
     )
 
 

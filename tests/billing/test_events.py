@@ -64,7 +64,14 @@ def test_fields_of_a_newer_worker_are_ignored():
 
 def test_an_input_of_three_buckets_counts_as_their_sum():
     counts = events.counted(
-        event(uncached_input_tokens=10, cache_read_tokens=20, cache_write_tokens=3, output_tokens=5, list_cost_nanos=9)
+        event(
+            uncached_input_tokens=10,
+            cache_read_tokens=20,
+            cache_write_tokens=3,
+            output_tokens=5,
+            list_cost_nanos=12,
+            cost_nanos=9,
+        )
     )
     assert counts.by_unit() == {"req": 1, "in": 33, "out": 5, "tok": 38, "cred": 0, "nano": 9}
     assert set(counts.by_unit()) == set(events.COUNTED_SQL)
