@@ -331,7 +331,7 @@ class Grant(models.Model):
 
 class CounterChange(models.Model):
     """Outbox: a change PostgreSQL decided that Redis counters must take over (grant, correction, late settlement).
-    Numbered without gaps per organization by LedgerAccount.changes of its wallet; Redis applies seq = applied + 1 only."""
+    Numbered per organization without gaps by LedgerAccount.changes of its wallet; Redis applies seq = applied + 1."""
 
     organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="+")
     seq = models.BigIntegerField()

@@ -5,6 +5,7 @@ msgspec structs, so that a snapshot is one JSON text in Redis. Money: nanos; rat
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -64,7 +65,7 @@ class RateRecord(Record, frozen=True, kw_only=True):
     is_free: bool = False
 
 
-class ModelRecord(Record, frozen=True, kw_only=True):
+class ModelRecord(Record, frozen=True, kw_only=True, dict=True):
     id: int
     slug: str
     aliases: tuple[str, ...] = ()
@@ -90,6 +91,14 @@ class ModelRecord(Record, frozen=True, kw_only=True):
     total_ms: int = 900_000
     routes: tuple[Route, ...] = ()
     rates: tuple[RateRecord, ...] = ()
+
+    @cached_property
+    def rates_by_organization(self) -> dict[int | None, tuple[RateRecord, ...]]:
+        """None holds everybody's rates."""
+        found: dict[int | None, list[RateRecord]] = {}
+        for rate in self.rates:
+            found.setdefault(rate.organization_id, []).append(rate)
+        return {organization: tuple(rates) for organization, rates in found.items()}
 
 
 class LimitRecord(Record, frozen=True, kw_only=True):
@@ -136,10 +145,24 @@ class BrandRecord(Record, frozen=True, kw_only=True):
     support_url: str = ""
 
 
-class Snapshot(Record, frozen=True, kw_only=True):
+class Snapshot(Record, frozen=True, kw_only=True, dict=True):
     version: int
     brand: BrandRecord
     models: tuple[ModelRecord, ...] = ()
     tiers: tuple[TierRecord, ...] = ()
     engines: tuple[EngineRecord, ...] = ()
     extras: dict[str, Any] = {}
+
+    @cached_property
+    def models_by_name(self) -> dict[str, ModelRecord]:
+        """Slugs and aliases; a slug wins over another model's alias."""
+        aliases = {alias: model for model in self.models for alias in model.aliases}
+        return aliases | {model.slug: model for model in self.models}
+
+    @cached_property
+    def tiers_by_id(self) -> dict[int, TierRecord]:
+        return {tier.id: tier for tier in self.tiers}
+
+    @cached_property
+    def engines_by_id(self) -> dict[int, EngineRecord]:
+        return {engine.id: engine for engine in self.engines}

@@ -1,0 +1,279 @@
+"""Limits of a tier and of a key, and what one call needs of each: the plans that the reserve step judges. Pure.
+
+A limit counts a unit in a window for a scope: "organization.tokens.day". Counters are named here once, for every room:
+scope fields `o`, `k<key id>`, `m<model id>`; unit fields in UNIT_FIELDS; windows in windows.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from billing.pricing import PICOS_PER_NANO, hold_picos, worst_case_picos
+from billing.snapshot import LimitRecord, ModelRecord, RateRecord, TierRecord
+from billing.usage import Usage
+
+UNIT_FIELDS = {
+    "requests": "req",
+    "input": "in",
+    "output": "out",
+    "tokens": "tok",
+    "credits": "cred",
+    "nanos": "nano",
+}
+"""A limit's unit → its field in a window counter. `nano` counts what is charged, so included calls add nothing."""
+
+WINDOWS = ("minute", "day", "month", "lifetime")
+SCOPES = ("key", "organization", "model")
+CONCURRENT = "concurrent"
+AMOUNT_MAX = 2**53 - 1
+KEY_LIMITS_MAX = 32
+SEED_ALWAYS_MS = AMOUNT_MAX
+"""The `since_ms` of a limit whose age nobody knows: its counters are seeded from PostgreSQL whenever absent."""
+
+
+class LimitInvalid(ValueError):
+    """A limit that cannot be read; the text says which and what to write instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """The most a call could use. `output_tokens_wanted` is per choice (0 for embeddings). `quota_prompt_tokens`, where
+    given, is a likelier bound that token windows may use; money always uses the sure one."""
+
+    prompt_tokens_max: int
+    output_tokens_wanted: int
+    output_tokens_min: int = 16
+    choices: int = 1
+    images_max: int = 0
+    endpoint: str = "chat"
+    quota_prompt_tokens: int | None = None
+
+
+class Need(NamedTuple):
+    """A call granted g output tokens per choice needs ceil((fixed + g·per) / scale)."""
+
+    fixed: int
+    per: int
+    scale: int
+
+    def at(self, granted: int) -> int:
+        return -(-(self.fixed + granted * self.per) // self.scale)
+
+
+class CounterLimit(NamedTuple):
+    """One counter that a call moves. `limit` None: counted only. Each counter occurs once per plan."""
+
+    name: str
+    window: str
+    scope: str
+    unit: str
+    limit: int | None
+    fixed: int
+    per: int
+    scale: int
+    since_ms: int
+
+
+class ConcurrencyLimit(NamedTuple):
+    name: str
+    scope: str
+    limit: int
+
+
+class Plan(NamedTuple):
+    """One way to pay for a call: `money` is None where the balance is not asked."""
+
+    payer: str
+    limits: tuple[CounterLimit, ...]
+    money: Need | None
+
+
+class Plans(NamedTuple):
+    """The first plan that fits what is wanted is taken, else the one that grants most."""
+
+    plans: tuple[Plan, ...]
+    concurrency: tuple[ConcurrencyLimit, ...]
+
+
+PREPAID_WITHOUT_LIMITS = TierRecord(id=0, rank=0, slug="", name="", payer="prepaid")
+"""What an organization without a tier stands on: its balance is the only limit."""
+
+
+def plans(
+    *,
+    tier: TierRecord,
+    key_id: int,
+    key_limits: Sequence[LimitRecord],
+    model: ModelRecord,
+    rate: RateRecord,
+    estimate: Estimate,
+    tier_since_ms: int = 0,
+) -> Plans:
+    """What the reserve step judges. `tier_since_ms`: when the organization came onto the tier (counters that the tier
+    before did not need are seeded). Raises PriceMissing, HoldTooLarge."""
+    fixed, per = hold_picos(rate, estimate.prompt_tokens_max, choices=estimate.choices, images_max=estimate.images_max)
+    worst_case_picos(fixed, per, estimate.output_tokens_wanted)
+    needs = _needs(estimate, rate.credits_per_request)
+    charged = Need(fixed, per, PICOS_PER_NANO)
+    bound = [
+        *(_bound(limit, key_id, model.id, max(limit.since_ms, tier_since_ms)) for limit in tier.limits),
+        *(_bound(limit, key_id, model.id, limit.since_ms) for limit in key_limits),
+    ]
+    mine = [limit for limit in bound if limit is not None]
+    counted = [limit for limit in mine if limit.unit != CONCURRENT]
+    past_allotment = [limit._replace(amount=None) if limit.is_allotment else limit for limit in counted]
+    money = charged if fixed or per else None
+    free = needs | {"nanos": Need(0, 0, 1)}
+    paid = needs | {"nanos": charged}
+    if tier.payer == "included":
+        found = [Plan("included", _counters(counted, free), None)]
+    elif tier.payer == "included_then_prepaid":
+        found = [
+            Plan("included", _counters(counted, free), None),
+            Plan("prepaid", _counters(past_allotment, paid), money),
+        ]
+    else:
+        found = [Plan("prepaid", _counters(past_allotment, paid), money)]
+    return Plans(tuple(found), _concurrency(mine))
+
+
+class _Bound(NamedTuple):
+    """A limit with its scope bound to the key and model of a call."""
+
+    unit: str
+    window: str
+    scope: str
+    field: str
+    amount: int | None  # None: past an allotment, counted only
+    is_allotment: bool
+    since_ms: int
+
+
+def _bound(limit: LimitRecord, key_id: int, model_id: int, since_ms: int) -> _Bound | None:
+    if limit.model_id is not None and limit.model_id != model_id:
+        return None
+    field = scope_field(limit.scope, key_id=key_id, model_id=model_id)
+    return _Bound(limit.unit, limit.window, limit.scope, field, limit.amount, limit.is_allotment, since_ms)
+
+
+def scope_field(scope: str, *, key_id: int, model_id: int) -> str:
+    if scope == "organization":
+        return "o"
+    if scope == "key":
+        return f"k{key_id}"
+    if scope == "model":
+        return f"m{model_id}"
+    raise LimitInvalid(f"a limit's scope is one of {', '.join(SCOPES)}, not {scope}")
+
+
+def _needs(estimate: Estimate, credits_per_request: int) -> dict[str, Need]:
+    prompt = estimate.prompt_tokens_max if estimate.quota_prompt_tokens is None else estimate.quota_prompt_tokens
+    return {
+        "requests": Need(1, 0, 1),
+        "input": Need(prompt, 0, 1),
+        "output": Need(0, estimate.choices, 1),
+        "tokens": Need(prompt, estimate.choices, 1),
+        "credits": Need(credits_per_request, 0, 1),
+    }
+
+
+def _counters(limits: Iterable[_Bound], needs: Mapping[str, Need]) -> tuple[CounterLimit, ...]:
+    """One entry per counter: of several limits on it the tightest judges, and the youngest decides about seeding. The
+    organization's day is always counted, so that /usage can show it."""
+    found = {
+        ("organization", "day", unit): CounterLimit(
+            f"organization.{unit}.day", "day", "o", field, None, *needs[unit], 0
+        )
+        for unit, field in UNIT_FIELDS.items()
+    }
+    for limit in limits:
+        if limit.unit == "nanos" and not needs["nanos"].fixed and not needs["nanos"].per:
+            continue  # nothing is charged, so a spend limit cannot stand in the way
+        counter = (limit.scope, limit.window, limit.unit)
+        other = found.get(counter)
+        amount, since_ms = limit.amount, limit.since_ms
+        if other is not None:
+            amount = _tighter(amount, other.limit)
+            since_ms = max(since_ms, other.since_ms)
+        found[counter] = CounterLimit(
+            f"{limit.scope}.{limit.unit}.{limit.window}",
+            limit.window,
+            limit.field,
+            UNIT_FIELDS[limit.unit],
+            amount,
+            *needs[limit.unit],
+            since_ms,
+        )
+    return tuple(found.values())
+
+
+def _tighter(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
+
+
+def _concurrency(limits: Iterable[_Bound]) -> tuple[ConcurrencyLimit, ...]:
+    found: dict[str, ConcurrencyLimit] = {}
+    for limit in limits:
+        if limit.unit != CONCURRENT or limit.amount is None:
+            continue
+        other = found.get(limit.field)
+        if other is None or limit.amount < other.limit:
+            found[limit.field] = ConcurrencyLimit(f"{limit.scope}.{CONCURRENT}", limit.field, limit.amount)
+    return tuple(found.values())
+
+
+def amounts(usage: Usage, *, credits: int, cost_nanos: int) -> dict[str, int]:
+    """What one settled call adds to each unit's counter; the units are UNIT_FIELDS' fields."""
+    return {
+        "req": 1,
+        "in": usage.prompt_tokens,
+        "out": usage.output,
+        "tok": usage.total_tokens,
+        "cred": credits,
+        "nano": cost_nanos,
+    }
+
+
+def key_limits(raw: Sequence[Mapping[str, Any]]) -> tuple[LimitRecord, ...]:
+    """ApiKey.limits as stored: a list of {"unit", "window", "amount"[, "since_ms"]}. Raises LimitInvalid."""
+    return tuple(_key_limit(position, item) for position, item in enumerate(raw, start=1))
+
+
+def normalised_key_limits(raw: Any, now_ms: int) -> list[dict[str, int | str]]:
+    """What a form gives → what ApiKey.limits stores, with the time since when it holds. Raises LimitInvalid."""
+    if not isinstance(raw, Sequence) or isinstance(raw, str | bytes):
+        raise LimitInvalid('limits are a list, e.g. [{"unit": "tokens", "window": "day", "amount": 100000}]')
+    if len(raw) > KEY_LIMITS_MAX:
+        raise LimitInvalid(f"a key has at most {KEY_LIMITS_MAX} limits")
+    found: list[dict[str, int | str]] = []
+    for limit in key_limits(raw):
+        since_ms = now_ms if limit.since_ms == SEED_ALWAYS_MS else limit.since_ms
+        found.append({"unit": limit.unit, "window": limit.window, "amount": limit.amount, "since_ms": since_ms})
+    if len({(limit["unit"], limit["window"]) for limit in found}) < len(found):
+        raise LimitInvalid("each unit and window is limited once")
+    return found
+
+
+def _key_limit(position: int, item: Mapping[str, Any]) -> LimitRecord:
+    if not isinstance(item, Mapping):
+        raise LimitInvalid(f"limit {position} is an object with unit, window and amount")
+    unknown = sorted(set(item) - {"unit", "window", "amount", "since_ms"})
+    if unknown:
+        raise LimitInvalid(f"limit {position} has a field that means nothing here: {', '.join(map(str, unknown))}")
+    unit, window, amount = item.get("unit"), item.get("window", ""), item.get("amount")
+    if unit not in (*UNIT_FIELDS, CONCURRENT):
+        raise LimitInvalid(f"limit {position}: unit is one of {', '.join([*UNIT_FIELDS, CONCURRENT])}")
+    if unit == CONCURRENT:
+        window = "minute"  # ignored: running calls are counted as they are
+    if window not in WINDOWS:
+        raise LimitInvalid(f"limit {position}: window is one of {', '.join(WINDOWS)}")
+    if type(amount) is not int or not 0 <= amount <= AMOUNT_MAX:
+        raise LimitInvalid(f"limit {position}: amount is a whole number from 0 to {AMOUNT_MAX}")
+    since_ms = item.get("since_ms", SEED_ALWAYS_MS)
+    if type(since_ms) is not int or since_ms < 0:
+        raise LimitInvalid(f"limit {position}: since_ms is a time in Unix milliseconds")
+    return LimitRecord(unit=unit, window=window, scope="key", amount=amount, since_ms=since_ms)
