@@ -1,32 +1,132 @@
-"""Every setting, read from the environment (replaced by the set-up room in the first hour)."""
+"""Every setting. Read from the environment by typed readers; README lists each one (test_house.py sees to that)."""
 
-import os
+from __future__ import annotations
+
 from pathlib import Path
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from portal import environment as env
+from portal.stores.place import Place
+from portal.stores.secrets_file import installation_secrets
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-SECRET_KEY = os.environ.get("SECRET_KEY", "development")
+
+# Where things are kept
+
+PLACE = Place.from_environment()
+VAR_DIR = PLACE.var
+WAL_DIR = env.folder("WAL_DIR", VAR_DIR / "wal")
+PRIVATE_STORES = not env.text("DATABASE_URL")
+
+# Secrets
+
+_kept = installation_secrets(PLACE.secrets_file) if PRIVATE_STORES else {}
+SECRET_KEY = env.secret("SECRET_KEY", _kept, length_min=32)
+KEY_PEPPERS = env.peppers("KEY_PEPPER", env.secret("KEY_PEPPER", _kept))
+SEALING_KEYS = env.sealing_keys("SEALING_KEYS", env.secret("SEALING_KEYS", _kept))
+
+# What kind of installation
+
+DEBUG = env.flag("DEBUG", default=False)
+DEMO = env.flag("DEMO", default=False)
+DEFAULT_BRAND = env.text("DEFAULT_BRAND", "dialogix" if DEMO else "")
+PORT = env.integer("PORT", default=8000, at_least=1, at_most=65535)
+DEMO_INFERENCE_URL = env.web_url("DEMO_INFERENCE_URL")
+DEMO_INFERENCE_MODEL = env.text("DEMO_INFERENCE_MODEL")
+
+# PostgreSQL
+
+DATABASES: dict[str, dict[str, Any]] = {
+    "default": env.database("DATABASE_URL", PLACE.database_url() if PRIVATE_STORES else "")
+}
+DATABASES["default"] |= {
+    # A connection must not outlive its request: under ASGI it would stay behind in some thread. The pool reuses them.
+    "CONN_MAX_AGE": 0,
+    "CONN_HEALTH_CHECKS": True,
+    # PgBouncer in transaction mode keeps neither prepared statements nor cursors between transactions.
+    "DISABLE_SERVER_SIDE_CURSORS": True,
+}
+DATABASES["default"]["OPTIONS"] |= {"prepare_threshold": None, "application_name": "gateway"}
+DATABASE_POOL = env.integer("DATABASE_POOL", default=0, at_least=0, at_most=100)
+if DATABASE_POOL:
+    DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 0, "max_size": DATABASE_POOL, "timeout": 10}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# Redis: what decides, what carries jobs, what may be forgotten
+
+_redis_schemes = ("redis", "rediss", "unix")
+_redis_given = env.url(
+    "REDIS_URL",
+    PLACE.redis_url() if PRIVATE_STORES else "redis://127.0.0.1:6379/0",
+    schemes=(*_redis_schemes, "redis+cluster", "rediss+cluster"),
+)
+REDIS_CLUSTER = "+cluster" in _redis_given.partition(":")[0]
+REDIS_URL = _redis_given.replace("+cluster", "", 1) if REDIS_CLUSTER else _redis_given
+if REDIS_CLUSTER and not (env.text("BROKER_URL") and env.text("CACHE_URL")):
+    raise ImproperlyConfigured(
+        "REDIS_URL names a cluster, where Celery has no transport: give BROKER_URL and CACHE_URL a single Redis."
+    )
+BROKER_URL = env.url("BROKER_URL", env.another_redis_database(REDIS_URL, 1), schemes=_redis_schemes)
+CACHE_URL = env.url("CACHE_URL", env.another_redis_database(REDIS_URL, 2), schemes=_redis_schemes)
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": CACHE_URL,
+        "KEY_PREFIX": "portal",
+        "TIMEOUT": 300,
+    }
+}
+
+# Who may ask, and from where
+
+ALLOWED_HOSTS = env.words("ALLOWED_HOSTS") or ["localhost", "127.0.0.1", "[::1]", ".localhost"]
+TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES")
+HTTPS = env.flag("HTTPS", default=False)
+CSRF_TRUSTED_ORIGINS = env.words("CSRF_TRUSTED_ORIGINS")
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS and TRUSTED_PROXIES else None
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+X_FRAME_OPTIONS = "DENY"
+SECURE_REFERRER_POLICY = "same-origin"
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000
+
+# The pages
+
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
     "django.contrib.postgres",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "rest_framework",
     "keys",
     "billing",
     "proxy",
     "portal",
 ]
-AUTH_USER_MODEL = "keys.User"
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "x"}}
-USE_TZ = True
 MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
 ]
+ROOT_URLCONF = "portal.urls"
+ASGI_APPLICATION = "portal.asgi.application"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
@@ -41,3 +141,59 @@ TEMPLATES = [
         },
     }
 ]
+STATIC_URL = "/static/"
+STATICFILES_DIRS = [BASE_DIR / "portal" / "static"]
+STATIC_ROOT = VAR_DIR / "static"
+WHITENOISE_USE_FINDERS = True  # no collectstatic before the first start; files are few and read once
+WHITENOISE_AUTOREFRESH = DEBUG
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en-us"
+USE_I18N = False
+
+# People
+
+AUTH_USER_MODEL = "keys.User"
+AUTHENTICATION_BACKENDS = [
+    "django.contrib.auth.backends.ModelBackend",
+    "allauth.account.auth_backends.AuthenticationBackend",
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_LOGIN_METHODS = {"email"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
+ACCOUNT_EMAIL_VERIFICATION = "optional"  # the first key waits for the verified address, not the sign-in
+LOGIN_REDIRECT_URL = "/"
+
+# Mail: an SMTP server, or files under var/mail that the demo's mailbox page shows
+
+EMAIL_URL = env.url("EMAIL_URL", "", schemes=("smtp", "smtp+tls", "smtps"))
+DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", "gateway@localhost")
+SERVER_EMAIL = DEFAULT_FROM_EMAIL
+EMAIL_TIMEOUT = 10
+EMAIL_FILE_PATH = str(VAR_DIR / "mail")
+if EMAIL_URL:
+    EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    globals().update(env.smtp(EMAIL_URL))
+else:
+    EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+
+# Logs go to standard error, one line each; the supervisor keeps them in var/log
+
+LOG_LEVEL = env.text("LOG_LEVEL", "INFO").upper()
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    "loggers": {"django": {"handlers": [], "level": LOG_LEVEL, "propagate": True}},
+}
+
+# django-ratelimit only knows other packages' caches by name; Django's own Redis cache counts rightly (its increment
+# and the counter's first expiry are two commands, and a lost one costs a window, not money).
+SILENCED_SYSTEM_CHECKS = ["django_ratelimit.W001", "django_ratelimit.E003"]
+RATELIMIT_USE_CACHE = "default"

@@ -1,0 +1,148 @@
+"""Processes we start: a session of their own, death with their parent, and an ordered end."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+LOG_BYTES_MAX = 10_000_000
+_libc = ctypes.CDLL(None, use_errno=True)  # loaded before any fork: the child may not take the loader's lock
+
+
+def die_with_parent(number: signal.Signals, parent: int) -> None:
+    """Run in the child: ask the kernel for `number` when the thread that forked us ends."""
+    _libc.prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+    if os.getppid() != parent:  # the parent was gone before the kernel knew
+        os._exit(1)
+
+
+def spawn(
+    argv: Sequence[str | Path],
+    *,
+    log: Path,
+    death_signal: signal.Signals = signal.SIGKILL,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a child in its own session (Ctrl-C in a terminal does not reach it), its output appended to `log`.
+
+    Call it from the main thread: the kernel's parent-death signal watches the thread that forked.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    _set_aside_when_long(log)
+    parent = os.getpid()
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [str(part) for part in argv],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=None if environment is None else dict(environment),
+            cwd=cwd,
+            start_new_session=True,
+            preexec_fn=lambda: die_with_parent(death_signal, parent),  # noqa: PLW1509 (two system calls, no locks)
+        )
+
+
+def _set_aside_when_long(log: Path) -> None:
+    if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
+        log.replace(log.with_suffix(".log.1"))
+
+
+def stop(child: subprocess.Popen[bytes], number: signal.Signals, *, within_seconds: float) -> bool:
+    """Signal, wait, and kill what is left of the child's session. True when it went by itself."""
+    if child.poll() is None:
+        child.send_signal(number)
+    try:
+        child.wait(within_seconds)
+        went = True
+    except subprocess.TimeoutExpired:
+        went = False
+    kill_session(child.pid)
+    child.wait()
+    return went
+
+
+def kill_session(leader: int) -> None:
+    """End every process of a session we made. A session's number is not reused while it has members."""
+    for pid in session_members(leader):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def session_members(leader: int) -> list[int]:
+    return [facts.pid for facts in map(process, _pids()) if facts is not None and facts.session == leader]
+
+
+class Process:
+    """What /proc says about one living process."""
+
+    def __init__(self, pid: int, session: int, started: int) -> None:
+        self.pid = pid
+        self.session = session
+        self.started = started
+
+
+def process(pid: int) -> Process | None:
+    """None for a process that is gone, and for a zombie, which holds nothing any more."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    if fields[0] in ("Z", "X"):
+        return None
+    return Process(pid, session=int(fields[3]), started=int(fields[19]))
+
+
+def working_in(folder: Path) -> list[int]:
+    """Living processes whose working directory is `folder`: PostgreSQL's and Redis's own way of owning their data."""
+    found = []
+    for pid in _pids():
+        try:
+            there = Path(f"/proc/{pid}/cwd").readlink()
+        except OSError:
+            continue
+        if there == folder and process(pid) is not None:
+            found.append(pid)
+    return found
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def wait_until(true: Callable[[], bool], *, within_seconds: float, every_seconds: float = 0.02) -> bool:
+    deadline = time.monotonic() + within_seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(every_seconds)
+    return True
+
+
+def end_leftovers(folder: Path, number: signal.Signals, *, within_seconds: float) -> None:
+    """Servers of a crashed run that still work in `folder`: asked first, then killed."""
+    for attempt in (number, signal.SIGKILL):
+        for pid in working_in(folder):
+            try:
+                os.kill(pid, attempt)
+            except ProcessLookupError:
+                continue
+        if wait_until(lambda: not working_in(folder), within_seconds=within_seconds):
+            return
+
+
+def last_lines(log: Path, count: int = 15) -> str:
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
+    except OSError:
+        return ""

@@ -1,0 +1,69 @@
+"""What every test stands on: real stores (see settings.py), empty at the start of each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from django.apps import apps
+from django.conf import settings
+from django.db import connection
+
+
+@pytest.fixture(scope="session")
+def redis_connection() -> Iterator[redis.Redis]:
+    """Binary replies, as the proxy's own connections have them."""
+    client = redis.Redis.from_url(settings.REDIS_URL)
+    yield client
+    client.close()
+
+
+@pytest.fixture(autouse=True)
+def empty_redis(redis_connection: redis.Redis) -> None:
+    redis_connection.flushall()
+
+
+@pytest.fixture(autouse=True)
+def wal_dir(tmp_path: Path, settings) -> Path:
+    """A WAL folder of the test's own."""
+    folder = tmp_path / "wal"
+    folder.mkdir()
+    settings.WAL_DIR = folder
+    return folder
+
+
+@pytest.fixture(scope="session")
+def database_url(django_db_setup) -> str:
+    """The test database as a URL, for raw psycopg pools and for programs started by tests (their DATABASE_URL)."""
+    facts = connection.settings_dict
+    return f"postgresql:///{facts['NAME']}?host={facts['HOST']}&user={facts['USER']}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs_use_the_test_database(request: pytest.FixtureRequest) -> None:
+    if any(item.get_closest_marker("django_db") for item in request.session.items):
+        os.environ["DATABASE_URL"] = request.getfixturevalue("database_url")
+
+
+@pytest.fixture(autouse=True)
+def _empty_unmanaged_tables(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Django empties managed tables only; after a test that commits, the partitioned ones need the same."""
+    yield
+    marker = request.node.get_closest_marker("django_db")
+    if marker is not None and marker.kwargs.get("transaction"):
+        blocker = request.getfixturevalue("django_db_blocker")
+        with blocker.unblock():
+            truncate_unmanaged_tables()
+
+
+def truncate_unmanaged_tables() -> None:
+    with connection.cursor() as cursor:
+        there = set(connection.introspection.table_names(cursor))
+        cursor.execute("SELECT relname FROM pg_class WHERE relkind = 'p' AND relnamespace = 'public'::regnamespace")
+        there |= {name for (name,) in cursor.fetchall()}
+        for model in apps.get_models():
+            if not model._meta.managed and model._meta.db_table in there:
+                cursor.execute(f'TRUNCATE "{model._meta.db_table}" CASCADE')
