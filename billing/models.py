@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
+from django.db.models import TextChoices  # by name: mypy loses models.TextChoices inside a model's body
 from django.db.models.functions import Now
 
 from keys.models import Brand, Organization, User
@@ -16,7 +17,7 @@ from keys.models import Brand, Organization, User
 class Engine(models.Model):
     """An inference server. `brand` null means every brand's models may use it."""
 
-    class Kind(models.TextChoices):
+    class Kind(TextChoices):
         VLLM = "vllm"
         SGLANG = "sglang"
         LLAMACPP = "llamacpp"
@@ -24,7 +25,7 @@ class Engine(models.Model):
         TRANSFORMERS = "transformers"
         OPENAI = "openai"
 
-    class State(models.TextChoices):
+    class State(TextChoices):
         LIVE = "live"
         DRAINING = "draining"
         DOWN = "down"
@@ -52,7 +53,7 @@ class Engine(models.Model):
 class Model(models.Model):
     """What a brand sells. `slug` is the id customers send."""
 
-    class State(models.TextChoices):
+    class State(TextChoices):
         LIVE = "live"
         MAINTENANCE = "maintenance"
         RETIRED = "retired"
@@ -141,7 +142,7 @@ class Rate(models.Model):
         return f"{self.model} from {self.effective_from:%Y-%m-%d}"
 
 
-class Payer(models.TextChoices):
+class Payer(TextChoices):
     INCLUDED = "included", "Included: limits only, charge 0"
     PREPAID = "prepaid", "Prepaid balance"
     INCLUDED_THEN_PREPAID = "included_then_prepaid", "Included allotment first, then prepaid balance"
@@ -173,7 +174,7 @@ class Tier(models.Model):
         return f"{self.name} (rank {self.rank})"
 
 
-class Unit(models.TextChoices):
+class Unit(TextChoices):
     REQUESTS = "requests"
     INPUT_TOKENS = "input"
     OUTPUT_TOKENS = "output"
@@ -183,14 +184,14 @@ class Unit(models.TextChoices):
     CONCURRENT = "concurrent"
 
 
-class Window(models.TextChoices):
+class Window(TextChoices):
     MINUTE = "minute"
     DAY = "day"
     MONTH = "month"
     LIFETIME = "lifetime"
 
 
-class LimitScope(models.TextChoices):
+class LimitScope(TextChoices):
     KEY = "key"
     ORGANIZATION = "organization"
     MODEL = "model"
@@ -244,7 +245,7 @@ class LedgerAccount(models.Model):
     """One account of a brand's books. `balance_nanos` is kept in the posting's own transaction and proved equal to the
     sum of its lines by reconcile. `changes` numbers the organization's counter changes (see CounterChange)."""
 
-    class Kind(models.TextChoices):
+    class Kind(TextChoices):
         WALLET = "wallet", "Customer's prepaid credit (we owe it)"
         REVENUE = "revenue"
         CASH = "cash", "Received from customers"
@@ -273,7 +274,7 @@ class LedgerAccount(models.Model):
 class Posting(models.Model):
     """An immutable double-entry transaction. `reference` is unique: posting twice changes nothing."""
 
-    class Kind(models.TextChoices):
+    class Kind(TextChoices):
         USAGE = "usage"
         GRANT = "grant"
         TOP_UP = "top_up"
@@ -311,7 +312,7 @@ class PostingLine(models.Model):
 class Grant(models.Model):
     """Credit given to an organization by an operator, a sign-up, a promotion or a payment."""
 
-    class Kind(models.TextChoices):
+    class Kind(TextChoices):
         PAID = "paid"
         PROMOTIONAL = "promotional"
         COMPENSATION = "compensation"
@@ -357,14 +358,14 @@ class CounterChange(models.Model):
         return f"{self.organization_id} #{self.seq}"
 
 
-class UsageSource(models.TextChoices):
+class UsageSource(TextChoices):
     FINAL = "final"
     RUNNING = "running"
     ESTIMATED = "estimated"
     NONE = "none"
 
 
-class EndReason(models.TextChoices):
+class EndReason(TextChoices):
     STOP = "stop"
     LENGTH = "length"
     TOOL_CALLS = "tool_calls"
@@ -381,7 +382,7 @@ class UsageEvent(models.Model):
     so the primary key is call_id alone. Foreign keys are plain ids: events outlive what they name, and a batch insert
     must not lock rows of other rooms. A null token bucket means the engine did not say (see flags)."""
 
-    class Kind(models.TextChoices):
+    class Kind(TextChoices):
         CALL = "call"
         CORRECTION = "correction"
 

@@ -13,6 +13,7 @@ from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
+from django.db.models import TextChoices  # by name: mypy loses models.TextChoices inside a model's body
 from django.db.models.functions import Lower, Now
 
 PUBLIC_ID_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
@@ -65,7 +66,7 @@ class User(AbstractBaseUser, PermissionsMixin):
         return self.email
 
 
-class Scheme(models.TextChoices):
+class Scheme(TextChoices):
     """How a caller may present a key. The wire rules are in credentials.py."""
 
     BEARER = "bearer", "Authorization: Bearer"
@@ -77,11 +78,11 @@ class Scheme(models.TextChoices):
 class Brand(models.Model):
     """A public API surface: one company's name, hosts, paths, key format and rules."""
 
-    class State(models.TextChoices):
+    class State(TextChoices):
         ACTIVE = "active"
         PAUSED = "paused"
 
-    class SignUp(models.TextChoices):
+    class SignUp(TextChoices):
         OPEN = "open"
         INVITE = "invite", "Invite only"
 
@@ -117,7 +118,7 @@ class Brand(models.Model):
 class Organization(models.Model):
     """A customer of one brand: the tenant boundary and the unit of quota and of money."""
 
-    class State(models.TextChoices):
+    class State(TextChoices):
         ACTIVE = "active"
         SUSPENDED = "suspended"
 
@@ -137,7 +138,7 @@ class Organization(models.Model):
         return self.name
 
 
-class Role(models.TextChoices):
+class Role(TextChoices):
     OWNER = "owner"
     ADMIN = "admin"
     DEVELOPER = "developer"
@@ -173,7 +174,7 @@ class Invitation(models.Model):
         return f"{self.email} to {self.organization}"
 
 
-class Scope(models.TextChoices):
+class Scope(TextChoices):
     CHAT = "chat"
     COMPLETIONS = "completions"
     RESPONSES = "responses"
