@@ -434,7 +434,7 @@ class UsageEvent(models.Model):
 
 
 class Rollup(models.Model):
-    """Sums of usage events. Histograms count events per fixed bucket (bounds in billing/reports.py)."""
+    """Sums of usage events. Histograms count events per fixed bucket (bounds in billing/histograms.py)."""
 
     brand_id = models.BigIntegerField()
     organization_id = models.BigIntegerField()
@@ -505,6 +505,16 @@ class JournalShard(models.Model):
 
     def __str__(self) -> str:
         return f"shard {self.shard}"
+
+
+class JournalWriter(models.Model):
+    """A journal process that is alive until then: the shards are shared among those."""
+
+    name = models.CharField(max_length=80, primary_key=True)
+    seen_until = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class DeadLetter(models.Model):
