@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from billing.snapshot import EngineRecord
-from proxy import upstream
+from proxy import exchange
 from proxy.upstream import (
     ConnectFailed,
     Cut,
@@ -320,7 +320,7 @@ async def test_kept_connection_closed_meanwhile_is_replaced(pool):
 async def test_request_meeting_a_closing_connection_is_sent_again(pool, monkeypatch):
     """The race itself: the engine's end of connection is on its way, we do not know it yet, and write. Its kernel never
     acknowledges the request, so it is sent again on a fresh connection."""
-    monkeypatch.setattr(upstream._Connection, "usable", lambda self: True)
+    monkeypatch.setattr(exchange.Connection, "usable", lambda self: True)
     held: list[socket.socket] = []
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -402,7 +402,7 @@ async def test_engine_is_held_back_while_nobody_reads(pool):
 
 
 async def test_paused_connection_is_usable_again(pool):
-    payload = b"x" * (upstream.BUFFER_HIGH_BYTES * 3)
+    payload = b"x" * (exchange.BUFFER_HIGH_BYTES * 3)
 
     async def script(reader, writer):
         while True:
@@ -545,7 +545,12 @@ def test_ipv6_engine_gets_a_bracketed_host():
 
 async def test_engine_record_is_opened_once_and_again_when_it_changes(pool):
     opened: list[str] = []
-    pool._open_key = lambda sealed: opened.append(sealed) or sealed
+
+    def open_key(sealed: str) -> str:
+        opened.append(sealed)
+        return sealed
+
+    pool._open_key = open_key
 
     async def script(reader, writer):
         while True:

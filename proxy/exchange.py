@@ -1,0 +1,441 @@
+"""One request and its answer on one connection to an engine: HTTP/1.1 by httptools, deadlines, back-pressure.
+
+Every failure is an `UpstreamFailure`; its `undelivered` says that the engine cannot have begun. No decompression and no
+redirects: what the engine wrote is what the meter reads.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import fcntl
+import select
+import socket
+import termios
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from billing.snapshot import ModelRecord
+
+BUFFER_HIGH_BYTES = 256 * 1024
+"""Past this much unread answer the socket is not read any more; the engine feels it through TCP."""
+HEADER_BYTES_MAX = 64 * 1024
+HEADER_COUNT_MAX = 128
+SILENT_BYTES_MAX = 64 * 1024
+"""Bytes that bring neither header nor body (chunk extensions, endless status lines)."""
+USER_TIMEOUT_MS = 20_000
+"""Sent bytes that the engine's host has not acknowledged for this long: the host is gone."""
+_FOREVER = float("inf")
+
+
+class UpstreamFailure(Exception):
+    """The exchange with an engine broke. `undelivered`: the engine cannot have seen the whole request."""
+
+    undelivered = False
+
+
+class ConnectFailed(UpstreamFailure):
+    undelivered = True
+
+
+class FirstByteTimeout(UpstreamFailure):
+    pass
+
+
+class IdleTimeout(UpstreamFailure):
+    pass
+
+
+class TotalTimeout(UpstreamFailure):
+    pass
+
+
+class Cut(UpstreamFailure):
+    """The connection ended before the answer did."""
+
+    def __init__(self, message: str, *, undelivered: bool = False) -> None:
+        super().__init__(message)
+        self.undelivered = undelivered
+
+
+class Malformed(UpstreamFailure):
+    """Not HTTP/1.1 as we read it, or past a limit of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """`first_byte_ms` runs from the request to the first byte of the answer's body (engines send their headers before
+    they have queued, read and thought); `idle_ms` between later bytes, while we are willing to read."""
+
+    connect_ms: int = 5_000
+    first_byte_ms: int = 120_000
+    idle_ms: int = 60_000
+    total_ms: int = 900_000
+
+    @classmethod
+    def of(cls, model: ModelRecord) -> Deadlines:
+        return cls(model.connect_ms, model.first_byte_ms, model.idle_ms, model.total_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    host: str
+    port: int
+    tls: bool
+    verify_tls: bool
+
+
+class Keeper(Protocol):
+    """Who owns connections: the pool."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def opened(self, connection: Connection) -> None: ...
+    def closed(self, connection: Connection) -> None: ...
+    def give(self, connection: Connection) -> None: ...
+
+
+class Response:
+    """An answer whose headers have come. Iterate it for the body, as bytes exactly as they came; `close()` always.
+
+    `status`, `headers` (names lower-cased; the last of equal names). Iterating raises an UpstreamFailure when the
+    answer breaks; what came before it has been handed out by then."""
+
+    __slots__ = ("_complete", "_connection", "_failure", "_pieces", "_size", "_waiter", "headers", "status")
+
+    def __init__(self, connection: Connection) -> None:
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self._connection: Connection | None = connection
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: UpstreamFailure | None = None
+        self._complete = False
+
+    @property
+    def chunks(self) -> Response:
+        return self
+
+    @property
+    def complete(self) -> bool:
+        """The engine has sent everything (it may not all have been read yet)."""
+        return self._complete
+
+    def __aiter__(self) -> Response:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._pieces:
+            if self._complete:
+                raise StopAsyncIteration
+            if self._failure is not None:
+                raise self._failure
+            await self._wait()
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._size = 0
+        connection = self._connection
+        if connection is not None and connection.paused:
+            connection.resume()
+        return data
+
+    async def read(self, bytes_max: int) -> bytes:
+        """The whole body; Malformed (and closed) past `bytes_max`."""
+        parts: list[bytes] = []
+        size = 0
+        async for data in self:
+            size += len(data)
+            if size > bytes_max:
+                self.close()
+                raise Malformed(f"the answer is larger than {bytes_max} bytes")
+            parts.append(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Let go. An unfinished answer drops its connection at once: that is how the engine learns to stop."""
+        connection = self._connection
+        if connection is not None:
+            connection.fail(Cut("closed by us"))
+        self._pieces.clear()
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """One socket. At most one exchange at a time; between exchanges it rests in the pool."""
+
+    def __init__(self, pool: Keeper, origin: Origin) -> None:
+        self.pool = pool
+        self.origin = origin
+        self.loop = pool.loop
+        self.transport: asyncio.Transport | None = None
+        self.parser = HttpResponseParser(self)
+        self.response: Response | None = None
+        self.paused = False
+        self._finished = False  # the answer ended within the bytes being parsed
+        self._keeps_alive = False
+        self._spoilt = False  # bytes that belong to no request
+        self._headers_done = False
+        self._until_eof = False
+        self._header_bytes = 0
+        self._header_count = 0
+        self._silent_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = _FOREVER
+        self._deadlines = Deadlines()
+        self._total_at = _FOREVER
+        self._next_at = _FOREVER  # first byte, then idle; the pool's limit while resting
+        self._body_begun = False
+        self._readable: select.poll | None = None
+
+    # exchange ---------------------------------------------------------------------------------------------------
+
+    async def exchange(self, request: tuple[bytes, bytes], deadlines: Deadlines, total_at: float) -> Response:
+        transport = self.transport
+        if transport is None:
+            raise Cut("the connection closed before the request", undelivered=True)
+        response = self.response = Response(self)
+        self._deadlines = deadlines
+        self._total_at = total_at
+        self._next_at = self.loop.time() + deadlines.first_byte_ms / 1000
+        self._headers_done = self._body_begun = self._finished = self._until_eof = False
+        self._header_bytes = self._header_count = self._silent_bytes = 0
+        self._arm()
+        head, body = request
+        if len(body) < BUFFER_HIGH_BYTES:
+            transport.write(head + body)
+        else:
+            transport.write(head)
+            transport.write(body)
+        try:
+            while not response.status and response._failure is None:
+                await response._wait()
+        except BaseException:
+            response.close()
+            raise
+        if response._failure is not None and not response.status:
+            raise response._failure
+        return response
+
+    def usable(self) -> bool:
+        """Nothing has arrived since the last answer: neither an end of connection nor bytes nobody asked for. (Under
+        TLS session tickets may rest in the socket, so only the loop's word counts there.)"""
+        if self.transport is None or self.transport.is_closing():
+            return False
+        return self._readable is None or not self._readable.poll(0)
+
+    def fail(self, failure: UpstreamFailure) -> None:
+        """End the running exchange, if any, and drop the connection."""
+        response, self.response = self.response, None
+        if response is not None:
+            response._connection = None
+            response._failure = failure
+            response._wake()
+        if self.transport is not None:
+            self.transport.abort()
+
+    def resume(self) -> None:
+        self.paused = False
+        if self.transport is not None:
+            self.transport.resume_reading()
+        self._next_at = self.loop.time() + self._deadlines.idle_ms / 1000
+        self._arm()
+
+    def rest(self, seconds: float) -> None:
+        self._next_at = self.loop.time() + seconds
+        self._total_at = _FOREVER
+        self._arm()
+
+    # deadlines: one lazy timer per connection, moved only when something comes earlier ---------------------------
+
+    def _arm(self) -> None:
+        when = min(self._next_at, self._total_at)
+        if when < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self.loop.call_at(when, self._tick)
+            self._timer_at = when
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._timer_at = _FOREVER
+        now = self.loop.time()
+        if now < min(self._next_at, self._total_at):
+            self._arm()
+        elif self.response is None:
+            self.fail(Cut("rested too long"))
+        elif now >= self._total_at:
+            self.fail(TotalTimeout(f"not finished within {self._deadlines.total_ms} ms"))
+        elif self._body_begun:
+            self.fail(IdleTimeout(f"silent for {self._deadlines.idle_ms} ms"))
+        else:
+            self.fail(FirstByteTimeout(f"no answer within {self._deadlines.first_byte_ms} ms"))
+
+    # asyncio.Protocol -------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.pool.opened(self)
+        sock: socket.socket | None = transport.get_extra_info("socket")
+        if sock is None:
+            return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+        if not self.origin.tls:
+            self._readable = select.poll()
+            self._readable.register(sock.fileno(), select.POLLIN)
+
+    def data_received(self, data: bytes) -> None:
+        response = self.response
+        if response is None:
+            self.fail(Malformed("bytes that nobody asked for"))
+            return
+        size = response._size
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade:
+            self.fail(Malformed("the engine switched protocols"))
+            return
+        except HttpParserError as error:
+            self.fail(_parse_failure(error))
+            return
+        if response._size != size:
+            self._silent_bytes = 0
+            self._body_begun = True
+            self._progress(response)
+        elif not self._finished:
+            self._silent_bytes += len(data)
+            if self._silent_bytes > SILENT_BYTES_MAX:
+                self.fail(Malformed(f"{SILENT_BYTES_MAX} bytes without header or body"))
+                return
+        if self._finished:
+            self._finish(response)
+        response._wake()
+
+    def _progress(self, response: Response) -> None:
+        if response._size > BUFFER_HIGH_BYTES and not self._finished:
+            if not self.paused and self.transport is not None:
+                self.paused = True
+                self.transport.pause_reading()
+            self._next_at = _FOREVER  # it is we who do not read: only the total deadline runs
+            return
+        first = self._next_at
+        self._next_at = self.loop.time() + self._deadlines.idle_ms / 1000
+        if self._next_at < first:
+            self._arm()
+
+    def _finish(self, response: Response) -> None:
+        """The answer is whole: the connection goes back to the pool before anybody has read the last bytes."""
+        self.response = None
+        response._complete = True
+        response._connection = None
+        transport = self.transport
+        if self._spoilt or transport is None or not self._keeps_alive:
+            self.fail(Cut("the engine keeps no connection"))
+        elif transport.get_write_buffer_size():
+            self.fail(Cut("answered before it had read the request"))
+        else:
+            self.pool.give(self)
+
+    def eof_received(self) -> None:
+        response = self.response
+        if response is not None and not response.status:
+            self.fail(Cut("closed without an answer", undelivered=self._undelivered()))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self.pool.closed(self)
+        response = self.response
+        if response is None:
+            return
+        if error is None and self._until_eof and self._headers_done:
+            self.response = None
+            response._complete = True
+            response._connection = None
+            response._wake()
+        else:
+            self.fail(Cut("closed in the middle of the answer" if response.status else "closed without an answer"))
+
+    def _undelivered(self) -> bool:
+        """At an orderly end of the connection: has the engine's kernel acknowledged less than we have written?
+
+        Then the end was sent before the last byte of the request arrived (an end of connection acknowledges all that
+        came before it), so no server can have acted on the request. A process that took the request and died has
+        acknowledged it, and a reset proves nothing: both are failures, not reasons to run the call twice."""
+        transport = self.transport
+        if transport is None:
+            return False
+        if transport.get_write_buffer_size():
+            return True
+        unacknowledged = array.array("i", [0])
+        try:
+            fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, unacknowledged)
+        except OSError:
+            return False
+        return unacknowledged[0] > 0
+
+    # httptools --------------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self._finished:
+            self._spoilt = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_bytes += len(name) + len(value)
+        self._header_count += 1
+        if self._header_bytes > HEADER_BYTES_MAX or self._header_count > HEADER_COUNT_MAX:
+            raise _TooMuch("too many or too large headers")
+        if self.response is not None and not self._headers_done:  # else a trailer, which says nothing to us
+            self.response.headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        response = self.response
+        status = self.parser.get_status_code()
+        if response is None or self._spoilt:
+            return
+        if status < 200:
+            response.headers.clear()
+            return
+        headers = response.headers
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise _TooMuch("an answer that is compressed although we refused it")
+        self._until_eof = b"content-length" not in headers and b"transfer-encoding" not in headers
+        response.status = status
+        self._headers_done = True
+
+    def on_body(self, body: bytes) -> None:
+        response = self.response
+        if response is not None and not self._spoilt:
+            response._pieces.append(body)
+            response._size += len(body)
+
+    def on_message_complete(self) -> None:
+        if self._headers_done:  # else it was an interim answer (100, 103)
+            self._finished = True
+            self._keeps_alive = self.parser.should_keep_alive()  # said here; the parser forgets with its next state
+
+
+class _TooMuch(Exception):
+    """Raised inside the parser's callbacks; becomes Malformed."""
+
+
+def _parse_failure(error: HttpParserError) -> Malformed:
+    cause = error.__context__
+    return Malformed(str(cause) if isinstance(cause, _TooMuch) else f"not HTTP/1.1: {error}")
