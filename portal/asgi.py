@@ -2,9 +2,48 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
+import warnings
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
+import django
+from django.conf import settings
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
-application = get_asgi_application()
+django.setup()  # before the proxy is imported: its modules may name models
+
+# Until the proxy's front door is there, pages are served alone.
+proxy: Any = importlib.import_module("proxy.app") if importlib.util.find_spec("proxy.app") else None
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+pages = get_asgi_application()
+# WhiteNoise answers with files, which ASGI reads in one piece: they are small, and this need not be said each time.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
+
+SERVES_PAGES = settings.SERVE in ("both", "portal")
+SERVES_CALLS = settings.SERVE in ("both", "proxy") and proxy is not None
+
+
+async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    """Lifespan belongs to the proxy: it has connections to open and settlements to finish. Django has none."""
+    if scope["type"] == "lifespan" and not SERVES_CALLS:
+        await _answer_lifespan(receive, send)
+    elif scope["type"] == "lifespan" or not SERVES_PAGES or (SERVES_CALLS and proxy.wants(scope)):
+        await proxy.application(scope, receive, send)
+    else:
+        await pages(scope, receive, send)
+
+
+async def _answer_lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        phase = (await receive())["type"].rpartition(".")[2]
+        await send({"type": f"lifespan.{phase}.complete"})
+        if phase == "shutdown":
+            return

@@ -47,6 +47,13 @@ def integer(name: str, *, default: int, at_least: int, at_most: int) -> int:
     return number
 
 
+def choice(name: str, default: str, choices: tuple[str, ...]) -> str:
+    given = text(name, default)
+    if given not in choices:
+        raise ImproperlyConfigured(f"{name} is {given!r}; give one of {', '.join(choices)}.")
+    return given
+
+
 def words(name: str) -> list[str]:
     return [word for word in re.split(r"[,\s]+", text(name)) if word]
 
@@ -61,6 +68,15 @@ def networks(name: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
         return [ipaddress.ip_network(word) for word in words(name)]
     except ValueError as error:
         raise ImproperlyConfigured(f"{name}: {error}. Give addresses or networks such as 10.0.0.0/8.") from None
+
+
+def addresses(name: str) -> list[str]:
+    """IP addresses to listen on, as they stand in front of a port."""
+    try:
+        found = [ipaddress.ip_address(word.strip("[]")) for word in words(name)]
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name}: {error}. Give addresses such as 0.0.0.0.") from None
+    return [f"[{address}]" if address.version == 6 else str(address) for address in found]
 
 
 def url(name: str, default: str, *, schemes: tuple[str, ...]) -> str:

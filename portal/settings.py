@@ -30,11 +30,18 @@ SEALING_KEYS = env.sealing_keys("SEALING_KEYS", env.secret("SEALING_KEYS", _kept
 # What kind of installation
 
 DEBUG = env.flag("DEBUG", default=False)
-DEMO = env.flag("DEMO", default=False)
+DEMO = env.flag("DEMO", default=PRIVATE_STORES)
 DEFAULT_BRAND = env.text("DEFAULT_BRAND", "dialogix" if DEMO else "")
-PORT = env.integer("PORT", default=8000, at_least=1, at_most=65535)
 DEMO_INFERENCE_URL = env.web_url("DEMO_INFERENCE_URL")
 DEMO_INFERENCE_MODEL = env.text("DEMO_INFERENCE_MODEL")
+
+# How it is served (portal/server.py)
+
+PORT = env.integer("PORT", default=8000, at_least=1, at_most=65535)
+BIND = env.addresses("BIND")
+SERVE = env.choice("SERVE", "both", ("both", "portal", "proxy"))
+WORKERS = env.integer("WORKERS", default=2, at_least=1, at_most=256)
+DRAIN_SECONDS = env.integer("DRAIN_SECONDS", default=20, at_least=0, at_most=3600)
 
 # PostgreSQL
 
@@ -143,8 +150,7 @@ TEMPLATES = [
 ]
 STATIC_URL = "/static/"
 STATICFILES_DIRS = [BASE_DIR / "portal" / "static"]
-STATIC_ROOT = VAR_DIR / "static"
-WHITENOISE_USE_FINDERS = True  # no collectstatic before the first start; files are few and read once
+WHITENOISE_USE_FINDERS = True  # straight from the packages, read once: no collectstatic, no STATIC_ROOT
 WHITENOISE_AUTOREFRESH = DEBUG
 USE_TZ = True
 TIME_ZONE = "UTC"

@@ -79,19 +79,10 @@ def kill_session(leader: int) -> None:
 
 
 def session_members(leader: int) -> list[int]:
-    return [facts.pid for facts in map(process, _pids()) if facts is not None and facts.session == leader]
+    return [pid for pid in _pids() if session_of(pid) == leader]
 
 
-class Process:
-    """What /proc says about one living process."""
-
-    def __init__(self, pid: int, session: int, started: int) -> None:
-        self.pid = pid
-        self.session = session
-        self.started = started
-
-
-def process(pid: int) -> Process | None:
+def session_of(pid: int) -> int | None:
     """None for a process that is gone, and for a zombie, which holds nothing any more."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
@@ -100,7 +91,7 @@ def process(pid: int) -> Process | None:
     fields = text.rpartition(")")[2].split()
     if fields[0] in ("Z", "X"):
         return None
-    return Process(pid, session=int(fields[3]), started=int(fields[19]))
+    return int(fields[3])
 
 
 def working_in(folder: Path) -> list[int]:
@@ -111,7 +102,21 @@ def working_in(folder: Path) -> list[int]:
             there = Path(f"/proc/{pid}/cwd").readlink()
         except OSError:
             continue
-        if there == folder and process(pid) is not None:
+        if there == folder and session_of(pid) is not None:
+            found.append(pid)
+    return found
+
+
+def with_environment(name: str, value: str) -> list[int]:
+    """Living processes, of ours to look into, that were started with NAME=value."""
+    wanted = os.fsencode(f"{name}={value}")
+    found = []
+    for pid in _pids():
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            continue
+        if wanted in environment.split(b"\0") and session_of(pid) is not None:
             found.append(pid)
     return found
 

@@ -1,0 +1,53 @@
+"""Celery: hints, never truth. Every job has a row; losing or doubling a task changes nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from celery import Celery
+from celery.signals import beat_embedded_init, worker_process_init
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+
+from django.conf import settings
+
+from portal.environment import celery_transport
+from portal.stores.children import die_with_parent
+
+TASK_SECONDS_MAX = 300
+VISIBILITY_SECONDS = 600  # an unacknowledged task returns after this; longer than any task may run, so none runs twice
+
+# The beat schedule: task, every how many seconds. Nothing may depend on a beat being on time.
+SCHEDULE: tuple[tuple[str, float], ...] = ()
+
+app = Celery("portal")
+app.conf.update(
+    broker_url=celery_transport(settings.BROKER_URL),
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={"visibility_timeout": VISIBILITY_SECONDS, "socket_timeout": 60},
+    result_backend_transport_options={"visibility_timeout": VISIBILITY_SECONDS},
+    visibility_timeout=VISIBILITY_SECONDS,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_ignore_result=True,
+    task_time_limit=TASK_SECONDS_MAX,
+    task_soft_time_limit=TASK_SECONDS_MAX - 30,
+    task_serializer="json",
+    accept_content=["json"],
+    worker_prefetch_multiplier=1,
+    worker_soft_shutdown_timeout=20,
+    worker_cancel_long_running_tasks_on_connection_loss=True,
+    worker_hijack_root_logger=False,
+    timezone="UTC",
+    beat_schedule={task: {"task": task, "schedule": seconds} for task, seconds in SCHEDULE},
+    beat_schedule_filename=str(settings.VAR_DIR / "beat"),
+)
+app.autodiscover_tasks()
+
+
+@worker_process_init.connect
+@beat_embedded_init.connect
+def _die_with_the_worker(**_: Any) -> None:
+    die_with_parent(signal.SIGKILL, os.getppid())

@@ -1,0 +1,47 @@
+"""gunicorn's configuration: `gunicorn portal.asgi:application -c portal/server.py`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import Any
+
+os.environ.setdefault("DATABASE_POOL", "4")  # pages are served by threads of one process: let them share connections
+
+from portal import settings
+from portal.stores.children import die_with_parent
+
+_LIFESPAN_SECONDS = 15
+
+
+def _loopback() -> list[str]:
+    """Both loopback addresses, as `localhost` may mean either; machines without IPv6 have one."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return ["127.0.0.1"]
+    return ["127.0.0.1", "[::1]"]
+
+
+bind = [f"{address}:{settings.PORT}" for address in settings.BIND or _loopback()]
+workers = settings.WORKERS
+worker_class = "portal.worker.Worker"
+backlog = 2048
+keepalive = 75  # longer than the 60 s that front proxies keep: the side that closes first loses no request
+timeout = 60  # a worker whose event loop stands still that long is replaced
+
+# A stop is: no new connections; running calls have DRAIN_SECONDS to end (worker.py); then the proxy settles the rest in
+# its lifespan shutdown. gunicorn counts all that from SIGTERM and kills at the end; the write-ahead log covers a kill.
+graceful_timeout = settings.DRAIN_SECONDS + _LIFESPAN_SECONDS
+
+control_socket = str(settings.PLACE.gunicorn_control)  # the default is one path for all instances of a user
+accesslog = None
+loglevel = "info"
+preload_app = False
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """A killed master must not leave workers holding its port."""
+    die_with_parent(signal.SIGKILL, server.pid)

@@ -1,0 +1,27 @@
+"""The process that serves: uvicorn under gunicorn, with everything off that a call does not need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from uvicorn_worker import UvicornWorker
+
+
+class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker carries no types
+    """Client addresses come through TRUSTED_PROXIES in our own code, so uvicorn reads no forwarding headers."""
+
+    CONFIG_KWARGS: dict[str, Any] = {
+        "loop": "uvloop",
+        "http": "httptools",
+        "ws": "none",
+        "lifespan": "on",
+        "interface": "asgi3",
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,
+    }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.config.timeout_graceful_shutdown = settings.DRAIN_SECONDS
