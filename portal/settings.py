@@ -83,7 +83,13 @@ CACHES = {
         "LOCATION": CACHE_URL,
         "KEY_PREFIX": "portal",
         "TIMEOUT": 300,
-    }
+    },
+    "throttle": {
+        "BACKEND": "portal.throttle.SteadyCache",
+        "LOCATION": CACHE_URL,
+        "KEY_PREFIX": "throttle",
+        "OPTIONS": {"socket_timeout": 1, "socket_connect_timeout": 1},
+    },
 }
 
 # Who may ask, and from where
@@ -124,6 +130,8 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "portal.middleware.SecurityHeadersMiddleware",
+    "portal.middleware.BrandMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -131,6 +139,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "allauth.account.middleware.AccountMiddleware",
+    "portal.throttle.ThrottleMiddleware",
 ]
 ROOT_URLCONF = "portal.urls"
 ASGI_APPLICATION = "portal.asgi.application"
@@ -144,13 +153,13 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "portal.accounts.context",
             ]
         },
     }
 ]
 STATIC_URL = "/static/"
-STATICFILES_DIRS = [BASE_DIR / "portal" / "static"]
-WHITENOISE_USE_FINDERS = True  # straight from the packages, read once: no collectstatic, no STATIC_ROOT
+WHITENOISE_USE_FINDERS = True  # no collectstatic, hence no STATIC_ROOT: files are few and read once
 WHITENOISE_AUTOREFRESH = DEBUG
 USE_TZ = True
 TIME_ZONE = "UTC"
@@ -161,7 +170,6 @@ USE_I18N = False
 
 AUTH_USER_MODEL = "keys.User"
 AUTHENTICATION_BACKENDS = [
-    "django.contrib.auth.backends.ModelBackend",
     "allauth.account.auth_backends.AuthenticationBackend",
 ]
 AUTH_PASSWORD_VALIDATORS = [
@@ -171,8 +179,25 @@ AUTH_PASSWORD_VALIDATORS = [
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
 ACCOUNT_LOGIN_METHODS = {"email"}
 ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*"]
-ACCOUNT_EMAIL_VERIFICATION = "optional"  # the first key waits for the verified address, not the sign-in
-LOGIN_REDIRECT_URL = "/"
+ACCOUNT_ADAPTER = "portal.accounts.Adapter"
+ACCOUNT_FORMS = {
+    "login": "portal.forms.SignInForm",
+    "signup": "portal.forms.SignUpForm",
+    "reset_password": "portal.forms.ResetPasswordForm",
+    "reset_password_from_key": "portal.forms.NewPasswordForm",
+    "change_password": "portal.forms.ChangePasswordForm",
+    "add_email": "portal.forms.EmailForm",
+    "reauthenticate": "portal.forms.ReauthenticateForm",
+}
+# Only with confirmation before the first sign-in can a sign-up answer the same whether the address is known or not.
+ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+ACCOUNT_LOGIN_ON_EMAIL_CONFIRMATION = True
+ACCOUNT_CHANGE_EMAIL = True
+ACCOUNT_SESSION_REMEMBER = True
+ACCOUNT_EMAIL_NOTIFICATIONS = True
+ACCOUNT_RATE_LIMITS = False  # portal.throttle has the one table of them
+LOGIN_URL = "account_login"
+CSRF_FAILURE_VIEW = "portal.views.errors.form_expired"
 
 # Mail: an SMTP server, or files under var/mail that the demo's mailbox page shows
 
@@ -185,7 +210,7 @@ if EMAIL_URL:
     EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
     globals().update(env.smtp(EMAIL_URL))
 else:
-    EMAIL_BACKEND = "django.core.mail.backends.filebased.EmailBackend"
+    EMAIL_BACKEND = "portal.mailbox.EmailBackend" if DEMO else "django.core.mail.backends.filebased.EmailBackend"
 
 # Logs go to standard error, one line each; the supervisor keeps them in var/log
 
@@ -202,4 +227,5 @@ LOGGING = {
 # django-ratelimit only knows other packages' caches by name; Django's own Redis cache counts rightly (its increment
 # and the counter's first expiry are two commands, and a lost one costs a window, not money).
 SILENCED_SYSTEM_CHECKS = ["django_ratelimit.W001", "django_ratelimit.E003"]
-RATELIMIT_USE_CACHE = "default"
+RATELIMIT_USE_CACHE = "throttle"
+RATELIMIT_IP_META_KEY = "portal.throttle.address_of"

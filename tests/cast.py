@@ -78,5 +78,5 @@ def browser_of(user: User | None = None, **defaults: Any) -> Client:
     """A Django test client, signed in as `user` if given."""
     client = Client(enforce_csrf_checks=False, **defaults)
     if user is not None:
-        client.force_login(user, backend="django.contrib.auth.backends.ModelBackend")
+        client.force_login(user, backend="allauth.account.auth_backends.AuthenticationBackend")
     return client

@@ -1,0 +1,62 @@
+"""How people come in: django-allauth, spoken to as one brand at a time.
+
+Sign-in is by e-mail address and password; an address is confirmed before the first sign-in, and only then does a new
+person get an account (an Organization of the brand whose page they used). Pages say the same to strangers whether an
+address is known or not; what differs goes into the mail.
+"""
+
+from __future__ import annotations
+
+from email.utils import formataddr, parseaddr
+from typing import Any
+
+from allauth.account.adapter import DefaultAccountAdapter
+from allauth.account.models import EmailAddress
+from django.conf import settings
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.http import url_has_allowed_host_and_scheme
+
+from keys.models import Brand, User
+
+
+class Adapter(DefaultAccountAdapter):  # type: ignore[misc]
+    def is_open_for_signup(self, request: HttpRequest) -> bool:
+        brand: Brand = request.brand  # type: ignore[attr-defined]
+        return brand.sign_up == Brand.SignUp.OPEN and brand.state == Brand.State.ACTIVE
+
+    def is_safe_url(self, url: str) -> bool:
+        return bool(url_has_allowed_host_and_scheme(url, allowed_hosts={self.request.get_host()}))
+
+    def get_client_ip(self, request: HttpRequest) -> str:
+        return str(request.client_address)  # type: ignore[attr-defined]
+
+    def get_from_email(self) -> str:
+        return formataddr((self.request.brand.name, parseaddr(settings.DEFAULT_FROM_EMAIL)[1]))
+
+    def format_email_subject(self, subject: str) -> str:
+        return f"{subject} · {self.request.brand.name}"
+
+    def get_login_redirect_url(self, request: HttpRequest) -> str:
+        return reverse("home")
+
+    get_signup_redirect_url = get_login_redirect_url
+    get_logout_redirect_url = get_login_redirect_url
+    get_password_change_redirect_url = get_login_redirect_url
+
+    def get_email_verification_redirect_url(self, email_address: EmailAddress) -> str:
+        return reverse("home" if self.request.user.is_authenticated else "account_login")
+
+
+def verified(user: User) -> bool:
+    return bool(EmailAddress.objects.filter(user=user, verified=True).exists())
+
+
+def make_verified(user: User) -> None:
+    """For people whom an operator or the demo put in: their address needs no link. May be called again."""
+    EmailAddress.objects.update_or_create(user=user, email=user.email, defaults={"verified": True, "primary": True})
+
+
+def context(request: HttpRequest) -> dict[str, Any]:
+    """Template context of every page."""
+    return {"demo": settings.DEMO}

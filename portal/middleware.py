@@ -1,0 +1,138 @@
+"""Which brand a page is for, where its reader is, and the headers every page carries.
+
+A brand is found by host, else by the first path segment (then stripped and set as script prefix, so that `{% url %}`
+keeps it), else it is DEFAULT_BRAND. The host is checked here against ALLOWED_HOSTS and the brands' own rows.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Sequence
+
+from django.conf import settings
+from django.db.models import Q
+from django.http import HttpRequest, HttpResponse
+from django.http.request import split_domain_port, validate_host
+from django.shortcuts import render
+from django.urls import get_script_prefix, set_script_prefix
+
+from keys.models import Brand, User
+
+Handler = Callable[[HttpRequest], HttpResponse]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+PORTAL_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "manifest-src 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+ADMIN_POLICY = PORTAL_POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
+"""Django's admin sets widths of a few widgets through style attributes."""
+
+HEADERS = {
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+}
+
+
+class PortalRequest(HttpRequest):
+    """What BrandMiddleware leaves for views."""
+
+    brand: Brand
+    client_address: str
+    user: User
+
+
+def client_address(remote: str, forwarded_for: str, trusted: Sequence[Network]) -> str:
+    """The nearest address that is not one of our own proxies. `forwarded_for` counts only behind a trusted one."""
+    hops = [hop.strip() for hop in forwarded_for.split(",") if hop.strip()]
+    address = remote
+    while hops and _within(address, trusted):
+        hop = hops.pop()
+        if _parsed(hop) is None:
+            break
+        address = hop
+    return address
+
+
+def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _within(text: str, networks: Sequence[Network]) -> bool:
+    address = _parsed(text)
+    return address is not None and any(address in network for network in networks)
+
+
+class BrandMiddleware:
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        host = request._get_raw_host()  # type: ignore[attr-defined]  # get_host() knows ALLOWED_HOSTS only
+        domain, _port = split_domain_port(host)
+        segment, _slash, rest = request.path_info.removeprefix("/").partition("/")
+        brand, by_path, host_is_known = self._find(domain, segment)
+        if not (host_is_known or validate_host(domain, settings.ALLOWED_HOSTS)):
+            return HttpResponse("Bad Request: this host is not served here.", status=400, content_type="text/plain")
+        request.get_host = lambda: host  # type: ignore[method-assign]
+        request.client_address = client_address(  # type: ignore[attr-defined]
+            request.META.get("REMOTE_ADDR", ""), request.META.get("HTTP_X_FORWARDED_FOR", ""), settings.TRUSTED_PROXIES
+        )
+        if brand is None:
+            return render(request, "portal/no_brand.html", status=503)
+        request.brand = brand  # type: ignore[attr-defined]
+        return self._under_prefix(request, segment, rest) if by_path else self.get_response(request)
+
+    def _find(self, domain: str, segment: str) -> tuple[Brand | None, bool, bool]:
+        """(brand, whether the path names it, whether the host is one of a brand's)."""
+        candidates = list(
+            Brand.objects.filter(Q(hosts__contains=[domain]) | Q(slug__in=[segment, settings.DEFAULT_BRAND]))
+        )
+        by_host = next((brand for brand in candidates if domain in brand.hosts), None)
+        if by_host is not None:
+            return by_host, False, True
+        by_slug = {brand.slug: brand for brand in candidates}
+        if segment in by_slug:
+            return by_slug[segment], True, False
+        return by_slug.get(settings.DEFAULT_BRAND), False, False
+
+    def _under_prefix(self, request: HttpRequest, segment: str, rest: str) -> HttpResponse:
+        before = get_script_prefix()
+        request.path_info = "/" + rest
+        set_script_prefix(f"{before}{segment}/")
+        try:
+            return self.get_response(request)
+        finally:
+            set_script_prefix(before)
+
+
+class SecurityHeadersMiddleware:
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        policy = ADMIN_POLICY if request.path_info.startswith("/admin/") else PORTAL_POLICY
+        for name, value in {"Content-Security-Policy": policy, **HEADERS}.items():
+            response.headers.setdefault(name, value)
+        if not request.path_info.startswith("/static/"):
+            # Pages hold what only their reader may see; shared caches and the back button must not keep them.
+            response.headers.setdefault("Cache-Control", "no-store")
+        return response

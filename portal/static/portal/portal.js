@@ -1,0 +1,119 @@
+// What pages do beyond plain HTML. Every page works without it.
+
+const copied = "Copied";
+
+async function write(text) {
+  if (navigator.clipboard && window.isSecureContext) {
+    await navigator.clipboard.writeText(text);
+    return;
+  }
+  // Pages served over plain http have no clipboard API.
+  const area = document.createElement("textarea");
+  area.value = text;
+  area.setAttribute("readonly", "");
+  area.className = "visually-hidden";
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+}
+
+function offerCopying(button) {
+  const source = document.getElementById(button.dataset.copy);
+  const label = button.querySelector("[data-label]") ?? button;
+  const before = label.textContent;
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    await write(source.textContent.trim());
+    label.textContent = copied;
+    announce(copied);
+    setTimeout(() => { label.textContent = before; }, 2000);
+  });
+}
+
+function announce(text) {
+  const region = document.getElementById("announcements");
+  if (region) region.textContent = text;
+}
+
+// Times are sent in UTC; a reader's own zone is nicer.
+function localise(time) {
+  const at = new Date(time.dateTime);
+  if (Number.isNaN(at.getTime())) return;
+  const style = time.dataset.precise !== undefined ? { dateStyle: "medium", timeStyle: "medium" } : { dateStyle: "medium", timeStyle: "short" };
+  time.title = time.textContent;
+  time.textContent = new Intl.DateTimeFormat(undefined, style).format(at);
+}
+
+function offerShowing(input) {
+  const wrapper = document.createElement("div");
+  wrapper.className = "password";
+  input.replaceWith(wrapper);
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = "Show";
+  button.setAttribute("aria-label", "Show password");
+  button.setAttribute("aria-pressed", "false");
+  button.addEventListener("click", () => {
+    const show = input.type === "password";
+    input.type = show ? "text" : "password";
+    button.textContent = show ? "Hide" : "Show";
+    button.setAttribute("aria-pressed", String(show));
+  });
+  wrapper.append(input, button);
+}
+
+// Several code samples in one place: one is shown, the others are a click or an arrow key away.
+function offerChoosing(bar) {
+  const tabs = [...bar.querySelectorAll("button")];
+  const choose = (chosen) => {
+    for (const tab of tabs) {
+      const on = tab === chosen;
+      tab.setAttribute("aria-selected", String(on));
+      tab.tabIndex = on ? 0 : -1;
+      document.getElementById(tab.getAttribute("aria-controls")).hidden = !on;
+    }
+  };
+  for (const [index, tab] of tabs.entries()) {
+    tab.addEventListener("click", () => choose(tab));
+    tab.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      const next = tabs[(index + step + tabs.length) % tabs.length];
+      choose(next);
+      next.focus();
+    });
+  }
+  bar.hidden = false;
+  choose(tabs[0]);
+}
+
+function closeMenusOnLeaving() {
+  document.addEventListener("click", (event) => {
+    for (const menu of document.querySelectorAll("details.menu[open]")) {
+      if (!menu.contains(event.target)) menu.open = false;
+    }
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    for (const menu of document.querySelectorAll("details.menu[open]")) {
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    }
+  });
+}
+
+document.querySelectorAll("[data-copy]").forEach(offerCopying);
+document.querySelectorAll("time[datetime]:not([data-day])").forEach(localise);
+document.querySelectorAll('input[type="password"]').forEach(offerShowing);
+document.querySelectorAll('[role="tablist"]').forEach(offerChoosing);
+closeMenusOnLeaving();
+
+// A form is sent once, however often its button is pressed.
+for (const form of document.querySelectorAll("form[method=post]")) {
+  form.addEventListener("submit", (event) => {
+    if (form.dataset.sent) event.preventDefault();
+    form.dataset.sent = "yes";
+    setTimeout(() => { delete form.dataset.sent; }, 5000);
+  });
+}
