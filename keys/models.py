@@ -13,8 +13,13 @@ from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
-from django.db.models import TextChoices  # by name: mypy loses models.TextChoices inside a model's body
+from django.db.models import (
+    F,
+    TextChoices,  # by name: mypy loses models.TextChoices inside a model's body
+)
 from django.db.models.functions import Lower, Now
+
+from keys.caller import SHARDS
 
 PUBLIC_ID_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 
@@ -133,6 +138,7 @@ class Organization(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["brand", "slug"], name="organization_brand_slug_unique")]
+        indexes = [models.Index(F("id") % SHARDS, F("id"), name="organization_by_shard")]
 
     def __str__(self) -> str:
         return self.name
@@ -218,7 +224,10 @@ class ApiKey(models.Model):
     version = models.BigIntegerField(default=0, editable=False)
 
     class Meta:
-        indexes = [models.Index(fields=["organization", "-created_at"], name="api_key_organization_created")]
+        indexes = [
+            models.Index(fields=["organization", "-created_at"], name="api_key_organization_created"),
+            models.Index(F("organization_id") % SHARDS, F("id"), name="api_key_by_shard"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.hint})"
@@ -237,12 +246,16 @@ class KeyUse(models.Model):
 
 
 class AuditEvent(models.Model):
-    """Who changed what, from where. Append-only (a trigger refuses UPDATE and DELETE)."""
+    """Who changed what, from where. Append-only: a trigger refuses UPDATE and DELETE.
+
+    So the deletion of a user must not touch it (SET_NULL would be an UPDATE): `actor_id` keeps the number of a person
+    who may be gone, `actor_name` who it was. Show the name; follow `actor` only through a filter on User.
+    """
 
     at = models.DateTimeField(db_default=Now(), editable=False)
     brand = models.ForeignKey(Brand, null=True, on_delete=models.PROTECT, related_name="+")
     organization = models.ForeignKey(Organization, null=True, on_delete=models.PROTECT, related_name="+")
-    actor = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+", db_constraint=False)
+    actor = models.ForeignKey(User, null=True, on_delete=models.DO_NOTHING, related_name="+", db_constraint=False)
     actor_name = models.CharField(max_length=254, blank=True, help_text="E-mail, or the command that acted")
     action = models.CharField(max_length=60, help_text="e.g. key.issued, key.revoked, organization.suspended")
     subject = models.CharField(max_length=80, help_text="Public id of what changed")
