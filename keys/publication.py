@@ -63,7 +63,7 @@ def record(subject: str, subject_id: int) -> Version:
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT id FROM {table} WHERE id = %s FOR NO KEY UPDATE", [subject_id])  # noqa: S608
         if cursor.fetchone() is None:
-            raise _ROWS[subject].DoesNotExist(f"{subject} {subject_id}")
+            raise ObjectDoesNotExist(f"{subject} {subject_id}")
         version = Version(next_version())
         cursor.execute(f"UPDATE {table} SET version = %s WHERE id = %s", [version, subject_id])  # noqa: S608
         cursor.execute(
@@ -72,6 +72,13 @@ def record(subject: str, subject_id: int) -> Version:
         )
     transaction.on_commit(lambda: _apply_committed(version, subject, subject_id))
     return version
+
+
+def again(subject: str, subject_id: int, version: int) -> Version:
+    """A version recorded before, brought up after the commit once more: for a writer that finds its work done."""
+    standing = Version(version)
+    transaction.on_commit(lambda: _apply_committed(standing, subject, subject_id))
+    return standing
 
 
 def apply(subject: str, subject_id: int) -> bool:
@@ -136,7 +143,7 @@ def forget_applied(before: datetime, limit: int = 10_000) -> int:
             "(SELECT version FROM keys_publication WHERE applied_at < %s ORDER BY version LIMIT %s)",
             [before, limit],
         )
-        return cursor.rowcount
+        return int(cursor.rowcount)
 
 
 def _apply_committed(version: Version, subject: str, subject_id: int) -> None:
@@ -186,7 +193,7 @@ def _offer(named: Iterable[tuple[str, int, str]]) -> None:
 def _execute(calls: Iterable[tuple[str, str, int, int | str | bytes]]) -> None:
     """One script call per key, in one pipeline: in a cluster each goes to its own slot. EVAL, not EVALSHA: the texts
     are short, and a restarted Redis needs no second try."""
-    pipeline = redis_client().pipeline(transaction=False)
+    pipeline: Any = redis_client().pipeline(transaction=False)
     for script, name, first, second in calls:
         pipeline.execute_command("EVAL", script, 1, name, first, second)
     pipeline.execute()
@@ -214,7 +221,7 @@ def _mark(subject: str, subject_id: int, version: int) -> int:
             "FOR UPDATE SKIP LOCKED)",
             [subject, subject_id, version],
         )
-        return cursor.rowcount
+        return int(cursor.rowcount)
 
 
 def _row(sql: str, subject_id: int) -> tuple[Any, ...]:

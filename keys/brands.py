@@ -1,0 +1,89 @@
+"""The only writers of Brand. A change is published before they return: pausing, key schemes, hosts and prefixes hold on
+the next request.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from zoneinfo import available_timezones
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+
+from keys import audit, publication, tokens
+from keys.audit import Actor
+from keys.models import Brand
+
+RESERVED_SLUGS = frozenset({"admin", "accounts", "api", "static", "v1", "media", "metrics", "health", "mailbox"})
+"""First path segments that belong to the house, so no brand may be dispatched by them."""
+
+UNCHANGEABLE = frozenset({"id", "slug", "version", "created_at", "state", "currency"})
+_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_BASE_PATH = re.compile(r"(/[a-z0-9._-]+)+")
+
+
+def create(*, slug: str, name: str, key_prefix: str, actor: Actor, address: str | None = None, **fields: Any) -> Brand:
+    """A new brand. `fields` as Brand has them. ValidationError names the field that is wrong."""
+    brand = Brand(slug=slug, name=name, key_prefix=key_prefix, **fields)
+    _check(brand)
+    with transaction.atomic():
+        brand.save(force_insert=True)
+        brand.version = publication.record(publication.BRAND, brand.id)
+        after = {"slug": slug, "name": name, "key_prefix": key_prefix}
+        audit.note("brand.created", slug, actor=actor, brand=brand, after=after, address=address)
+    return brand
+
+
+def change(*, brand: Brand, actor: Actor, address: str | None = None, **values: Any) -> publication.Version | None:
+    """Change any field but those of UNCHANGEABLE. None when nothing differs."""
+    wrong = set(values) & UNCHANGEABLE
+    if wrong:
+        raise TypeError(f"not changeable: {', '.join(sorted(wrong))}")
+    return _changed(brand, values, "brand.changed", actor, address)
+
+
+def pause(*, brand: Brand, actor: Actor, address: str | None = None) -> publication.Version | None:
+    """Every call to the brand is refused from now on."""
+    return _changed(brand, {"state": Brand.State.PAUSED}, "brand.paused", actor, address)
+
+
+def resume(*, brand: Brand, actor: Actor, address: str | None = None) -> publication.Version | None:
+    return _changed(brand, {"state": Brand.State.ACTIVE}, "brand.resumed", actor, address)
+
+
+def _changed(
+    brand: Brand, values: dict[str, Any], action: str, actor: Actor, address: str | None
+) -> publication.Version | None:
+    with transaction.atomic():
+        row = Brand.objects.select_for_update().get(pk=brand.pk)
+        before, after = audit.assign(row, values)
+        if not after:
+            return None
+        _check(row)
+        row.save(update_fields=list(after))
+        version = publication.record(publication.BRAND, row.id)
+        audit.note(action, row.slug, actor=actor, brand=row, before=before, after=after, address=address)
+    for name, value in values.items():
+        setattr(brand, name, value)
+    brand.version = version
+    return version
+
+
+def _check(brand: Brand) -> None:
+    brand.full_clean()
+    problems = {
+        "slug": "This word is taken by the house." if brand.slug in RESERVED_SLUGS else None,
+        "key_prefix": None if tokens.PREFIX.fullmatch(brand.key_prefix) else "Letters, digits, - and _ only.",
+        "timezone": None if brand.timezone in available_timezones() else "Not a time zone.",
+        "schemes": None if brand.schemes else "A brand takes keys in at least one way.",
+        "legacy_key_patterns": next(filter(None, map(tokens.pattern_problem, brand.legacy_key_patterns)), None),
+        "hosts": None if all(map(_HOST.fullmatch, brand.hosts)) else "Host names in lower case, without port.",
+        "base_paths": None if all(map(_BASE_PATH.fullmatch, brand.base_paths)) else "Paths like /v1 or /api/v1.",
+    }
+    taken = Brand.objects.filter(hosts__overlap=brand.hosts).exclude(pk=brand.pk).first() if brand.hosts else None
+    if taken is not None:
+        problems["hosts"] = f"One of these hosts is {taken}'s."
+    wrong = {name: problem for name, problem in problems.items() if problem}
+    if wrong:
+        raise ValidationError(wrong)

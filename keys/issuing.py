@@ -1,0 +1,264 @@
+"""The only writers of ApiKey. Each change is committed with its audit event and its publication, and stands in Redis
+before the function returns: the next request is judged by it.
+
+When Redis is away the change is committed all the same and `published` says False: metered calls are refused while
+Redis is away, and the sweeper applies the change as soon as it is back.
+"""
+
+from __future__ import annotations
+
+import secrets as randomness
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from ipaddress import ip_network
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.utils import timezone
+
+from keys import audit, publication, tokens
+from keys.audit import Actor
+from keys.models import ApiKey, Organization, Scope
+
+CIDRS_MAX = 100
+LEGACY = 0
+"""The pepper version of an imported digest: plain SHA-256."""
+
+
+class KeyNotLive(Exception):
+    """The key is revoked or expired; issue a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """`secret` is shown to the person once and kept nowhere."""
+
+    key: ApiKey
+    secret: str = field(repr=False)
+    version: publication.Version
+
+    @property
+    def published(self) -> bool:
+        return self.version.applied
+
+
+def issue(
+    *,
+    organization: Organization,
+    name: str,
+    actor: Actor,
+    scopes: Iterable[str] | None = None,
+    model_slugs: Iterable[str] | None = None,
+    cidrs: Iterable[str] = (),
+    limits: Iterable[Mapping[str, int | str]] = (),
+    expires_at: datetime | None = None,
+    secret: str | None = None,
+    address: str | None = None,
+) -> Issued:
+    """A new key. `scopes` None grants all, `model_slugs` None every model the tier unlocks. `secret` is for a key that
+    must be the same at every start (the demo's); it must be well formed under the brand's prefix. ValidationError names
+    the field that is wrong."""
+    prefix = organization.brand.key_prefix
+    if secret is None:
+        secret = tokens.mint(prefix, randomness.token_bytes(tokens.RANDOM_BYTES))
+    elif not tokens.well_formed(secret, prefix):
+        raise ValidationError({"secret": f"Not a well-formed key with the prefix {prefix}."})
+    values = _checked(
+        {
+            "name": name,
+            "scopes": [scope.value for scope in Scope] if scopes is None else scopes,
+            "model_slugs": model_slugs,
+            "cidrs": cidrs,
+            "limits": limits,
+            "expires_at": expires_at,
+        }
+    )
+    key, version = _create(organization, secret, values, actor=actor, address=address)
+    return Issued(key, secret, version)
+
+
+def import_legacy(
+    *,
+    organization: Organization,
+    name: str,
+    sha256: bytes,
+    hint: str,
+    actor: Actor,
+    expires_at: datetime | None = None,
+    address: str | None = None,
+) -> ApiKey:
+    """A key that customers already have, known to us by the SHA-256 of its text only. It calls when its text matches
+    one of the brand's `legacy_key_patterns`."""
+    if len(sha256) != 32:
+        raise ValidationError({"sha256": "A SHA-256 digest has 32 bytes."})
+    values = _checked({"name": name, "expires_at": expires_at})
+    with transaction.atomic():
+        key = ApiKey(
+            organization=organization,
+            digest=sha256,
+            pepper_version=LEGACY,
+            hint=hint[:40],
+            created_by=actor if not isinstance(actor, str) else None,
+            **values,
+        )
+        _saved(key)
+        key.version = publication.record(publication.KEY, key.id)
+        audit.note("key.imported", key.public_id, actor=actor, organization=organization, address=address)
+    return key
+
+
+def change(*, key: ApiKey, actor: Actor, address: str | None = None, **values: Any) -> publication.Version | None:
+    """Change any of name, scopes, model_slugs, cidrs, limits, expires_at. None when nothing differs."""
+    values = _checked(values)
+    with transaction.atomic():
+        key = _locked(key)
+        before, after = audit.assign(key, values)
+        if not after:
+            return None
+        key.save(update_fields=list(after))
+        version = publication.record(publication.KEY, key.id)
+        audit.note(
+            *("key.changed", key.public_id),
+            actor=actor,
+            organization=key.organization,
+            before=before,
+            after=after,
+            address=address,
+        )
+    return version
+
+
+def revoke(*, key: ApiKey, actor: Actor, address: str | None = None) -> publication.Version:
+    """For good. Every request that starts after this returned is refused, when the version says applied. Revoking
+    twice changes nothing, and applies what the first time could not."""
+    with transaction.atomic():
+        locked = _locked(key)
+        if locked.revoked_at is None:
+            locked.revoked_at = timezone.now()
+            locked.save(update_fields=["revoked_at"])
+            version = publication.record(publication.KEY, locked.id)
+            audit.note("key.revoked", locked.public_id, actor=actor, organization=locked.organization, address=address)
+        else:
+            version = publication.again(publication.KEY, locked.id, locked.version)
+    key.revoked_at, key.version = locked.revoked_at, version
+    return version
+
+
+def rotate(*, key: ApiKey, overlap: timedelta, actor: Actor, address: str | None = None) -> Issued:
+    """A new secret with the old key's name, scopes, models, networks, limits and expiry. The old key goes on calling
+    for `overlap` (never past its own expiry); an overlap of zero revokes it. Limits are counted per key, so in the
+    overlap each of the two has its own."""
+    if overlap < timedelta(0):
+        raise ValidationError({"overlap": "An overlap cannot be negative."})
+    prefix = key.organization.brand.key_prefix
+    secret = tokens.mint(prefix, randomness.token_bytes(tokens.RANDOM_BYTES))
+    with transaction.atomic():
+        old = _locked(key)
+        now = timezone.now()
+        if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
+            raise KeyNotLive(f"{old.hint} is revoked or expired")
+        shared = {name: getattr(old, name) for name in ("name", "scopes", "model_slugs", "cidrs", "limits")}
+        new, version = _create(
+            old.organization,
+            secret,
+            {**shared, "expires_at": old.expires_at, "rotated_from": old},
+            actor=actor,
+            address=address,
+            action="key.rotated",
+        )
+        if overlap:
+            ends = now + overlap
+            change(key=old, actor=actor, address=address, expires_at=min(ends, old.expires_at or ends))
+        else:
+            revoke(key=old, actor=actor, address=address)
+    key.refresh_from_db()
+    return Issued(new, secret, version)
+
+
+def existing(secret: str) -> ApiKey | None:
+    """The key this secret opens, live or not, under any pepper."""
+    return ApiKey.objects.filter(digest__in=_digests(secret)).select_related("organization__brand").first()
+
+
+def _create(
+    organization: Organization,
+    secret: str,
+    values: dict[str, Any],
+    *,
+    actor: Actor,
+    address: str | None,
+    action: str = "key.issued",
+) -> tuple[ApiKey, publication.Version]:
+    pepper_version = max(settings.KEY_PEPPERS)
+    key = ApiKey(
+        organization=organization,
+        digest=tokens.digest(secret, settings.KEY_PEPPERS[pepper_version]),
+        pepper_version=pepper_version,
+        hint=tokens.hint(secret, organization.brand.key_prefix),
+        created_by=actor if not isinstance(actor, str) else None,
+        **values,
+    )
+    with transaction.atomic():
+        _saved(key)
+        version = publication.record(publication.KEY, key.id)
+        key.version = version
+        after = {name: audit.plain(getattr(key, name)) for name in _CHANGEABLE}
+        audit.note(action, key.public_id, actor=actor, organization=organization, after=after, address=address)
+    return key, version
+
+
+def _saved(key: ApiKey) -> None:
+    key.full_clean(exclude=["organization", "created_by", "rotated_from"])
+    key.save(force_insert=True)
+
+
+def _locked(key: ApiKey) -> ApiKey:
+    return ApiKey.objects.select_for_update(of=("self",)).select_related("organization__brand").get(pk=key.pk)
+
+
+def _digests(secret: str) -> list[bytes]:
+    return [tokens.digest(secret, pepper) for pepper in settings.KEY_PEPPERS.values()] + [tokens.legacy_digest(secret)]
+
+
+_CHANGEABLE = ("name", "scopes", "model_slugs", "cidrs", "limits", "expires_at")
+
+
+def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The changeable fields in the form the row keeps them, or ValidationError by field."""
+    unknown = set(values) - set(_CHANGEABLE)
+    if unknown:
+        raise TypeError(f"not changeable: {', '.join(sorted(unknown))}")
+    checked = dict(values)
+    if "name" in values:
+        checked["name"] = values["name"].strip()
+        if not 0 < len(checked["name"]) <= 100 or audit.has_control_characters(checked["name"]):
+            raise ValidationError({"name": "A key needs a name of at most 100 printable characters."})
+    if "scopes" in values:
+        asked = set(values["scopes"])
+        checked["scopes"] = [scope.value for scope in Scope if scope.value in asked]
+        if not asked or len(checked["scopes"]) != len(asked):
+            raise ValidationError({"scopes": f"Choose from: {', '.join(Scope.values)}."})
+    if values.get("model_slugs") is not None:
+        checked["model_slugs"] = sorted(set(values["model_slugs"]))
+        if any(audit.has_control_characters(slug) for slug in checked["model_slugs"]):
+            raise ValidationError({"model_slugs": "No model has such a name."})
+    if "cidrs" in values:
+        checked["cidrs"] = _networks(list(values["cidrs"]))
+    if "limits" in values:
+        checked["limits"] = [dict(limit) for limit in values["limits"]]
+    expires_at = values.get("expires_at")
+    if expires_at is not None and timezone.is_naive(expires_at):
+        raise ValidationError({"expires_at": "An expiry needs a time zone."})
+    return checked
+
+
+def _networks(cidrs: Sequence[str]) -> list[str]:
+    if len(cidrs) > CIDRS_MAX:
+        raise ValidationError({"cidrs": f"At most {CIDRS_MAX} networks."})
+    try:
+        return [str(ip_network(text.strip(), strict=False)) for text in cidrs]
+    except ValueError as error:
+        raise ValidationError({"cidrs": str(error)}) from None

@@ -1,0 +1,170 @@
+"""The only writers of Organization and Membership.
+
+What workers read of an organization (its state, slug, and the facts higher rooms add) is published before a writer
+returns; see issuing.py for what that promises. Memberships concern pages only, which read them from their rows.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.utils.text import slugify
+
+from keys import audit, publication
+from keys.audit import Actor
+from keys.models import Brand, Membership, Organization, Role, User
+
+CHANGEABLE = ("name", "slug")
+
+
+class LastOwner(Exception):
+    """An organization keeps at least one owner; make somebody else owner first."""
+
+
+def create(
+    *,
+    brand: Brand,
+    name: str,
+    actor: Actor,
+    owner: User | None = None,
+    slug: str | None = None,
+    address: str | None = None,
+) -> Organization:
+    """A new customer of `brand`, with `owner` (None for one that operators run) as its first member. Without `slug`, a
+    free one is made from the name."""
+    if audit.has_control_characters(name):
+        raise ValidationError({"name": "A name has printable characters only."})
+    with transaction.atomic():
+        organization = Organization(brand=brand, name=name.strip(), slug=slug or _free_slug(brand, name))
+        organization.full_clean()
+        organization.save(force_insert=True)
+        organization.version = publication.record(publication.ORGANIZATION, organization.id)
+        audit.note(
+            *("organization.created", organization.public_id),
+            actor=actor,
+            organization=organization,
+            after={"name": organization.name, "slug": organization.slug},
+            address=address,
+        )
+        if owner is not None:
+            add_member(organization=organization, user=owner, role=Role.OWNER, actor=actor, address=address)
+    return organization
+
+
+def change(
+    *, organization: Organization, actor: Actor, address: str | None = None, **values: Any
+) -> publication.Version | None:
+    """Change name or slug. None when nothing differs."""
+    unknown = set(values) - set(CHANGEABLE)
+    if unknown:
+        raise TypeError(f"not changeable: {', '.join(sorted(unknown))}")
+    return _changed(organization, values, "organization.changed", actor, address)
+
+
+def suspend(
+    *, organization: Organization, reason: str, actor: Actor, address: str | None = None
+) -> publication.Version | None:
+    """Every call of the organization's keys is refused from now on; running ones end and are charged. None when it was
+    suspended for this reason already."""
+    values = {"state": Organization.State.SUSPENDED, "suspended_reason": reason[:200]}
+    return _changed(organization, values, "organization.suspended", actor, address)
+
+
+def resume(*, organization: Organization, actor: Actor, address: str | None = None) -> publication.Version | None:
+    values = {"state": Organization.State.ACTIVE, "suspended_reason": ""}
+    return _changed(organization, values, "organization.resumed", actor, address)
+
+
+def add_member(
+    *, organization: Organization, user: User, role: Role, actor: Actor, address: str | None = None
+) -> Membership:
+    """The user's membership, with `role` when it is new; a member's role is not changed by this."""
+    with transaction.atomic():
+        membership, is_new = Membership.objects.get_or_create(
+            organization=organization, user=user, defaults={"role": Role(role)}
+        )
+        if is_new:
+            _note_member("member.added", membership, actor, address, after={"role": membership.role})
+    return membership
+
+
+def set_role(*, membership: Membership, role: Role, actor: Actor, address: str | None = None) -> None:
+    """LastOwner when that would leave no owner."""
+    with transaction.atomic():
+        row = _locked_member(membership)
+        if row.role == role:
+            return
+        before = {"role": row.role}
+        row.role = Role(role)
+        row.save(update_fields=["role"])
+        _keep_an_owner(row.organization)
+        _note_member("member.role_changed", row, actor, address, before=before, after={"role": row.role})
+    membership.role = row.role
+
+
+def remove_member(*, membership: Membership, actor: Actor, address: str | None = None) -> None:
+    """LastOwner when that would leave no owner. The keys the person made stay: they are the organization's."""
+    with transaction.atomic():
+        row = _locked_member(membership)
+        organization = row.organization
+        _note_member("member.removed", row, actor, address, before={"role": row.role})
+        row.delete()
+        _keep_an_owner(organization)
+
+
+def _changed(
+    organization: Organization, values: dict[str, Any], action: str, actor: Actor, address: str | None
+) -> publication.Version | None:
+    with transaction.atomic():
+        row = Organization.objects.select_for_update(of=("self",)).select_related("brand").get(pk=organization.pk)
+        before, after = audit.assign(row, values)
+        if not after:
+            return None
+        row.full_clean()
+        row.save(update_fields=list(after))
+        version = publication.record(publication.ORGANIZATION, row.id)
+        audit.note(*(action, row.public_id), actor=actor, organization=row, before=before, after=after, address=address)
+    for name, value in values.items():
+        setattr(organization, name, value)
+    organization.version = version
+    return version
+
+
+def _free_slug(brand: Brand, name: str) -> str:
+    slug = slugify(name)[:48] or "organization"
+    taken = Organization.objects.filter(brand=brand, slug=slug).exists()
+    return f"{slug}-{secrets.token_hex(4)}" if taken else slug
+
+
+def _locked_member(membership: Membership) -> Membership:
+    """Locks the organization, so that two owners cannot step down at once."""
+    Organization.objects.select_for_update().get(pk=membership.organization_id)
+    return Membership.objects.select_related("organization__brand", "user").get(pk=membership.pk)
+
+
+def _keep_an_owner(organization: Organization) -> None:
+    if not organization.memberships.filter(role=Role.OWNER).exists():
+        raise LastOwner(str(organization))
+
+
+def _note_member(
+    action: str,
+    membership: Membership,
+    actor: Actor,
+    address: str | None,
+    *,
+    before: dict[str, Any] | None = None,
+    after: dict[str, Any] | None = None,
+) -> None:
+    member = {"member": membership.user.email}
+    audit.note(
+        *(action, membership.organization.public_id),
+        actor=actor,
+        organization=membership.organization,
+        before={**member, **before} if before else None,
+        after={**member, **after} if after else None,
+        address=address,
+    )
