@@ -1,0 +1,52 @@
+"""What can be asked for below a base path. Pure tables."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+
+class Kind(Enum):
+    METERED = "metered"
+    MODELS = "models"
+    MODEL = "model"
+    USAGE = "usage"
+    HEALTH = "health"
+
+
+class Endpoint(NamedTuple):
+    """`scope` is what a key needs; `feature` what a model must declare, `engine_path` where the call goes."""
+
+    name: str
+    kind: Kind
+    methods: tuple[str, ...]
+    scope: str = ""
+    feature: str = ""
+    engine_path: str = ""
+
+
+CHAT = Endpoint("chat", Kind.METERED, ("POST",), "chat", "chat", "/chat/completions")
+COMPLETIONS = Endpoint("completions", Kind.METERED, ("POST",), "completions", "completions", "/completions")
+EMBEDDINGS = Endpoint("embeddings", Kind.METERED, ("POST",), "embeddings", "embeddings", "/embeddings")
+MODELS = Endpoint("models", Kind.MODELS, ("GET", "HEAD"), "models")
+MODEL = Endpoint("model", Kind.MODEL, ("GET", "HEAD"), "models")
+USAGE = Endpoint("usage", Kind.USAGE, ("GET", "HEAD"), "usage")
+HEALTH = Endpoint("health", Kind.HEALTH, ("GET", "HEAD"))
+
+BY_PATH = {
+    "/chat/completions": CHAT,
+    "/completions": COMPLETIONS,
+    "/embeddings": EMBEDDINGS,
+    "/models": MODELS,
+    "/usage": USAGE,
+    "/health": HEALTH,
+}
+MODEL_PREFIX = "/models/"
+
+
+def endpoint_at(rest: str) -> Endpoint | None:
+    """The endpoint of a path below the base path ("/chat/completions"). Model ids may hold slashes."""
+    found = BY_PATH.get(rest)
+    if found is None and rest.startswith(MODEL_PREFIX) and len(rest) > len(MODEL_PREFIX):
+        return MODEL
+    return found

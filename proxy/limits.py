@@ -1,0 +1,68 @@
+"""Which of a call's limits to show, and how long until they reset. Pure; dialects spell the headers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple, Protocol
+
+
+class LimitState(Protocol):
+    """What billing.admission says of one limit. `limit` None means counted only."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def unit(self) -> str: ...
+    @property
+    def window(self) -> str: ...
+    @property
+    def limit(self) -> int | None: ...
+    @property
+    def posted(self) -> int: ...
+    @property
+    def held(self) -> int: ...
+    @property
+    def resets_at_ms(self) -> int | None: ...
+
+
+class Shown(NamedTuple):
+    """One line of a customer's limits: `remaining` never negative, `reset_ms` from now, None when it never resets."""
+
+    name: str
+    limit: int
+    remaining: int
+    reset_ms: int | None
+
+
+REQUEST_UNITS = ("requests",)
+TOKEN_UNITS = ("tokens", "input", "output")
+CREDIT_UNITS = ("credits",)
+
+
+def tightest(states: Iterable[LimitState], units: tuple[str, ...], now_ms: int, *, with_held: bool) -> Shown | None:
+    """The limit in `units` with the least room left; of equals the one that lasts longest. On success what running
+    calls hold counts as used (`with_held`); refusals show only what is settled."""
+    best: Shown | None = None
+    for state in states:
+        if state.limit is None or state.unit not in units:
+            continue
+        used = state.posted + state.held if with_held else state.posted
+        reset_ms = None if state.resets_at_ms is None else max(0, state.resets_at_ms - now_ms)
+        shown = Shown(state.name, state.limit, max(0, state.limit - used), reset_ms)
+        if best is None or shown.remaining < best.remaining:
+            best = shown
+    return best
+
+
+def go_duration(milliseconds: int) -> bytes:
+    """As Go prints durations, which is what OpenAI's reset headers hold: 12ms, 1.5s, 6m0s, 24h0m0s."""
+    if milliseconds < 1000:
+        return b"%dms" % milliseconds
+    seconds, rest = divmod(milliseconds, 1000)
+    hours, seconds = divmod(seconds, 3600)
+    minutes, seconds = divmod(seconds, 60)
+    fraction = (b".%03d" % rest).rstrip(b"0") if rest else b""
+    text = b"%d%bs" % (seconds, fraction)
+    if hours:
+        return b"%dh%dm%b" % (hours, minutes, text)
+    return b"%dm%b" % (minutes, text) if minutes else text
