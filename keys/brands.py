@@ -70,20 +70,24 @@ def _changed(
     return version
 
 
-def _check(brand: Brand) -> None:
-    brand.full_clean()
-    problems = {
+def problems(brand: Brand) -> dict[str, str]:
+    """What is wrong with a brand beyond what its fields check themselves, by field name."""
+    taken = Brand.objects.filter(hosts__overlap=brand.hosts).exclude(pk=brand.pk).first() if brand.hosts else None
+    found = {
         "slug": "This word is taken by the house." if brand.slug in RESERVED_SLUGS else None,
         "key_prefix": None if tokens.PREFIX.fullmatch(brand.key_prefix) else "Letters, digits, - and _ only.",
         "timezone": None if brand.timezone in available_timezones() else "Not a time zone.",
-        "schemes": None if brand.schemes else "A brand takes keys in at least one way.",
         "legacy_key_patterns": next(filter(None, map(tokens.pattern_problem, brand.legacy_key_patterns)), None),
         "hosts": None if all(map(_HOST.fullmatch, brand.hosts)) else "Host names in lower case, without port.",
         "base_paths": None if all(map(_BASE_PATH.fullmatch, brand.base_paths)) else "Paths like /v1 or /api/v1.",
     }
-    taken = Brand.objects.filter(hosts__overlap=brand.hosts).exclude(pk=brand.pk).first() if brand.hosts else None
     if taken is not None:
-        problems["hosts"] = f"One of these hosts is {taken}'s."
-    wrong = {name: problem for name, problem in problems.items() if problem}
+        found["hosts"] = f"One of these hosts is {taken}'s."
+    return {name: problem for name, problem in found.items() if problem}
+
+
+def _check(brand: Brand) -> None:
+    brand.full_clean()
+    wrong = problems(brand)
     if wrong:
         raise ValidationError(wrong)

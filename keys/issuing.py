@@ -23,6 +23,8 @@ from keys import audit, publication, tokens
 from keys.audit import Actor
 from keys.models import ApiKey, Organization, Scope
 
+CHANGEABLE = ("name", "scopes", "model_slugs", "cidrs", "limits", "expires_at")
+SCOPES = tuple(scope.value for scope in Scope)
 CIDRS_MAX = 100
 LEGACY = 0
 """The pepper version of an imported digest: plain SHA-256."""
@@ -66,10 +68,10 @@ def issue(
         secret = tokens.mint(prefix, randomness.token_bytes(tokens.RANDOM_BYTES))
     elif not tokens.well_formed(secret, prefix):
         raise ValidationError({"secret": f"Not a well-formed key with the prefix {prefix}."})
-    values = _checked(
+    values = checked(
         {
             "name": name,
-            "scopes": [scope.value for scope in Scope] if scopes is None else scopes,
+            "scopes": SCOPES if scopes is None else scopes,
             "model_slugs": model_slugs,
             "cidrs": cidrs,
             "limits": limits,
@@ -94,7 +96,7 @@ def import_legacy(
     one of the brand's `legacy_key_patterns`."""
     if len(sha256) != 32:
         raise ValidationError({"sha256": "A SHA-256 digest has 32 bytes."})
-    values = _checked({"name": name, "expires_at": expires_at})
+    values = checked({"name": name, "expires_at": expires_at})
     with transaction.atomic():
         key = ApiKey(
             organization=organization,
@@ -112,7 +114,7 @@ def import_legacy(
 
 def change(*, key: ApiKey, actor: Actor, address: str | None = None, **values: Any) -> publication.Version | None:
     """Change any of name, scopes, model_slugs, cidrs, limits, expires_at. None when nothing differs."""
-    values = _checked(values)
+    values = checked(values)
     with transaction.atomic():
         key = _locked(key)
         before, after = audit.assign(key, values)
@@ -183,6 +185,35 @@ def existing(secret: str) -> ApiKey | None:
     return ApiKey.objects.filter(digest__in=_digests(secret)).select_related("organization__brand").first()
 
 
+def checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The changeable fields in the form the row keeps them, or ValidationError by field."""
+    unknown = set(values) - set(CHANGEABLE)
+    if unknown:
+        raise TypeError(f"not changeable: {', '.join(sorted(unknown))}")
+    checked = dict(values)
+    if "name" in values:
+        checked["name"] = values["name"].strip()
+        if not 0 < len(checked["name"]) <= 100 or audit.has_control_characters(checked["name"]):
+            raise ValidationError({"name": "A key needs a name of at most 100 printable characters."})
+    if "scopes" in values:
+        asked = set(values["scopes"])
+        checked["scopes"] = [scope for scope in SCOPES if scope in asked]
+        if not asked or len(checked["scopes"]) != len(asked):
+            raise ValidationError({"scopes": f"Choose from: {', '.join(SCOPES)}."})
+    if values.get("model_slugs") is not None:
+        checked["model_slugs"] = sorted(set(values["model_slugs"]))
+        if any(audit.has_control_characters(slug) for slug in checked["model_slugs"]):
+            raise ValidationError({"model_slugs": "No model has such a name."})
+    if "cidrs" in values:
+        checked["cidrs"] = _networks(list(values["cidrs"]))
+    if "limits" in values:
+        checked["limits"] = [dict(limit) for limit in values["limits"]]
+    expires_at = values.get("expires_at")
+    if expires_at is not None and timezone.is_naive(expires_at):
+        raise ValidationError({"expires_at": "An expiry needs a time zone."})
+    return checked
+
+
 def _create(
     organization: Organization,
     secret: str,
@@ -205,7 +236,7 @@ def _create(
         _saved(key)
         version = publication.record(publication.KEY, key.id)
         key.version = version
-        after = {name: audit.plain(getattr(key, name)) for name in _CHANGEABLE}
+        after = {name: audit.plain(getattr(key, name)) for name in CHANGEABLE}
         audit.note(action, key.public_id, actor=actor, organization=organization, after=after, address=address)
     return key, version
 
@@ -221,38 +252,6 @@ def _locked(key: ApiKey) -> ApiKey:
 
 def _digests(secret: str) -> list[bytes]:
     return [tokens.digest(secret, pepper) for pepper in settings.KEY_PEPPERS.values()] + [tokens.legacy_digest(secret)]
-
-
-_CHANGEABLE = ("name", "scopes", "model_slugs", "cidrs", "limits", "expires_at")
-
-
-def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The changeable fields in the form the row keeps them, or ValidationError by field."""
-    unknown = set(values) - set(_CHANGEABLE)
-    if unknown:
-        raise TypeError(f"not changeable: {', '.join(sorted(unknown))}")
-    checked = dict(values)
-    if "name" in values:
-        checked["name"] = values["name"].strip()
-        if not 0 < len(checked["name"]) <= 100 or audit.has_control_characters(checked["name"]):
-            raise ValidationError({"name": "A key needs a name of at most 100 printable characters."})
-    if "scopes" in values:
-        asked = set(values["scopes"])
-        checked["scopes"] = [scope.value for scope in Scope if scope.value in asked]
-        if not asked or len(checked["scopes"]) != len(asked):
-            raise ValidationError({"scopes": f"Choose from: {', '.join(Scope.values)}."})
-    if values.get("model_slugs") is not None:
-        checked["model_slugs"] = sorted(set(values["model_slugs"]))
-        if any(audit.has_control_characters(slug) for slug in checked["model_slugs"]):
-            raise ValidationError({"model_slugs": "No model has such a name."})
-    if "cidrs" in values:
-        checked["cidrs"] = _networks(list(values["cidrs"]))
-    if "limits" in values:
-        checked["limits"] = [dict(limit) for limit in values["limits"]]
-    expires_at = values.get("expires_at")
-    if expires_at is not None and timezone.is_naive(expires_at):
-        raise ValidationError({"expires_at": "An expiry needs a time zone."})
-    return checked
 
 
 def _networks(cidrs: Sequence[str]) -> list[str]:

@@ -1,0 +1,331 @@
+"""The operator's pages over this room. Every change goes through the room's writers, so it is audited and published
+like any other; what only machines write is read-only, and no page shows a digest or can reveal a key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
+from django.db.models import Model, QuerySet
+from django.forms import ModelForm
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.utils import timezone
+
+from keys import brands, invitations, issuing, organizations
+from keys.models import (
+    ApiKey,
+    AuditEvent,
+    Brand,
+    Invitation,
+    KeyUse,
+    Membership,
+    Organization,
+    Publication,
+    User,
+)
+from keys.publication import Version
+
+
+def _by(request: HttpRequest) -> dict[str, Any]:
+    """Who acts, and from where: what every writer asks for."""
+    address = getattr(request, "client_address", None) or request.META.get("REMOTE_ADDR")
+    return {"actor": request.user, "address": address or None}
+
+
+class Kept:
+    """Rows that are never deleted: others name them for ever."""
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+class ReadOnly(Kept):
+    """Rows that only machines write."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+
+if TYPE_CHECKING:  # generic for the type checker only
+    _Admin = admin.ModelAdmin[Any]
+    _Tabular = admin.TabularInline[Any, Any]
+    _Form = ModelForm[Any]
+else:
+    _Admin, _Tabular, _Form = admin.ModelAdmin, admin.TabularInline, ModelForm
+
+
+class _Page(_Admin):
+    list_per_page = 50
+    show_full_result_count = False
+
+    def done(self, request: HttpRequest, what: str, changes: Iterable[Version | None]) -> None:
+        """Tell how many rows changed, and whether Redis has it: an operator who revokes wants to know."""
+        versions = [version for version in changes if version is not None]
+        if all(version.applied for version in versions):
+            self.message_user(request, f"{what}: {len(versions)}, in force on the next request.", messages.SUCCESS)
+        else:
+            self.message_user(
+                request, f"{what}: {len(versions)}. Redis is away; in force when it is back.", messages.WARNING
+            )
+
+
+class _PersonForm(AdminUserCreationForm):  # type: ignore[type-arg]
+    class Meta:
+        model = User
+        fields = ("email",)
+
+
+class _PersonChangeForm(UserChangeForm):  # type: ignore[type-arg]
+    class Meta:
+        model = User
+        fields = "__all__"
+
+
+@admin.register(User)
+class UserAdmin(Kept, DjangoUserAdmin):  # type: ignore[type-arg]
+    """People are deactivated, not deleted: keys and the trail name them."""
+
+    form = _PersonChangeForm
+    add_form = _PersonForm
+    ordering = ("email",)
+    list_display = ("email", "name", "is_active", "is_staff", "joined_at", "last_login")
+    list_filter = ("is_active", "is_staff")
+    search_fields = ("email", "name")
+    readonly_fields = ("joined_at", "last_login")
+    fieldsets = (
+        (None, {"fields": ("email", "name", "password")}),
+        ("Rights", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
+        ("Times", {"fields": ("joined_at", "last_login")}),
+    )
+    add_fieldsets = ((None, {"fields": ("email", "usable_password", "password1", "password2")}),)
+
+
+class _BrandForm(_Form):
+    support_url = forms.URLField(required=False, assume_scheme="https")
+
+    class Meta:
+        model = Brand
+        exclude = ("state",)
+
+    def _post_clean(self) -> None:
+        super()._post_clean()  # type: ignore[misc]
+        for name, problem in brands.problems(self.instance).items():
+            self.add_error(name if name in self.fields else None, problem)
+
+
+@admin.register(Brand)
+class BrandAdmin(Kept, _Page):
+    form = _BrandForm
+    list_display = ("name", "slug", "state", "dialect", "key_prefix", "sign_up", "currency", "version")
+    list_filter = ("state", "sign_up")
+    search_fields = ("name", "slug", "hosts")
+    actions = ("pause", "resume")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Brand | None = None) -> tuple[str, ...]:
+        return ("state", "version", "created_at", *(("slug", "currency") if obj else ()))
+
+    def save_model(self, request: HttpRequest, obj: Brand, form: ModelForm[Brand], change: bool) -> None:
+        if change:
+            brands.change(brand=obj, **_by(request), **{name: form.cleaned_data[name] for name in form.changed_data})
+        else:
+            made = brands.create(**_by(request), **form.cleaned_data)
+            obj.pk, obj.version = made.pk, made.version
+
+    @admin.action(description="Pause: refuse every call from the next request on")
+    def pause(self, request: HttpRequest, queryset: QuerySet[Brand]) -> None:
+        self.done(request, "Paused", [brands.pause(brand=brand, **_by(request)) for brand in queryset])
+
+    @admin.action(description="Resume")
+    def resume(self, request: HttpRequest, queryset: QuerySet[Brand]) -> None:
+        self.done(request, "Resumed", [brands.resume(brand=brand, **_by(request)) for brand in queryset])
+
+
+class _Members(ReadOnly, _Tabular):
+    model = Membership
+    extra = 0
+    fields = ("user", "role", "created_at")
+    readonly_fields = fields
+
+
+class _Keys(ReadOnly, _Tabular):
+    model = ApiKey
+    extra = 0
+    fields = ("name", "hint", "public_id", "created_at", "expires_at", "revoked_at")
+    readonly_fields = fields
+    show_change_link = True
+
+
+@admin.register(Organization)
+class OrganizationAdmin(Kept, _Page):
+    list_display = ("name", "slug", "brand", "state", "public_id", "created_at")
+    list_filter = ("brand", "state")
+    list_select_related = ("brand",)
+    search_fields = ("name", "slug", "public_id", "memberships__user__email")
+    inlines = (_Members, _Keys)
+    actions = ("suspend", "resume")
+    fields = ("brand", "name", "slug", "public_id", "state", "suspended_reason", "created_at", "version")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Organization | None = None) -> tuple[str, ...]:
+        fixed = ("public_id", "state", "suspended_reason", "created_at", "version")
+        return (*fixed, "brand") if obj else fixed
+
+    def save_model(self, request: HttpRequest, obj: Organization, form: ModelForm[Organization], change: bool) -> None:
+        if change:
+            values = {name: form.cleaned_data[name] for name in form.changed_data}
+            organizations.change(organization=obj, **_by(request), **values)
+        else:
+            made = organizations.create(**_by(request), **form.cleaned_data)
+            obj.pk, obj.public_id, obj.version = made.pk, made.public_id, made.version
+
+    @admin.action(description="Suspend: refuse every call from the next request on")
+    def suspend(self, request: HttpRequest, queryset: QuerySet[Organization]) -> None:
+        rows = queryset.select_related("brand")
+        versions = [
+            organizations.suspend(organization=row, reason="Suspended by an operator", **_by(request)) for row in rows
+        ]
+        self.done(request, "Suspended", versions)
+
+    @admin.action(description="Resume")
+    def resume(self, request: HttpRequest, queryset: QuerySet[Organization]) -> None:
+        rows = queryset.select_related("brand")
+        self.done(request, "Resumed", [organizations.resume(organization=row, **_by(request)) for row in rows])
+
+
+@admin.register(Membership)
+class MembershipAdmin(_Page):
+    list_display = ("user", "organization", "role", "created_at")
+    list_filter = ("role", "organization__brand")
+    list_select_related = ("user", "organization")
+    search_fields = ("user__email", "organization__name", "organization__public_id")
+    autocomplete_fields = ("user", "organization")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Membership | None = None) -> tuple[str, ...]:
+        return ("user", "organization", "created_at") if obj else ("created_at",)
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        actions = super().get_actions(request)
+        actions.pop("delete_selected", None)  # would pass the writers by
+        return actions
+
+    def save_model(self, request: HttpRequest, obj: Membership, form: ModelForm[Membership], change: bool) -> None:
+        if change:
+            organizations.set_role(membership=obj, role=form.cleaned_data["role"], **_by(request))
+        else:
+            obj.pk = organizations.add_member(**_by(request), **form.cleaned_data).pk
+
+    def delete_model(self, request: HttpRequest, obj: Membership) -> None:
+        organizations.remove_member(membership=obj, **_by(request))
+
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._keeping_an_owner(request, super().changeform_view, *args, **kwargs)
+
+    def delete_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        return self._keeping_an_owner(request, super().delete_view, *args, **kwargs)
+
+    def _keeping_an_owner(
+        self, request: HttpRequest, view: Callable[..., HttpResponse], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        try:
+            return view(request, *args, **kwargs)
+        except organizations.LastOwner:  # the view's transaction is rolled back, its log entry too
+            self.message_user(request, "Not changed: an organization keeps at least one owner.", messages.ERROR)
+            return redirect("admin:keys_membership_changelist")
+
+
+@admin.register(Invitation)
+class InvitationAdmin(ReadOnly, _Page):
+    list_display = ("email", "organization", "role", "invited_by", "created_at", "expires_at", "accepted_at")
+    list_filter = ("organization__brand",)
+    list_select_related = ("organization", "invited_by")
+    search_fields = ("email", "organization__name")
+    exclude = ("token_digest",)
+    actions = ("revoke",)
+
+    @admin.action(description="Revoke", permissions=["view"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[Invitation]) -> None:
+        for invitation in queryset:
+            invitations.revoke(invitation=invitation, **_by(request))
+        self.message_user(request, "Revoked: their links open nothing any more.", messages.SUCCESS)
+
+
+class _KeyForm(_Form):
+    scopes = forms.MultipleChoiceField(choices=[(name, name) for name in issuing.SCOPES])
+
+    class Meta:
+        model = ApiKey
+        fields = issuing.CHANGEABLE
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        return {**cleaned, **issuing.checked({name: cleaned[name] for name in issuing.CHANGEABLE if name in cleaned})}
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(Kept, _Page):
+    """Keys are made on the customer's page or by `manage.py issue_key`, where the secret can be shown once."""
+
+    form = _KeyForm
+    list_display = ("name", "hint", "organization", "is_live", "created_at", "expires_at", "revoked_at", "last_used")
+    list_filter = ("organization__brand", ("revoked_at", admin.EmptyFieldListFilter))
+    list_select_related = ("organization", "use")
+    search_fields = ("public_id", "name", "hint", "organization__name", "organization__public_id")
+    actions = ("revoke",)
+    readonly_fields = (
+        *("organization", "public_id", "hint", "created_by", "created_at", "revoked_at", "rotated_from"),
+        *("last_used", "version"),
+    )
+    fields = ("organization", "public_id", "hint", *issuing.CHANGEABLE, *readonly_fields[3:])
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def save_model(self, request: HttpRequest, obj: ApiKey, form: ModelForm[ApiKey], change: bool) -> None:
+        values = {name: form.cleaned_data[name] for name in form.changed_data}
+        issuing.change(key=obj, **_by(request), **values)
+
+    @admin.action(description="Revoke for good, from the next request on")
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        self.done(request, "Revoked", [issuing.revoke(key=key, **_by(request)) for key in queryset])
+
+    @admin.display(boolean=True, description="Live")
+    def is_live(self, key: ApiKey) -> bool:
+        return key.revoked_at is None and (key.expires_at is None or key.expires_at > timezone.now())
+
+    @admin.display(description="Last used")
+    def last_used(self, key: ApiKey) -> str:
+        use = getattr(key, "use", None)
+        return f"{use.last_used_at:%Y-%m-%d %H:%M} UTC" if use else "never"
+
+
+@admin.register(KeyUse)
+class KeyUseAdmin(ReadOnly, _Page):
+    list_display = ("key", "last_used_at", "address", "agent")
+    list_select_related = ("key",)
+    search_fields = ("key__public_id", "key__name", "address")
+    ordering = ("-last_used_at",)
+
+
+@admin.register(AuditEvent)
+class AuditEventAdmin(ReadOnly, _Page):
+    list_display = ("at", "action", "subject", "actor_name", "organization", "brand", "address")
+    list_filter = ("brand", "action")
+    list_select_related = ("organization", "brand")
+    search_fields = ("subject", "actor_name", "organization__public_id", "organization__name", "address")
+    date_hierarchy = "at"
+    ordering = ("-at", "-id")
+    exclude = ("actor",)  # the person may be gone; the name stays
+
+
+@admin.register(Publication)
+class PublicationAdmin(ReadOnly, _Page):
+    list_display = ("version", "subject", "subject_id", "created_at", "applied_at")
+    list_filter = ("subject", ("applied_at", admin.EmptyFieldListFilter))
+    ordering = ("-version",)

@@ -1,0 +1,61 @@
+"""A new API key for an organization, from the command line. The key is printed once and kept nowhere."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError
+from django.db.models import Q
+
+from keys import issuing
+from keys.models import Brand, Organization
+
+
+class Command(BaseCommand):
+    help = "Issue an API key and print it."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--brand", required=True, help="the brand's slug")
+        parser.add_argument("--organization", required=True, help="the organization's slug or its id (org_…)")
+        parser.add_argument("--name", default="Command line", help="what the key is called on pages")
+        parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+    def handle(self, *, brand: str, organization: str, name: str, json: bool, **_: Any) -> None:
+        owner = _organization(brand, organization)
+        try:
+            issued = issuing.issue(organization=owner, name=name, actor="manage.py issue_key")
+        except ValidationError as error:
+            raise CommandError("; ".join(error.messages)) from None
+        self.stdout.write(_as_json(issued, owner) if json else issued.secret)
+        if not issued.published:
+            self.stderr.write("Redis is away: the key calls as soon as Redis is back.")
+
+
+def _organization(brand: str, organization: str) -> Organization:
+    if not Brand.objects.filter(slug=brand).exists():
+        there = ", ".join(Brand.objects.order_by("slug").values_list("slug", flat=True)) or "none"
+        raise CommandError(f"There is no brand {brand!r}; there are: {there}.")
+    found = Organization.objects.filter(Q(slug=organization) | Q(public_id=organization), brand__slug=brand)
+    try:
+        return found.select_related("brand").get()
+    except Organization.DoesNotExist:
+        raise CommandError(f"Brand {brand} has no organization {organization!r}.") from None
+
+
+def _as_json(issued: issuing.Issued, organization: Organization) -> str:
+    return json.dumps(
+        {
+            "api_key": issued.secret,
+            "key_id": issued.key.public_id,
+            "key_hint": issued.key.hint,
+            "name": issued.key.name,
+            "brand": organization.brand.slug,
+            "organization": organization.slug,
+            "organization_id": organization.public_id,
+            "published": issued.published,
+        },
+        ensure_ascii=False,
+    )
