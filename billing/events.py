@@ -131,7 +131,11 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 def encode(event: Event) -> bytes:
-    return _encoder.encode(event)
+    """Whatever a client put into the ornaments, the event can be written."""
+    try:
+        return _encoder.encode(event)
+    except UnicodeEncodeError:
+        return _encoder.encode(storable(event))
 
 
 def decode(blob: bytes) -> Event:

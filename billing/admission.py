@@ -1,0 +1,333 @@
+"""Whether a call may run, and what it cost: reserve → Hold or Refused; dispatched; progress; settle or void.
+
+One Admission per proxy worker and event loop. What it owes to Redis outlives the request that caused it: settling and
+voiding are owned here, repeated until Redis has answered, and waited for by `drain`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Protocol
+
+from billing import events, facts, pricing, wal
+from billing.counters import Counters, StoreUnavailable
+from billing.events import Event
+from billing.hold import Charge, Hold, LimitState, Outcome, Reason, Refusal, Refused, limit_states, refusal_of
+from billing.limits import Estimate
+from billing.script import Verdict
+from billing.seeds import Seeds, SeedUnavailable
+from billing.snapshot import ModelRecord, Snapshot
+from billing.templates import Template, Templates, needs_of
+from billing.usage import Usage
+from billing.wal import Wal, WalUnavailable
+from keys.caller import Caller, shard_of
+
+__all__ = [
+    "Admission",
+    "Charge",
+    "Estimate",
+    "Hold",
+    "LimitState",
+    "Outcome",
+    "Reason",
+    "Refusal",
+    "Refused",
+    "StoreUnavailable",
+]
+
+LEASE_MS: Final = 60_000
+RENEW_MS: Final = 20_000
+NOT_AFTER_MS: Final = 10_000
+PROGRESS_MS: Final = 250
+ATTEMPTS_MAX: Final = 8
+TICK_SECONDS: Final = 1.0
+OVERTIME_MS: Final = 120_000
+"""A call this far past its model's total deadline is renewed no more: its lease runs out and the sweeper settles it."""
+
+Recheck = Callable[[Caller, Snapshot], ModelRecord]
+
+
+class CallerSource(Protocol):
+    """keys.directory.Directory."""
+
+    async def reload(self, caller: Caller) -> Caller: ...
+
+
+class SnapshotSource(Protocol):
+    """billing.catalogue.Catalogue."""
+
+    async def reload(self, brand_id: int) -> Snapshot: ...
+
+
+class Admission:
+    def __init__(
+        self, counters: Counters, wal: Wal, catalogue: SnapshotSource, directory: CallerSource, seeds: Seeds
+    ) -> None:
+        self._counters = counters
+        self._wal = wal
+        self._catalogue = catalogue
+        self._directory = directory
+        self._seeds = seeds
+        self._templates = Templates()
+        self._running: dict[str, Hold] = {}
+        self._ticker: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Renew the leases of running calls until `drain`."""
+        self._ticker = asyncio.get_running_loop().create_task(self._renew_forever(), name="admission: leases")
+
+    @property
+    def running(self) -> int:
+        """Calls that hold something now."""
+        return len(self._running)
+
+    async def reserve(
+        self,
+        call_id: str,
+        caller: Caller,
+        snapshot: Snapshot,
+        model: ModelRecord,
+        estimate: Estimate,
+        *,
+        recheck: Recheck,
+        stream: bool = False,
+        started_at_ms: int | None = None,
+        address: str | None = None,
+    ) -> Hold:
+        """Judge the call by every limit and by the balance, and hold its worst case.
+
+        `recheck` judges statically again what had to be reloaded and returns the model; what it raises passes through,
+        as does what the sources raise. Refused; StoreUnavailable (nothing is owed: answer 503).
+        """
+        if not self._wal.healthy and not self._wal.probe():
+            raise StoreUnavailable("the WAL cannot be written")
+        for _ in range(ATTEMPTS_MAX):
+            now_ms = self._counters.now_ms()
+            template = self._template(caller, snapshot, model, now_ms)
+            hold = Hold(
+                call_id,
+                model,
+                template,
+                estimate,
+                stream=stream,
+                started_at_ms=started_at_ms or now_ms,
+                address=address,
+            )
+            verdict = await self._counters.submit(self._reserve_entry(hold, now_ms))
+            word = verdict[0]
+            if word == "OK":
+                return self._held(hold, verdict)
+            if word == "NO":
+                raise Refused(refusal_of(template, verdict))
+            if word == "STALE" and verdict[2] != "clock":
+                caller, snapshot, model = await self._reloaded(verdict[2], caller, snapshot, recheck)
+            else:
+                await self._mended(template, verdict)
+        raise StoreUnavailable("Redis and PostgreSQL do not come to agree")
+
+    async def check(
+        self, caller: Caller, snapshot: Snapshot, *, recheck: Recheck | None = None
+    ) -> tuple[Caller, Snapshot]:
+        """Caller and snapshot as they hold now, for calls that reserve nothing: the given ones, or reloaded."""
+        for _ in range(ATTEMPTS_MAX):
+            organization = caller.organization
+            entry = (
+                *("check", caller.shard, self._counters.epochs[caller.shard]),
+                *(str(organization.id), str(caller.key_id), str(snapshot.brand.id)),
+                *(str(caller.key_version), str(organization.version), str(snapshot.version)),
+            )
+            verdict = await self._counters.submit(entry)
+            if verdict[0] == "OK":
+                return caller, snapshot
+            if verdict[0] == "STALE":
+                caller, snapshot, _ = await self._reloaded(verdict[2], caller, snapshot, None)
+            else:
+                self._learn_epoch(caller.shard, verdict)
+        raise StoreUnavailable("what this worker knows stays behind Redis")
+
+    async def usage(self, caller: Caller, snapshot: Snapshot, model: ModelRecord) -> tuple[LimitState, ...]:
+        """The counters of a key's windows as they stand, the balance with them; holds nothing."""
+        for _ in range(ATTEMPTS_MAX):
+            now_ms = self._counters.now_ms()
+            template = self._template(caller, snapshot, model, now_ms)
+            entry = ("look", caller.shard, self._counters.epochs[caller.shard], "", template.static)
+            verdict = await self._counters.submit(entry)
+            if verdict[0] == "OK":
+                return limit_states(template, verdict, plan=None, needs=(), granted=0)
+            if verdict[0] == "STALE" and verdict[2] != "clock":
+                caller, snapshot, _ = await self._reloaded(verdict[2], caller, snapshot, None)
+            else:
+                await self._mended(template, verdict)
+        raise StoreUnavailable("Redis and PostgreSQL do not come to agree")
+
+    async def dispatched(self, hold: Hold, engine_id: int) -> None:
+        """Before the call is sent to an engine: its D line is written. WalUnavailable: do not send, void."""
+        hold.engine_id = engine_id
+        if hold.is_dispatched:
+            return  # another engine takes over before the first byte; the line stands
+        await self._wal.append(wal.DISPATCHED, hold.dispatched_line())
+        hold.is_dispatched = True
+
+    def progress(self, hold: Hold, usage: Usage, source: str = "running") -> None:
+        """The call's cumulative usage so far. Cheap enough for every chunk: a P line leaves at most every
+        PROGRESS_MS, and the lease takes the latest with it. When the lease is found lapsed, `hold.lapsed` turns
+        True: end the stream with an error."""
+        hold.usage, hold.usage_source = usage, source
+        now = asyncio.get_running_loop().time()
+        if now >= hold.next_progress:
+            hold.next_progress = now + PROGRESS_MS / 1000
+            self._wal.note(wal.PROGRESS, hold.progress_line())
+
+    async def settle(self, hold: Hold, outcome: Outcome) -> Charge:
+        """Charge what was used. Returns once the S line is in the WAL; Redis follows, and is asked until it has
+        answered. Without a WAL it returns once Redis has it. A second call returns the first one's charge."""
+        if hold.charge is not None:
+            return hold.charge
+        event = hold.event(outcome, self._counters.now_ms())
+        hold.charge = Charge(event.cost_nanos, event.list_cost_nanos, event.flags)
+        self._running.pop(hold.call_id, None)
+        blob = events.encode(event)
+        written = self._wal.append(wal.SETTLED, blob)
+        settled = self._settle_in_redis(event, blob)
+        try:
+            await asyncio.shield(written)
+        except WalUnavailable:
+            await asyncio.shield(settled)
+        return hold.charge
+
+    def _settle_in_redis(self, event: Event, blob: bytes) -> asyncio.Future[Verdict]:
+        settled: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+
+        def done(verdict: Verdict) -> bool:
+            if not settled.done():
+                settled.set_result(verdict)
+            return True
+
+        self._counters.submit_until_done(settle_entry(event, blob), done)
+        return settled
+
+    async def void(self, hold: Hold, outcome: Outcome | None = None) -> None:
+        """Give everything back. A call that was dispatched has its event all the same: it settles, at no cost."""
+        if hold.charge is not None:
+            return
+        if hold.is_dispatched:
+            await self.settle(hold, outcome or Outcome(end_reason="upstream_error", billable=False))
+            return
+        hold.charge = Charge(0, 0, ())
+        self._running.pop(hold.call_id, None)
+        self._counters.submit_until_done(("void", hold.caller.shard, 0, hold.call_id), lambda verdict: True)
+
+    async def drain(self, timeout_seconds: float) -> int:
+        """Stop renewing and wait until Redis has everything; returns how much is left (the WAL has it)."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+            self._ticker = None
+        self._wal.flush()
+        return await self._counters.drain(timeout_seconds)
+
+    def _template(self, caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -> Template:
+        try:
+            return self._templates.of(caller, snapshot, model, now_ms)
+        except pricing.PriceMissing as error:
+            raise Refused(Refusal(Reason.PRICE_MISSING)) from error
+
+    def _reserve_entry(self, hold: Hold, now_ms: int) -> tuple[Any, ...]:
+        estimate = hold.estimate
+        try:
+            hold.needs = needs_of(hold.template, estimate)
+        except pricing.HoldTooLarge as error:
+            raise Refused(Refusal(Reason.HOLD_TOO_LARGE)) from error
+        wanted = estimate.output_tokens_wanted
+        return (
+            "reserve",
+            hold.shard,
+            self._counters.epochs[hold.shard],
+            hold.call_id,
+            hold.template.static,
+            wanted,
+            min(estimate.output_tokens_min, wanted),
+            [number for need in hold.needs for number in need],
+            LEASE_MS,
+            now_ms + NOT_AFTER_MS,
+            hold.facts_text(),
+        )
+
+    def _held(self, hold: Hold, verdict: Verdict) -> Hold:
+        hold.take(verdict)
+        hold.renew_at_ms = verdict[1] + RENEW_MS
+        self._running[hold.call_id] = hold
+        return hold
+
+    async def _reloaded(
+        self, what: str, caller: Caller, snapshot: Snapshot, recheck: Recheck | None
+    ) -> tuple[Caller, Snapshot, Any]:
+        if what == "policy":
+            snapshot = await self._catalogue.reload(snapshot.brand.id)
+        else:
+            caller = await self._directory.reload(caller)
+        return caller, snapshot, recheck(caller, snapshot) if recheck is not None else None
+
+    async def _mended(self, template: Template, verdict: Verdict) -> None:
+        """What stood in the way of a judgement is put right, so that it can be asked for again."""
+        if verdict[0] == "EPOCH":
+            self._learn_epoch(template.caller.shard, verdict)
+        elif verdict[0] == "UNSEEDED":
+            wanted = [template.wanted(number - 1) for number in verdict[2] if number]
+            try:
+                await self._seeds.seed(template.caller.organization.id, wanted)
+            except SeedUnavailable as error:
+                raise StoreUnavailable(str(error)) from error
+        # STALE clock: the verdict's time was learned when it arrived.
+
+    def _learn_epoch(self, shard: int, verdict: Verdict) -> None:
+        """A new epoch of a shard is taken over. The next issue re-asserts this worker's holds here first."""
+        counter, _, _ = verdict[2].partition(":")
+        if not counter:
+            raise StoreUnavailable("Redis is being rebuilt")
+        self._counters.epochs[shard] = int(counter)
+
+    async def _renew_forever(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            for hold in self._due():
+                self._renew(hold)
+            self._wal.probe()
+
+    def _due(self) -> Iterator[Hold]:
+        now_ms = self._counters.now_ms()
+        for hold in list(self._running.values()):
+            deadline_ms = hold.reserved_at_ms + hold.model.total_ms + OVERTIME_MS
+            if hold.renew_at_ms <= now_ms < deadline_ms:
+                yield hold
+
+    def _renew(self, hold: Hold) -> None:
+        hold.renew_at_ms = self._counters.now_ms() + RENEW_MS
+        entry = ("renew", hold.shard, 0, hold.call_id, LEASE_MS, hold.running_text().decode())
+        answer = self._counters.submit(entry)
+        answer.add_done_callback(lambda future: _renewed(hold, future))
+
+
+def _renewed(hold: Hold, future: asyncio.Future[Verdict]) -> None:
+    if future.cancelled() or future.exception() is not None or future.result()[0] == "EPOCH":
+        hold.renew_at_ms = 0  # at the next tick
+    elif future.result()[0] == "LAPSED" and hold.charge is None:
+        hold.lapsed = True
+
+
+def settle_entry(event: Event, blob: bytes) -> tuple[Any, ...]:
+    """The script's settle of an event: by its worker, or by whoever replays its WAL."""
+    return (
+        "settle",
+        shard_of(event.organization_id),
+        0,
+        event.call_id,
+        str(event.organization_id),
+        str(event.key_id),
+        str(event.model_id),
+        f"d{event.day}",
+        facts.unit_amounts(event),
+        event.cost_nanos,
+        blob.decode(),
+    )

@@ -1,0 +1,339 @@
+-- reserve: judges a call's limits and money and holds its worst case, in one step; look: judges nothing and shows.
+--
+-- {'reserve', shard, epoch, call id, static, wanted, least, needs, lease ms, not after ms, facts}
+-- {'look',    shard, epoch, '',      static}
+--   static = {organization, key, model, brand, key version, organization version, policy version, rate from ms,
+--             rate until ms (0: open), day id, start, end, month id, start, end, counters, plans, concurrency}
+--   counters = {window, scope, unit, …} (window and unit as in the prelude); each is counted whatever plan pays
+--   plans = {{payer, asks money (0|1), {limit of each counter, '' when it is only counted}}, …} in order of preference
+--   concurrency = {scope, limit, …};  needs = {fixed, per, scale of each unit}
+--   facts = JSON text that the lease sweeper needs to write the event of a lapsed call
+-- Replies: {'OK', now, plan, granted, balance, money held, {posted, held of each counter before this call}}
+--   {'NO', now, plan, limit, 'exhausted'|'in_flight', limit amount, posted, held, resets at ms (0: unknown or never),
+--    need}: limit = counter's number, 0 for money, −n for concurrency n
+--   {'STALE', now, 'key'|'organization'|'policy'|'clock'} {'UNSEEDED', now, {counter's number or 0 for the account}}
+--   {'EPOCH', now, the epoch to know, '' while closed}
+-- Invariant: posted + held never passes a limit, nor held the balance; every reply but OK wrote nothing; a call id that
+-- already holds gets the reply it had.
+
+local function stale_version(shard, organization, key, brand, key_version, organization_version, policy_version)
+  local tag = shard.tag
+  if redis.call('HGET', tag .. 'key:' .. key, 'v') ~= key_version then
+    return 'key'
+  elseif redis.call('HGET', tag .. 'org:' .. organization, 'v') ~= organization_version then
+    return 'organization'
+  elseif redis.call('HGET', tag .. 'policy', brand) ~= policy_version then
+    return 'policy'
+  end
+  return nil
+end
+
+-- Windows and the rate's period were chosen by the worker's clock; Redis' own clock decides.
+local function stale_part(shard, static)
+  local in_rate = static[8] <= now and (static[9] == 0 or now < static[9])
+  if in_rate and static[11] <= now and now < static[12] and static[14] <= now and now < static[15] then
+    return stale_version(shard, static[1], static[2], static[4], static[5], static[6], static[7])
+  end
+  return 'clock'
+end
+
+-- Per counter: posted, held (as judged), own (what its held field holds), absent (no posted value yet).
+local function window_state(shard, static, window, id)
+  local state = {key = windows_of(shard, static[1]) .. id, indexes = {}, fields = {}}
+  local counters = static[16]
+  for n = 1, #counters, 3 do
+    if counters[n] == window then
+      local names, i = fields_of(counters[n + 1]), #state.fields
+      state.indexes[#state.indexes + 1] = (n + 2) / 3
+      state.fields[i + 1], state.fields[i + 2] = names[counters[n + 2]], names[counters[n + 2] + #UNITS]
+    end
+  end
+  return state
+end
+
+-- A scope's own name in a day or month marks that it was used there. A counter that is absent from a window which began
+-- under this epoch is nought exactly when its scope left no mark; otherwise PostgreSQL knows more.
+local function read_calendar(shard, static, window, id, began, ends, all)
+  local state = window_state(shard, static, window, id)
+  local marks = {'o', 'k' .. static[2], 'm' .. static[3]}
+  local fields, count = state.fields, #state.fields
+  fields[count + 1], fields[count + 2], fields[count + 3] = marks[1], marks[2], marks[3]
+  local found = redis.call('HMGET', state.key, unpack(fields))
+  local marked = {}
+  for n = 1, 3 do
+    marked[marks[n]] = found[count + n]
+  end
+  for n, i in ipairs(state.indexes) do
+    local posted, held = found[2 * n - 1], found[2 * n] or '0'
+    if not posted and (began < shard.counter or marked[static[16][3 * i - 1]]) then
+      all.unseeded[#all.unseeded + 1] = i
+    end
+    all.posted[i], all.held[i], all.own[i], all.absent[i] = posted or '0', held, held, not posted
+  end
+  if ends then
+    state.marks = marks
+    state.marked, state.expires = marked, not marked.o and ends
+  end
+  all.windows[window] = state
+end
+
+-- A minute's rate is that of the last sixty seconds: this minute and the still running part of the one before.
+local function read_minutes(shard, static, all)
+  local minute = math.floor(now / MINUTE_MS)
+  local state = window_state(shard, static, MINUTE, 'i' .. text(minute))
+  if #state.indexes == 0 then
+    return
+  end
+  local before_key = windows_of(shard, static[1]) .. 'i' .. text(minute - 1)
+  local current = redis.call('HMGET', state.key, unpack(state.fields))
+  local before = redis.call('HMGET', before_key, unpack(state.fields))
+  local left = MINUTE_MS - (now - minute * MINUTE_MS)
+  for n, i in ipairs(state.indexes) do
+    local posted, held = tonumber(current[2 * n - 1] or '0'), tonumber(current[2 * n] or '0')
+    local last_posted, last_held = tonumber(before[2 * n - 1] or '0'), tonumber(before[2 * n] or '0')
+    all.posted[i] = text(posted + math.ceil(last_posted * left / MINUTE_MS))
+    all.held[i] = text(held + math.ceil(last_held * left / MINUTE_MS))
+    all.own[i] = current[2 * n] or '0'
+    all.minutes[i] = {posted + held, last_posted + last_held}
+  end
+  state.keep_s = KEEP_MINUTE_S
+  all.windows[MINUTE] = state
+end
+
+local function read_counters(shard, static)
+  local all = {posted = {}, held = {}, own = {}, absent = {}, windows = {}, unseeded = {}, minutes = {}}
+  local account = redis.call('HMGET', account_of(shard, static[1]), 'seq', 'bal', 'held')
+  if not account[1] or not account[2] then
+    all.unseeded[1] = 0
+  end
+  all.balance, all.money_held = account[2] or '0', account[3] or '0'
+  read_calendar(shard, static, DAY, static[10], static[11], static[12] + KEEP_DAY_MS, all)
+  read_calendar(shard, static, MONTH, static[13], static[14], static[15] + KEEP_MONTH_MS, all)
+  for n = 1, #static[16], 3 do
+    if static[16][n] == LIFE then
+      read_calendar(shard, static, LIFE, 'life', 0, nil, all)
+      break
+    end
+  end
+  read_minutes(shard, static, all)
+  return all
+end
+
+-- When a refused minute has room again if nothing else happens: usage fades as the minute before passes away.
+local function minute_resets_at(minutes, limit, wants)
+  local start = math.floor(now / MINUTE_MS) * MINUTE_MS
+  local this, last = minutes[1], minutes[2]
+  local spare = tonumber(limit) - wants
+  if spare < 0 then
+    return 0
+  elseif this <= spare then
+    return start + math.ceil(MINUTE_MS * (1 - (spare - this) / last))
+  end
+  return start + MINUTE_MS + math.ceil(MINUTE_MS * (1 - spare / this))
+end
+
+-- Of the limits that refuse one plan the one that lasts longest is named; of several plans the one that clears first.
+local NEVER = 1e300
+local function refusal(static, all, plan, i, limit, posted, held, wants)
+  local in_flight = wants <= room(limit, posted, '0')
+  local window, resets = i > 0 and static[16][3 * i - 2], 0
+  if window == DAY then
+    resets = static[12]
+  elseif window == MONTH then
+    resets = static[15]
+  elseif window == MINUTE then
+    resets = minute_resets_at(all.minutes[i], limit, wants)
+  end
+  local rank = (in_flight and window ~= MINUTE and 0) or (resets > 0 and resets) or NEVER
+  local reply = {'NO', now, plan, i, in_flight and 'in_flight' or 'exhausted', limit, posted, held, resets, text(wants)}
+  return {rank = rank, reply = reply}
+end
+
+local function judge_plan(static, all, number, needs, least, wanted)
+  local plan = static[17][number]
+  local granted, worst = wanted, nil
+  local function judge(i, unit, limit, posted, held)
+    local g = largest(needs, unit, least, wanted, room(limit, posted, held))
+    if g == nil then
+      local candidate = refusal(static, all, number, i, limit, posted, held, need(needs, unit, least))
+      if worst == nil or candidate.rank > worst.rank then
+        worst = candidate
+      end
+    else
+      granted = math.min(granted, g)
+    end
+  end
+  for i, limit in ipairs(plan[3]) do
+    local unit = static[16][3 * i]
+    if limit ~= '' and (unit ~= NANO or plan[2] == 1) then
+      judge(i, unit, limit, all.posted[i], all.held[i])
+    end
+  end
+  if plan[2] == 1 then
+    judge(0, NANO, all.balance, '0', all.money_held)
+  end
+  return worst == nil and granted or nil, worst
+end
+
+local function choose(static, all, needs, least, wanted)
+  local best, granted, mildest = nil, nil, nil
+  for number = 1, #static[17] do
+    local g, worst = judge_plan(static, all, number, needs, least, wanted)
+    if g == nil then
+      if mildest == nil or worst.rank < mildest.rank then
+        mildest = worst
+      end
+    elseif granted == nil or g > granted then
+      best, granted = number, g
+    end
+    if g == wanted then
+      break
+    end
+  end
+  return best, granted, mildest and mildest.reply
+end
+
+local function slots_taken(shard, static)
+  local slots = static[18]
+  for n = 1, #slots, 2 do
+    local running = redis.call('ZCOUNT', running_of(shard, static[1], slots[n]), '(' .. text(now), '+inf')
+    if running >= slots[n + 1] then
+      local why = slots[n + 1] > 0 and 'in_flight' or 'exhausted'
+      return {'NO', now, 1, -(n + 1) / 2, why, text(slots[n + 1]), '0', text(running), 0, '1'}
+    end
+  end
+  return nil
+end
+
+local function amounts_of(static, all, needs, granted, asks_money)
+  local amounts = {}
+  for n = 3, #static[16], 3 do
+    local unit, i = static[16][n], n / 3
+    amounts[i] = (unit == NANO and not asks_money) and 0 or need(needs, unit, granted)
+    -- A counter without a limit is as wide as an int64; a weighted minute is not what its own field holds.
+    assert(sum_fits(all.own[i], text(amounts[i])), 'counter is full')
+  end
+  return amounts
+end
+
+local function write_windows(static, all, amounts)
+  for _, window in pairs(all.windows) do
+    local writes = {}
+    for n, i in ipairs(window.indexes) do
+      if amounts[i] > 0 then
+        writes[#writes + 1] = window.fields[2 * n]
+        writes[#writes + 1] = plus(all.own[i], amounts[i])
+      end
+      if all.absent[i] then
+        writes[#writes + 1] = window.fields[2 * n - 1]
+        writes[#writes + 1] = '0'
+      end
+    end
+    for _, mark in ipairs(window.marks or {}) do
+      if not window.marked[mark] then
+        writes[#writes + 1] = mark
+        writes[#writes + 1] = '1'
+      end
+    end
+    if #writes > 0 then
+      redis.call('HSET', window.key, unpack(writes))
+    end
+    if window.expires then
+      redis.call('PEXPIREAT', window.key, text(window.expires))
+    elseif window.keep_s then
+      redis.call('EXPIRE', window.key, window.keep_s)
+    end
+  end
+end
+
+-- The record names every counter and amount held, so that settling, voiding and lapsing need nobody's memory:
+-- {organization, key, model, brand, day id, month id, minute, money, {window, scope, unit, amount, …}, {scope, …},
+--  granted, payer, facts, reply, made at ms, epoch}
+local function hold_record(shard, static, amounts, money, granted, payer, facts, reply)
+  local held, scopes, counters = {}, {}, static[16]
+  for i, amount in ipairs(amounts) do
+    if amount > 0 then
+      local n, last = 3 * i, #held
+      held[last + 1], held[last + 2], held[last + 3], held[last + 4] = counters[n - 2], counters[n - 1], counters[n], amount
+    end
+  end
+  for n = 1, #static[18], 2 do
+    scopes[#scopes + 1] = static[18][n]
+  end
+  return cmsgpack.pack({static[1], static[2], static[3], static[4], static[10], static[13], math.floor(now / MINUTE_MS),
+    money, held, scopes, granted, payer, facts, reply, now, shard.counter})
+end
+
+local function start_lease(shard, organization, scopes, step, deadline, call_id)
+  redis.call('ZADD', shard.tag .. 'leases', deadline, call_id)
+  for n = 1, #scopes, step do
+    redis.call('ZADD', running_of(shard, organization, scopes[n]), deadline, call_id)
+  end
+end
+
+local function shown(all)
+  local flat = {}
+  for i, posted in ipairs(all.posted) do
+    flat[2 * i - 1], flat[2 * i] = posted, all.held[i]
+  end
+  return flat
+end
+
+local function look(entry)
+  local shard, static = shard_of(entry[2]), entry[5]
+  if strange(shard, entry[3]) then
+    return closed(shard)
+  end
+  local stale = stale_part(shard, static)
+  if stale then
+    return {'STALE', now, stale}
+  end
+  local all = read_counters(shard, static)
+  if #all.unseeded > 0 then
+    return {'UNSEEDED', now, all.unseeded}
+  end
+  return {'OK', now, 0, 0, all.balance, all.money_held, shown(all)}
+end
+
+local function hold(shard, call_id, static, all, needs, number, granted, lease_ms, facts)
+  local asks_money = static[17][number][2] == 1
+  local money = asks_money and need(needs, NANO, granted) or 0
+  local amounts = amounts_of(static, all, needs, granted, asks_money)
+  local reply = {'OK', now, number, granted, all.balance, all.money_held, shown(all)}
+  local record = hold_record(shard, static, amounts, money, granted, static[17][number][1], facts, reply)
+  redis.call('HSET', shard.tag .. 'holds', call_id, record)
+  write_windows(static, all, amounts)
+  if money > 0 then
+    redis.call('HSET', account_of(shard, static[1]), 'held', plus(all.money_held, money))
+  end
+  start_lease(shard, static[1], static[18], 2, text(now + lease_ms), call_id)
+  return reply
+end
+
+local function reserve(entry)
+  local shard, call_id, static = shard_of(entry[2]), entry[4], entry[5]
+  if strange(shard, entry[3]) then
+    return closed(shard)
+  end
+  local twin = redis.call('HGET', shard.tag .. 'holds', call_id)
+  if twin then
+    return cmsgpack.unpack(twin)[14]
+  end
+  local stale = now > entry[10] and 'clock' or stale_part(shard, static)
+  if stale then
+    return {'STALE', now, stale}
+  end
+  local all = read_counters(shard, static)
+  if #all.unseeded > 0 then
+    return {'UNSEEDED', now, all.unseeded}
+  end
+  local refused = slots_taken(shard, static)
+  if refused then
+    return refused
+  end
+  local number, granted, worst = choose(static, all, entry[8], entry[7], entry[6])
+  if number == nil then
+    return worst
+  end
+  return hold(shard, call_id, static, all, entry[8], number, granted, entry[9], entry[11])
+end

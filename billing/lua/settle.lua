@@ -1,0 +1,136 @@
+-- settle: ends a hold with what was used; lapse: the same for a hold whose lease ran out, by the sweeper.
+--
+-- {'settle', shard, epoch, call id, organization, key, model, day id, amounts of UNITS, charge, event}
+-- {'lapse',  shard, epoch, call id, organization, key, model, day id, amounts of UNITS, charge, event, grace ms}
+-- Replies: {'OK', now, stream id, late (0|1)} {'KEPT', now} (lapse: renewed or settled meanwhile)
+--   {'EPOCH', now, ''} while the shard is closed. Any epoch will do: the record says what to free.
+-- Invariant: the hold is the marker. It goes with everything it held, in the same step in which its usage is posted and
+-- its entry is appended, so nothing is charged twice; without it only the entry is appended, marked late.
+
+-- The window counters after a hold ends, as arguments of HSET; `amounts` nil posts nothing. What a window no longer has
+-- (it expired, or Redis was rebuilt) is left alone. Usage is posted by rule, not by the hold's list: to every counter of
+-- the call's day, month and life that exists by now, so that a limit which came while the call ran is exact too.
+-- Minutes: only those that the call was judged by.
+local function freed_counters(list, window, fields)
+  local amounts = {}
+  for n = 1, #list, 4 do
+    if list[n] == window then
+      fields[#fields + 1] = fields_of(list[n + 1])[list[n + 2] + #UNITS]
+      amounts[#amounts + 1] = -list[n + 3]
+    end
+  end
+  return amounts
+end
+
+local function calendar_writes(key, window, hold, amounts)
+  local fields, posts = {}, {}
+  if amounts then
+    for _, scope in ipairs({'o', 'k' .. hold[2], 'm' .. hold[3]}) do
+      local names = fields_of(scope)
+      for unit = 1, #UNITS do
+        if amounts[unit] > 0 then
+          fields[#fields + 1], posts[#posts + 1] = names[unit], amounts[unit]
+        end
+      end
+    end
+  end
+  for _, amount in ipairs(freed_counters(hold[9], window, fields)) do
+    posts[#posts + 1] = amount
+  end
+  local writes = {key}
+  if #fields > 0 then
+    for n, value in ipairs(redis.call('HMGET', key, unpack(fields))) do
+      if value then
+        writes[#writes + 1], writes[#writes + 2] = fields[n], plus(value, posts[n])
+      end
+    end
+  end
+  return writes
+end
+
+local function minute_writes(key, hold, amounts)
+  local writes, list = {key}, hold[9]
+  for n = 1, #list, 4 do
+    if list[n] == MINUTE then
+      local names, unit = fields_of(list[n + 1]), list[n + 2]
+      local found = redis.call('HMGET', key, names[unit], names[unit + #UNITS])
+      if found[2] then
+        writes[#writes + 1], writes[#writes + 2] = names[unit + #UNITS], plus(found[2], -list[n + 3])
+        if amounts then
+          writes[#writes + 1], writes[#writes + 2] = names[unit], plus(found[1] or '0', amounts[unit])
+        end
+      end
+    end
+  end
+  return writes
+end
+
+local function account_writes(key, hold, charge)
+  local found, writes = redis.call('HMGET', key, 'bal', 'held'), {key}
+  if found[1] and charge > 0 then
+    writes[#writes + 1], writes[#writes + 2] = 'bal', plus(found[1], -charge)
+  end
+  if found[2] and hold[8] > 0 then
+    writes[#writes + 1], writes[#writes + 2] = 'held', plus(found[2], -hold[8])
+  end
+  return writes
+end
+
+-- The first write frees memory, so that Redis lets the rest pass even when it is full.
+local function end_hold(shard, hold, call_id, amounts, charge)
+  local base = windows_of(shard, hold[1])
+  local all = {
+    calendar_writes(base .. hold[5], DAY, hold, amounts),
+    calendar_writes(base .. hold[6], MONTH, hold, amounts),
+    calendar_writes(base .. 'life', LIFE, hold, amounts),
+    minute_writes(base .. 'i' .. text(hold[7]), hold, amounts),
+    account_writes(account_of(shard, hold[1]), hold, charge),
+  }
+  redis.call('HDEL', shard.tag .. 'holds', call_id, call_id .. ':u')
+  redis.call('ZREM', shard.tag .. 'leases', call_id)
+  for _, scope in ipairs(hold[10]) do
+    redis.call('ZREM', running_of(shard, hold[1], scope), call_id)
+  end
+  for _, writes in ipairs(all) do
+    if #writes > 1 then
+      redis.call('HSET', unpack(writes))
+    end
+  end
+end
+
+local function append(shard, entry, late)
+  local amounts = entry[9]
+  return redis.call('XADD', shard.tag .. 'journal', '*', 'o', entry[5], 'k', entry[6], 'm', entry[7], 'd',
+    string.sub(entry[8], 2), 'late', late, 'req', text(amounts[1]), 'in', text(amounts[2]), 'out', text(amounts[3]),
+    'tok', text(amounts[4]), 'cred', text(amounts[5]), 'nano', text(amounts[6]), 'bal', text(entry[10]), 'e', entry[11])
+end
+
+local function settle_held(shard, entry, record)
+  end_hold(shard, cmsgpack.unpack(record), entry[4], entry[9], entry[10])
+  return {'OK', now, append(shard, entry, '0'), 0}
+end
+
+local function settle(entry)
+  local shard = shard_of(entry[2])
+  if not shard.open then
+    return closed(shard)
+  end
+  local record = redis.call('HGET', shard.tag .. 'holds', entry[4])
+  if record then
+    return settle_held(shard, entry, record)
+  end
+  return {'OK', now, append(shard, entry, '1'), 1}
+end
+
+local function lapse(entry)
+  local shard = shard_of(entry[2])
+  if not shard.open then
+    return closed(shard)
+  end
+  local record = redis.call('HGET', shard.tag .. 'holds', entry[4])
+  local deadline = redis.call('ZSCORE', shard.tag .. 'leases', entry[4])
+  if not record or not deadline or tonumber(deadline) + entry[12] > now then
+    return {'KEPT', now}
+  end
+  return settle_held(shard, entry, record)
+end

@@ -1,0 +1,181 @@
+"""What of a reserve does not change from call to call, made once per (key, model) and kept while it holds.
+
+The tier's and key's limits, the rate, the windows and the versions go to the script as ready msgpack; a call adds its
+own numbers. Pure but for the cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import msgspec
+
+from billing import limits, pricing
+from billing.facts import UNITS, rates_of
+from billing.limits import PREPAID_WITHOUT_LIMITS, ConcurrencyLimit, Estimate, Need
+from billing.seeds import WantedCounter
+from billing.snapshot import ModelRecord, RateRecord, Snapshot, TierRecord
+from billing.windows import LIFETIME_ID, Bounds, window_at
+from keys.caller import Caller
+
+TEMPLATES_MAX: Final = 20_000
+WINDOW_NUMBERS: Final = {"day": 1, "month": 2, "lifetime": 3, "minute": 4}
+UNIT_NAMES: Final = {field: unit for unit, field in limits.UNIT_FIELDS.items()}
+_SCOPES: Final = {"o": "organization", "k": "key", "m": "model"}
+_PROBE: Final = Estimate(prompt_tokens_max=1, output_tokens_wanted=1, choices=1, images_max=1)
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class Counter(NamedTuple):
+    """A window counter that a call moves: words for people, fields for Redis."""
+
+    name: str
+    window: str
+    scope: str
+    unit: str
+    scope_field: str
+    unit_field: str
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    caller: Caller
+    snapshot: Snapshot
+    tier: TierRecord
+    rate: RateRecord
+    rates: dict[str, int | None]
+    counters: tuple[Counter, ...]
+    payers: tuple[str, ...]
+    limits: tuple[tuple[int | None, ...], ...]
+    asks_money: tuple[bool, ...]
+    slots: tuple[ConcurrencyLimit, ...]
+    day: Bounds
+    month: Bounds
+    from_ms: int
+    until_ms: int
+    static: msgspec.Raw
+
+    def holds(self, caller: Caller, snapshot: Snapshot, now_ms: int) -> bool:
+        same = caller is self.caller and snapshot is self.snapshot
+        return same and self.from_ms <= now_ms < self.until_ms
+
+    def ends_ms(self, number: int) -> int | None:
+        """When a counter's day or month ends; None for a lifetime. Minutes are the script's own affair."""
+        return {"day": self.day.end_ms, "month": self.month.end_ms}.get(self.counters[number].window)
+
+    def wanted(self, number: int) -> WantedCounter:
+        """What to seed for a counter that Redis does not know."""
+        counter = self.counters[number]
+        window_id = {"day": self.day.id, "month": self.month.id}.get(counter.window, LIFETIME_ID)
+        return WantedCounter(window_id, self.ends_ms(number), counter.scope_field, counter.unit_field)
+
+
+class Templates:
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int], Template] = {}
+
+    def of(self, caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -> Template:
+        """Raises PriceMissing."""
+        name = (caller.key_id, model.id)
+        known = self._known.get(name)
+        if known is None or not known.holds(caller, snapshot, now_ms):
+            if len(self._known) >= TEMPLATES_MAX:
+                self._known.clear()
+            known = self._known[name] = _made(caller, snapshot, model, now_ms)
+        return known
+
+
+def tier_of(caller: Caller, snapshot: Snapshot) -> TierRecord:
+    for tier in snapshot.tiers:
+        if tier.id == caller.organization.tier_id:
+            return tier
+    return PREPAID_WITHOUT_LIMITS
+
+
+def _made(caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -> Template:
+    rate = pricing.rate_for(model, caller.organization.id, now_ms)
+    if rate is None or not pricing.complete(rate):
+        raise pricing.PriceMissing(f"model {model.slug} has no price")
+    tier = tier_of(caller, snapshot)
+    key_limits = limits.key_limits(caller.limits)
+    found = limits.plans(
+        tier=tier, key_id=caller.key_id, key_limits=key_limits, model=model, rate=rate, estimate=_PROBE
+    )
+    counters, amounts = _union(found.plans)
+    day, month = (window_at(now_ms, kind, snapshot.brand.timezone) for kind in ("day", "month"))
+    asks_money = tuple(plan.money is not None for plan in found.plans)
+    payers = tuple(plan.payer for plan in found.plans)
+    static = (
+        *_identity(caller, snapshot, model),
+        *(rate.from_ms, rate.until_ms or 0, *day, *month),
+        [part for c in counters for part in (WINDOW_NUMBERS[c.window], c.scope_field, UNITS.index(c.unit_field) + 1)],
+        [
+            (payer, int(asks), ["" if amount is None else str(amount) for amount in own])
+            for payer, asks, own in zip(payers, asks_money, amounts, strict=True)
+        ],
+        [part for slot in found.concurrency for part in (slot.scope, slot.limit)],
+    )
+    return Template(
+        caller=caller,
+        snapshot=snapshot,
+        tier=tier,
+        rate=rate,
+        rates=rates_of(rate),
+        counters=counters,
+        payers=payers,
+        limits=amounts,
+        asks_money=asks_money,
+        slots=found.concurrency,
+        day=day,
+        month=month,
+        from_ms=max(rate.from_ms, day.start_ms, month.start_ms),
+        until_ms=min(rate.until_ms or day.end_ms, day.end_ms, month.end_ms),
+        static=msgspec.Raw(_encode(static)),
+    )
+
+
+def _identity(caller: Caller, snapshot: Snapshot, model: ModelRecord) -> tuple[str, ...]:
+    return (
+        str(caller.organization.id),
+        str(caller.key_id),
+        str(model.id),
+        str(snapshot.brand.id),
+        str(caller.key_version),
+        str(caller.organization.version),
+        str(snapshot.version),
+    )
+
+
+def _union(
+    plans: tuple[limits.Plan, ...],
+) -> tuple[tuple[Counter, ...], tuple[tuple[int | None, ...], ...]]:
+    """Every counter of any plan, and each plan's limit on it: whoever pays, all are counted."""
+    counters: dict[tuple[str, str, str], Counter] = {}
+    for plan in plans:
+        for limit in plan.limits:
+            where = (limit.window, limit.scope, limit.unit)
+            scope, unit = _SCOPES[limit.scope[0]], UNIT_NAMES[limit.unit]
+            counters.setdefault(where, Counter(limit.name, limit.window, scope, unit, limit.scope, limit.unit))
+    own = []
+    for plan in plans:
+        given = {(limit.window, limit.scope, limit.unit): limit.limit for limit in plan.limits}
+        own.append(tuple(given.get(where) for where in counters))
+    return tuple(counters.values()), tuple(own)
+
+
+def needs_of(template: Template, estimate: Estimate) -> tuple[Need, ...]:
+    """What a call needs of each unit, in the script's order. Raises HoldTooLarge."""
+    prompt = estimate.prompt_tokens_max if estimate.quota_prompt_tokens is None else estimate.quota_prompt_tokens
+    fixed, per = pricing.hold_picos(
+        template.rate, estimate.prompt_tokens_max, choices=estimate.choices, images_max=estimate.images_max
+    )
+    pricing.worst_case_picos(fixed, per, estimate.output_tokens_wanted)
+    return (
+        Need(1, 0, 1),
+        Need(prompt, 0, 1),
+        Need(0, estimate.choices, 1),
+        Need(prompt, estimate.choices, 1),
+        Need(template.rate.credits_per_request, 0, 1),
+        Need(fixed, per, pricing.PICOS_PER_NANO),
+    )

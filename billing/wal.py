@@ -1,0 +1,291 @@
+"""A proxy worker's own append-only file of what it dispatched, saw and charged: what makes the loss of Redis harmless.
+
+A line is `<kind> <crc32> <JSON>\\n`; the checksum covers kind and JSON, so that a torn last line is recognised:
+
+    H  the file: format, host, pid, segment
+    D  a call is about to be sent to an engine (Dispatched: its hold and facts)
+    P  its cumulative usage so far (Progress)
+    S  its event, complete, with the charge: enough to settle it again (billing.events.Event)
+
+Lines of one turn of the event loop leave in one write(2); a thread calls fdatasync every 200 ms. A file belongs to the
+process that holds its flock, which the kernel frees at death; it gets its name only once locked. Calls dispatched in
+one segment may settle in the next: read a worker's segments together, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+from zlib import crc32
+
+import msgspec
+
+from billing.facts import Facts, Running
+
+log = logging.getLogger(__name__)
+
+FORMAT: Final = 1
+SYNC_SECONDS: Final = 0.2
+SEGMENT_BYTES_MAX: Final = 64 * 2**20
+LINE_BYTES_MAX: Final = 2**20
+
+HEADER, DISPATCHED, PROGRESS, SETTLED = b"H", b"D", b"P", b"S"
+_KINDS: Final = frozenset((HEADER, DISPATCHED, PROGRESS, SETTLED))
+
+
+class WalUnavailable(Exception):
+    """The line could not be written (disk full, read-only, error): take no new work. Running calls still settle."""
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    format: int
+    host: str
+    pid: int
+    worker: str
+    segment: int
+
+
+class Dispatched(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    call_id: str
+    organization_id: int
+    key_id: int
+    model_id: int
+    engine_id: int | None = None
+    day: str
+    payer: str
+    granted: int
+    held_nanos: int
+    facts: Facts | msgspec.Raw
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    call_id: str
+    running: Running
+
+
+class Line(NamedTuple):
+    kind: bytes
+    payload: bytes
+
+
+class Contents(NamedTuple):
+    """What a file says. `torn`: the last line is unfinished, as a kill leaves it; `damaged`: lines elsewhere that do
+    not agree with their checksum (a full disk leaves one)."""
+
+    lines: list[Line]
+    torn: bool
+    damaged: int
+
+
+def line(kind: bytes, payload: bytes) -> bytes:
+    return b"%b %08x %b\n" % (kind, crc32(payload, crc32(kind)), payload)
+
+
+def _parsed(raw: bytes) -> Line | None:
+    kind, _, rest = raw.partition(b" ")
+    digits, _, payload = rest.partition(b" ")
+    if kind not in _KINDS or len(digits) != 8:
+        return None
+    try:
+        checksum = int(digits, 16)
+    except ValueError:
+        return None
+    return Line(kind, payload) if checksum == crc32(payload, crc32(kind)) else None
+
+
+def read(path: Path) -> Contents:
+    """Every whole line, in order."""
+    lines: list[Line] = []
+    damaged = 0
+    *whole, last = path.read_bytes().split(b"\n")
+    for raw in whole:
+        found = _parsed(raw)
+        if found is not None:
+            lines.append(found)
+        elif raw:
+            damaged += 1
+    return Contents(lines, torn=bool(last), damaged=damaged)
+
+
+def files(folder: Path) -> list[Path]:
+    """All segments, each worker's in order."""
+    return sorted(folder.glob("*.wal"))
+
+
+def claim(path: Path) -> int | None:
+    """The file's descriptor, locked, when its worker is dead and nobody else took it; close it to let go."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+class _Segment(NamedTuple):
+    path: Path
+    descriptor: int
+
+
+def _create(folder: Path, worker: str, number: int) -> _Segment:
+    path = folder / f"{worker}.{number:06d}.wal"
+    unnamed = path.with_suffix(".new")
+    descriptor = os.open(unnamed, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        header = Header(format=FORMAT, host=socket.gethostname(), pid=os.getpid(), worker=worker, segment=number)
+        _write_all(descriptor, line(HEADER, msgspec.json.encode(header)))
+        unnamed.rename(path)
+    except BaseException:
+        unnamed.unlink(missing_ok=True)
+        os.close(descriptor)
+        raise
+    return _Segment(path, descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+class Wal:
+    """The file of this process. All methods belong to the event loop's thread; only the sync thread is beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Makes the first segment; raises OSError when the folder cannot be written."""
+        self.folder = folder
+        self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(6)}"
+        self._can_write = self._can_sync = True
+        self._number = 1
+        self._segment = _create(folder, self.worker, 1)
+        self._written = 0
+        self._is_torn = False
+        self._lines: list[bytes] = []
+        self._waiting: list[asyncio.Future[None]] = []
+        self._scheduled = False
+        self._dirty = threading.Event()
+        self._closing = threading.Event()
+        self._lock = threading.Lock()  # guards the descriptor against being closed under fdatasync
+        self._thread = threading.Thread(target=self._sync_forever, name="wal-sync", daemon=True)
+        self._thread.start()
+
+    @property
+    def path(self) -> Path:
+        return self._segment.path
+
+    @property
+    def healthy(self) -> bool:
+        """False: take no new work."""
+        return self._can_write and self._can_sync
+
+    def append(self, kind: bytes, payload: bytes) -> asyncio.Future[None]:
+        """Resolved when the line is written (not yet on the disk); WalUnavailable when it could not be."""
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        self._lines.append(line(kind, payload))
+        self._waiting.append(future)
+        if not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self.flush)
+        return future
+
+    def note(self, kind: bytes, payload: bytes) -> None:
+        """Append without anybody waiting for it: it leaves with the next turn's lines."""
+        self._lines.append(line(kind, payload))
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Write what the turn gathered, in one piece."""
+        self._scheduled = False
+        lines, self._lines = self._lines, []
+        waiting, self._waiting = self._waiting, []
+        error = self._write(b"".join(lines)) if lines else None
+        for future in waiting:
+            if future.done():
+                continue
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(WalUnavailable(str(error)))
+
+    def _write(self, data: bytes) -> OSError | None:
+        try:
+            if self._is_torn:
+                data = b"\n" + data  # ends what a failed write left, so that this line can be read
+            if self._written + len(data) > SEGMENT_BYTES_MAX:
+                self._rotate()
+            _write_all(self._segment.descriptor, data)
+        except OSError as error:
+            if self._can_write:
+                log.error("WAL %s cannot be written: %s. New calls are refused.", self.path, error)
+            self._can_write, self._is_torn = False, True
+            return error
+        if not self._can_write:
+            log.warning("WAL %s can be written again.", self.path)
+        self._can_write, self._is_torn = True, False
+        self._written += len(data)
+        self._dirty.set()
+        return None
+
+    def _rotate(self) -> None:
+        segment = _create(self.folder, self.worker, self._number + 1)
+        with self._lock:
+            os.fdatasync(self._segment.descriptor)
+            os.close(self._segment.descriptor)
+            self._segment = segment
+        self._number += 1
+        self._written = 0
+
+    def _sync_forever(self) -> None:
+        while not self._closing.wait(SYNC_SECONDS):
+            if not self._dirty.is_set():
+                continue
+            self._dirty.clear()
+            try:
+                with self._lock:
+                    os.fdatasync(self._segment.descriptor)
+            except OSError as error:
+                if self._can_sync:
+                    log.error("WAL %s cannot be synced: %s. New calls are refused.", self.path, error)
+                self._can_sync = False
+                self._dirty.set()
+            else:
+                self._can_sync = True
+
+    def probe(self) -> bool:
+        """Whether lines can be written; tries, when the last could not be."""
+        if not self._can_write:
+            self._write(b"\n")
+        return self.healthy
+
+    def close(self) -> None:
+        """Everything written and synced; the lock is let go. The file stays for whoever retires it."""
+        self.flush()
+        self._closing.set()
+        self._thread.join()
+        try:
+            os.fdatasync(self._segment.descriptor)
+        finally:
+            os.close(self._segment.descriptor)
+
+
+def lines_of(folder: Path, worker: str) -> Iterator[Line]:
+    """A worker's whole lines over all its segments, in order."""
+    for path in files(folder):
+        if path.name.startswith(f"{worker}."):
+            yield from read(path).lines
