@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 import tempfile
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Place:
         made = Path(tempfile.mkdtemp(prefix="gw-"))
         if os.geteuid() == 0:
             made.chmod(0o711)  # the unprivileged PostgreSQL must pass through to its own folder
-        draft = record.with_suffix(f".{os.getpid()}")
+        draft = record.with_suffix(f".{secrets.token_hex(4)}")
         draft.write_text(f"{made}\n")
         try:
             os.link(draft, record)  # only one of two processes that start at once may decide

@@ -124,10 +124,14 @@ class PostgreSQL:
     def _copy_of_programs(self) -> Path:
         copy = self.folder / f"postgresql-{MAJOR}-programs"
         if not copy.exists():
-            draft = copy.with_name(f"{copy.name}.{os.getpid()}")
-            shutil.copytree(installation(), draft, symlinks=True)
+            package = installation().parent
+            libraries = package.with_name(f"{package.name}.libs")  # the programs look for them beside their package
+            draft = copy.with_name(f"{copy.name}.new")
+            shutil.rmtree(draft, ignore_errors=True)
+            shutil.copytree(installation(), draft / package.name / installation().name, symlinks=True)
+            shutil.copytree(libraries, draft / libraries.name, symlinks=True)
             draft.rename(copy)
-        return copy / "bin"
+        return copy / installation().parent.name / installation().name / "bin"
 
     # First start
 
@@ -156,7 +160,7 @@ class PostgreSQL:
         ]
         made = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, cwd="/")
         if made.returncode != 0:
-            raise StoresError(f"initdb failed in {draft}:\n{made.stdout}{made.stderr}")
+            raise StoresError(f"initdb failed in {draft}:\n{made.stdout}{made.stderr}{_hint(made.stderr)}")
 
     # Every start
 
@@ -209,6 +213,12 @@ class PostgreSQL:
         if self.child is not None:
             children.stop(self.child, signal.SIGINT, within_seconds=STOP_SECONDS_MAX)
             self.child = None
+
+
+def _hint(said: str) -> str:
+    if "user does not exist" in said:
+        return "PostgreSQL needs its user in /etc/passwd: run this as a user who is there, or give DATABASE_URL."
+    return ""
 
 
 def _open_to_all(path: Path) -> bool:
