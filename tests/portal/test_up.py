@@ -1,0 +1,154 @@
+"""`manage.py up` as people run it: one installation of its own, through kills, to a clean end."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from portal import supervisor
+from portal.stores import children
+from portal.stores.place import PROJECT_DIR
+from tests.portal.installations import expect, finish, installation, own_environment, program
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def place():
+    with installation() as made:
+        yield made
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def up(place, port: int, *options: str):
+    with program(place, "manage.py", "up", "--workers", "1", *options, PORT=str(port)) as process:
+        yield process
+
+
+def manage(place, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        env=own_environment(place),
+        cwd=PROJECT_DIR,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def status(host: str, port: int, path: str = "/admin/login/") -> int:
+    connection = http.client.HTTPConnection(host, port, timeout=10)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def answers(port: int) -> bool:
+    try:
+        return status("127.0.0.1", port) == 200
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def kept_alive(place) -> list[int]:
+    return children.with_environment(supervisor.MARK, str(place.var))
+
+
+def leader_of(place, words: str) -> int:
+    """The process of `up`'s whose command line holds `words` and which leads its session."""
+    for pid in kept_alive(place):
+        if words in Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ") and children.session_of(pid) == pid:
+            return pid
+    raise AssertionError(f"no {words} runs")
+
+
+def everything_is_gone(place) -> bool:
+    servers = children.working_in(place.var / "postgresql-18") + children.working_in(place.redis_data)
+    return not kept_alive(place) and not servers
+
+
+def test_up_serves_survives_kills_and_stops_cleanly(place):
+    port = free_port()
+    with up(place, port) as first:
+        lines = expect(first, "Ready: ")
+        assert [line for line in lines if line.startswith("Ready")] == [f"Ready: http://localhost:{port}"]
+        assert status("localhost", port) == status("127.0.0.1", port) == 200
+        facts = json.loads((place.var / "demo.json").read_text())
+        assert facts["portal"] == f"http://localhost:{port}"
+
+        beside = manage(
+            place, "shell", "-v", "0", "-c", "from keys.models import User; print(User.objects.count() > 0)"
+        )
+        assert beside.stdout.strip() == "True", beside.stderr
+        with up(place, free_port()) as second:
+            assert "Already running" in "\n".join(expect(second, "Already running"))
+            assert finish(second)[0] == 1
+
+        os.kill(leader_of(place, "gunicorn"), signal.SIGKILL)
+        expect(first, "web ended (SIGKILL)")
+        assert children.wait_until(lambda: answers(port), within_seconds=30)
+        os.kill(leader_of(place, "celery"), signal.SIGKILL)
+        expect(first, "celery ended (SIGKILL)")
+        os.kill(children.working_in(place.redis_data)[0], signal.SIGKILL)
+        expect(first, "redis ended (SIGKILL)")
+        assert children.wait_until(lambda: len(children.working_in(place.redis_data)) == 1, within_seconds=30)
+        first.kill()  # the supervisor itself: nothing of it may stand in the next one's way
+
+    with up(place, port) as again:
+        expect(again, "Ready: ")
+        assert json.loads((place.var / "demo.json").read_text()) == facts
+        again.send_signal(signal.SIGTERM)
+        assert finish(again)[0] == 0
+    assert everything_is_gone(place)
+    assert manage(place, "shell", "-v", "0", "-c", "print('attached to nobody')").returncode == 0
+    assert everything_is_gone(place)
+
+
+def test_two_installations_serve_at_the_same_time_and_ctrl_c_stops_one(place):
+    with installation() as elsewhere, up(place, free_port(), "--no-demo") as one:
+        port = free_port()
+        with up(elsewhere, port, "--no-demo") as other:
+            expect(one, "Ready: ")
+            expect(other, "Ready: ")
+            one.send_signal(signal.SIGINT)
+            assert finish(one)[0] == 0
+            assert everything_is_gone(place)
+            assert answers(port)
+            other.send_signal(signal.SIGTERM)
+            assert finish(other)[0] == 0
+        assert not (elsewhere.var / "demo.json").exists()
+
+
+def test_a_port_that_is_taken_is_said_before_anything_starts(place):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with up(place, taken.getsockname()[1]) as process:
+            code, said = finish(process)
+    assert code == 1
+    assert "Choose another: PORT=" in said
+    assert not (place.var / "postgresql-18").exists()
+
+
+def test_a_stop_during_the_start_ends_what_was_started(place):
+    with up(place, free_port()) as process:
+        expect(process, "Bringing the database up to date")
+        process.send_signal(signal.SIGTERM)
+        assert finish(process)[0] == 0
+    assert everything_is_gone(place)
