@@ -50,7 +50,7 @@ def manage(place, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def status(host: str, port: int, path: str = "/admin/login/") -> int:
+def status(host: str, port: int, path: str = "/static/robots.txt") -> int:
     connection = http.client.HTTPConnection(host, port, timeout=10)
     try:
         connection.request("GET", path)
