@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from allauth.account import forms as allauth
+from django import forms
+from django.core.exceptions import ValidationError
+
+from billing import limits, money
+from billing.models import Model
+from keys.models import Organization, Scope
 
 PASSWORD_RULE = "At least 8 characters, and not a common password."  # noqa: S105
 
@@ -49,3 +57,86 @@ class EmailForm(Plain, allauth.AddEmailForm):  # type: ignore[misc]
 
 class ReauthenticateForm(Plain, allauth.ReauthenticateForm):  # type: ignore[misc]
     pass
+
+
+LIFETIMES = [("", "Never"), ("7", "In 7 days"), ("30", "In 30 days"), ("90", "In 90 days"), ("365", "In a year")]
+OVERLAPS = [(0, "Stops at once"), (1, "Works for one more hour"), (24, "Works for one more day"), (168, "Works for one more week")]
+SCOPE_LABELS = {
+    Scope.CHAT: "Chat completions",
+    Scope.COMPLETIONS: "Completions",
+    Scope.RESPONSES: "Responses",
+    Scope.EMBEDDINGS: "Embeddings",
+    Scope.IMAGES: "Images",
+    Scope.MODELS: "List models",
+    Scope.USAGE: "Read usage",
+}
+
+
+class KeyForm(forms.Form):
+    """What a key may do. `values` are issuing.issue's arguments."""
+
+    name = forms.CharField(max_length=100, help_text="Where the key will be used, e.g. “production server”.")
+    scopes = forms.MultipleChoiceField(
+        label="May use", choices=list(SCOPE_LABELS.items()), widget=forms.CheckboxSelectMultiple, initial=Scope.values
+    )
+    models = forms.MultipleChoiceField(
+        required=False,
+        label="Only these models",
+        widget=forms.CheckboxSelectMultiple,
+        help_text="Choose none to allow every model of your plan, also those added later.",
+    )
+    expires_in = forms.ChoiceField(label="Expires", choices=LIFETIMES, required=False)
+    cidrs = forms.CharField(
+        label="Allowed networks",
+        required=False,
+        max_length=5_000,
+        widget=forms.Textarea(attrs={"rows": 2, "placeholder": "203.0.113.0/24", "spellcheck": "false"}),
+        help_text="One address or network per line. Empty allows every address.",
+    )
+    requests_per_minute = forms.IntegerField(label="Requests per minute", required=False, min_value=1, max_value=10**9)
+    tokens_per_day = forms.IntegerField(label="Tokens per day", required=False, min_value=1, max_value=10**15)
+    spend_per_month = forms.CharField(label="Spend per month", required=False, max_length=30)
+
+    def __init__(self, *args: Any, organization: Organization, models: Sequence[Model], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.currency = organization.brand.currency
+        field = self.fields["models"]
+        assert isinstance(field, forms.MultipleChoiceField)
+        field.choices = [(model.slug, model.slug) for model in models]
+
+    def clean_spend_per_month(self) -> int | None:
+        given = self.cleaned_data["spend_per_month"].strip()
+        if not given:
+            return None
+        try:
+            return money.nanos(given)
+        except money.AmountInvalid as error:
+            raise forms.ValidationError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+
+    def values(self, now: datetime) -> dict[str, Any]:
+        data = self.cleaned_data
+        given = [
+            {"unit": "requests", "window": "minute", "amount": data["requests_per_minute"]},
+            {"unit": "tokens", "window": "day", "amount": data["tokens_per_day"]},
+            {"unit": "nanos", "window": "month", "amount": data["spend_per_month"]},
+        ]
+        asked = [limit for limit in given if limit["amount"] is not None]
+        return {
+            "name": data["name"],
+            "scopes": data["scopes"],
+            "model_slugs": data["models"] or None,
+            "cidrs": data["cidrs"].split(),
+            "limits": limits.normalised_key_limits(asked, int(now.timestamp() * 1000)),
+            "expires_at": now + timedelta(days=int(data["expires_in"])) if data["expires_in"] else None,
+        }
+
+    def take(self, error: ValidationError) -> None:
+        """Show what the domain refused beside the field it is about."""
+        found = error.message_dict if hasattr(error, "error_dict") else {"__all__": error.messages}
+        for name, texts in found.items():
+            for text in texts:
+                self.add_error(name if name in self.fields else None, text)
+
+
+class RotateForm(forms.Form):
+    overlap_hours = forms.TypedChoiceField(label="The old key", choices=OVERLAPS, coerce=int, initial=24)

@@ -1,0 +1,88 @@
+"""What every page of an account shares: who may see it, its navigation, its context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec
+
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+
+from keys import access
+from keys.models import Organization, Role
+from portal.middleware import PortalRequest
+
+Rest = ParamSpec("Rest")
+OrganizationView = Callable[Concatenate[PortalRequest, Organization, Rest], HttpResponse]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    name: str
+    label: str
+    url: str
+
+
+SECTIONS = {
+    "overview": "Overview",
+    "keys": "API keys",
+    "usage": "Usage",
+    "balance": "Balance",
+    "requests": "Requests",
+}
+"""In the order of the navigation. The name of a section is the name of its URL and of its icon."""
+
+
+def of_organization(*, role_at_least: Role | None = None) -> Callable[[OrganizationView[Rest]], Callable[..., HttpResponse]]:
+    """A view of one organization: signed-in members of at least that role only. A stranger gets what a missing
+    organization gives; a member whose role is too small gets 403."""
+
+    def decorate(view: OrganizationView[Rest]) -> Callable[..., HttpResponse]:
+        @login_required
+        @wraps(view)
+        def guarded(request: PortalRequest, organization: str, *args: Rest.args, **kwargs: Rest.kwargs) -> HttpResponse:
+            found = access.organization_for(request.user, request.brand, organization, role_at_least=role_at_least)
+            return view(request, found, *args, **kwargs)
+
+        return guarded
+
+    return decorate
+
+
+def page(
+    request: PortalRequest,
+    organization: Organization,
+    section: str,
+    template: str,
+    context: dict[str, Any] | None = None,
+    *,
+    status: int = 200,
+) -> HttpResponse:
+    role = access.role_in(request.user, organization)
+    shared = {
+        "organization": organization,
+        "currency": organization.brand.currency,
+        "section": section,
+        "navigation": [
+            Item(name, label, reverse(name, args=[organization.public_id])) for name, label in SECTIONS.items()
+        ],
+        "may_issue": access.may(role, Role.DEVELOPER),
+    }
+    return render(request, template, {**shared, **(context or {})}, status=status)
+
+
+def shortcut(section: str) -> Callable[[HttpRequest], HttpResponse]:
+    """/keys/ for the reader's only account; with several, the front page asks which."""
+
+    @login_required
+    def view(request: PortalRequest) -> HttpResponse:
+        organizations = list(access.organizations_of(request.user, request.brand)[:2])
+        if len(organizations) == 1:
+            return redirect(section, organizations[0].public_id)
+        return redirect("home")
+
+    return view

@@ -1,0 +1,161 @@
+"""API keys: list, create, reveal once, rotate, revoke."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import timedelta
+
+from allauth.account.decorators import verified_email_required
+from django.contrib import messages
+from django.core.exceptions import ValidationError
+from django.core.paginator import Paginator
+from django.db.models import F
+from django.http import Http404, HttpResponse
+from django.shortcuts import redirect
+from django.utils import timezone
+from django.views.decorators.debug import sensitive_variables
+from django.views.decorators.http import require_http_methods, require_safe
+
+from billing.models import Model
+from keys import access, issuing
+from keys.models import ApiKey, Organization, Role
+from portal import firstcall
+from portal.forms import KeyForm, RotateForm
+from portal.middleware import PortalRequest
+from portal.pages import of_organization, page
+
+PER_PAGE = 50
+FORM_TOKENS = "key_forms"
+FORM_TOKENS_MAX = 10
+
+
+@require_safe
+@of_organization()
+def keys(request: PortalRequest, organization: Organization) -> HttpResponse:
+    rows = organization.keys.select_related("use", "created_by").order_by(
+        F("revoked_at").desc(nulls_first=True), "-created_at", "-id"
+    )
+    listed = Paginator(rows, PER_PAGE).get_page(request.GET.get("page"))
+    return page(request, organization, "keys", "portal/keys.html", {"keys": listed, "now": timezone.now()})
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@of_organization(role_at_least=Role.DEVELOPER)
+@verified_email_required
+def key_new(request: PortalRequest, organization: Organization) -> HttpResponse:
+    models = _models(organization)
+    form = KeyForm(request.POST or None, organization=organization, models=models)
+    if request.method == "POST" and form.is_valid():
+        if not _first_time(request):
+            return _sent_before(request, organization)
+        try:
+            issued = issuing.issue(
+                organization=organization,
+                actor=request.user,
+                address=request.client_address,
+                **form.values(timezone.now()),
+            )
+        except ValidationError as error:
+            form.take(error)
+        else:
+            return _reveal(request, organization, issued, models)
+    context = {"form": form, "form_token": _form_token(request)}
+    return page(request, organization, "keys", "portal/key_new.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@of_organization(role_at_least=Role.DEVELOPER)
+@verified_email_required
+def key_rotate(request: PortalRequest, organization: Organization, key: str) -> HttpResponse:
+    row = _key(request, organization, key)
+    form = RotateForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        if not _first_time(request):
+            return _sent_before(request, organization)
+        try:
+            issued = issuing.rotate(
+                key=row,
+                overlap=timedelta(hours=form.cleaned_data["overlap_hours"]),
+                actor=request.user,
+                address=request.client_address,
+            )
+        except issuing.KeyNotLive:
+            messages.error(request, "That key is revoked or expired already. Create a new one instead.")
+            return redirect("keys", organization.public_id)
+        return _reveal(request, organization, issued, _models(organization), replaced=row)
+    context = {"form": form, "key": row, "form_token": _form_token(request)}
+    return page(request, organization, "keys", "portal/key_rotate.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@of_organization(role_at_least=Role.DEVELOPER)
+def key_revoke(request: PortalRequest, organization: Organization, key: str) -> HttpResponse:
+    row = _key(request, organization, key)
+    if request.method != "POST":
+        return page(request, organization, "keys", "portal/key_revoke.html", {"key": row})
+    version = issuing.revoke(key=row, actor=request.user, address=request.client_address)
+    if version.applied:
+        messages.success(request, f"{row.name} is revoked. Requests with it are refused from now on.")
+    else:
+        messages.warning(request, f"{row.name} is revoked. The gateway is unreachable just now and refuses every call; it learns of this first.")
+    return redirect("keys", organization.public_id)
+
+
+@sensitive_variables("issued")
+def _reveal(
+    request: PortalRequest,
+    organization: Organization,
+    issued: issuing.Issued,
+    models: list[Model],
+    replaced: ApiKey | None = None,
+) -> HttpResponse:
+    """The one page that ever shows the secret. It is the answer to the form itself: nothing keeps it for a redirect."""
+    brand = organization.brand
+    allowed = models if issued.key.model_slugs is None else [m for m in models if m.slug in issued.key.model_slugs]
+    context = {
+        "key": issued.key,
+        "secret": issued.secret,
+        "published": issued.published,
+        "replaced": replaced,
+        "samples": firstcall.samples(
+            base_url=firstcall.base_url(request),
+            schemes=brand.schemes,
+            model=firstcall.model_for(brand, allowed),
+            secret=issued.secret,
+        ),
+    }
+    return page(request, organization, "keys", "portal/key_reveal.html", context, status=201)
+
+
+def _key(request: PortalRequest, organization: Organization, public_id: str) -> ApiKey:
+    row = access.key_for(request.user, request.brand, public_id, role_at_least=Role.DEVELOPER)
+    if row.organization_id != organization.pk:
+        raise Http404
+    return row
+
+
+def _models(organization: Organization) -> list[Model]:
+    rows = Model.objects.filter(brand=organization.brand).exclude(state=Model.State.RETIRED)
+    return list(rows.order_by("position", "slug"))
+
+
+def _form_token(request: PortalRequest) -> str:
+    """Marks one rendering of a form, so that sending it again (reload, double click) makes no second key."""
+    token = secrets.token_urlsafe(12)
+    kept = request.session.get(FORM_TOKENS, [])
+    request.session[FORM_TOKENS] = [*kept, token][-FORM_TOKENS_MAX:]
+    return token
+
+
+def _first_time(request: PortalRequest) -> bool:
+    kept = request.session.get(FORM_TOKENS, [])
+    given = request.POST.get("form_token", "")
+    if given not in kept:
+        return False
+    request.session[FORM_TOKENS] = [token for token in kept if token != given]
+    return True
+
+
+def _sent_before(request: PortalRequest, organization: Organization) -> HttpResponse:
+    messages.warning(request, "That form was sent before, so no further key was made. A key's secret is shown only once.")
+    return redirect("keys", organization.public_id)
