@@ -115,7 +115,7 @@ def another_redis_database(redis_url: str, number: int) -> str:
     """The same server's database `number`. REDIS_URL itself must be database 0."""
     parts = urlsplit(redis_url)
     if parts.scheme == "unix":
-        return urlunsplit(parts._replace(query=f"db={number}"))
+        return f"unix://{parts.path}?db={number}"  # urlunsplit would drop the empty host, which redis-py wants
     return urlunsplit(parts._replace(path=f"/{number}"))
 
 
