@@ -60,7 +60,12 @@ class ReauthenticateForm(Plain, allauth.ReauthenticateForm):  # type: ignore[mis
 
 
 LIFETIMES = [("", "Never"), ("7", "In 7 days"), ("30", "In 30 days"), ("90", "In 90 days"), ("365", "In a year")]
-OVERLAPS = [(0, "Stops at once"), (1, "Works for one more hour"), (24, "Works for one more day"), (168, "Works for one more week")]
+OVERLAPS = [
+    (0, "Stops at once"),
+    (1, "Works for one more hour"),
+    (24, "Works for one more day"),
+    (168, "Works for one more week"),
+]
 SCOPE_LABELS = {
     Scope.CHAT: "Chat completions",
     Scope.COMPLETIONS: "Completions",

@@ -37,7 +37,9 @@ SECTIONS = {
 """In the order of the navigation. The name of a section is the name of its URL and of its icon."""
 
 
-def of_organization(*, role_at_least: Role | None = None) -> Callable[[OrganizationView[Rest]], Callable[..., HttpResponse]]:
+def of_organization(
+    *, role_at_least: Role | None = None
+) -> Callable[[OrganizationView[Rest]], Callable[..., HttpResponse]]:
     """A view of one organization: signed-in members of at least that role only. A stranger gets what a missing
     organization gives; a member whose role is too small gets 403."""
 

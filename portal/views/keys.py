@@ -97,7 +97,8 @@ def key_revoke(request: PortalRequest, organization: Organization, key: str) -> 
     if version.applied:
         messages.success(request, f"{row.name} is revoked. Requests with it are refused from now on.")
     else:
-        messages.warning(request, f"{row.name} is revoked. The gateway is unreachable just now and refuses every call; it learns of this first.")
+        text = "The gateway is unreachable just now and refuses every call; it learns of this first."
+        messages.warning(request, f"{row.name} is revoked. {text}")
     return redirect("keys", organization.public_id)
 
 
@@ -157,5 +158,6 @@ def _first_time(request: PortalRequest) -> bool:
 
 
 def _sent_before(request: PortalRequest, organization: Organization) -> HttpResponse:
-    messages.warning(request, "That form was sent before, so no further key was made. A key's secret is shown only once.")
+    text = "That form was sent before, so no further key was made. A key's secret is shown only once."
+    messages.warning(request, text)
     return redirect("keys", organization.public_id)
