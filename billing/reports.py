@@ -1,0 +1,129 @@
+"""What an organization used, from the rollups alone: no page ever counts events.
+
+Days are the brand's; quarters of an hour are UTC. Costs are nanos, times milliseconds, speed tokens per second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any, Literal
+
+from django.contrib.postgres.fields import ArrayField
+from django.db.models import Aggregate, BigIntegerField, QuerySet, Sum
+
+from billing import histograms
+from billing.models import Model, UsageDay, UsageQuarter
+from billing.rollups import HISTOGRAMS, SUMS
+from keys.models import ApiKey
+
+By = Literal["day", "model_id", "key_id", "end_reason"]
+
+
+class SumHistograms(Aggregate):
+    function = "sum_histograms"
+    output_field = ArrayField(BigIntegerField())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Sums of some calls; None for what was not grouped by. `model` and `key_hint` name the ids ("" when gone)."""
+
+    day: date | None = None
+    starts_at: datetime | None = None
+    model_id: int | None = None
+    model: str = ""
+    key_id: int | None = None
+    key_hint: str = ""
+    key_name: str = ""
+    end_reason: str | None = None
+    requests: int
+    uncached_input_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    images: int
+    credits: int
+    list_cost_nanos: int
+    cost_nanos: int
+    first_token_histogram: tuple[int, ...]
+    duration_histogram: tuple[int, ...]
+    speed_histogram: tuple[int, ...]
+
+    @property
+    def input_tokens(self) -> int:
+        return self.uncached_input_tokens + self.cache_read_tokens + self.cache_write_tokens
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    def first_token_ms(self, per_mille: int) -> int | None:
+        return histograms.percentile(self.first_token_histogram, histograms.MILLISECONDS, per_mille)
+
+    def duration_ms(self, per_mille: int) -> int | None:
+        return histograms.percentile(self.duration_histogram, histograms.MILLISECONDS, per_mille)
+
+    def tokens_per_second(self, per_mille: int) -> int | None:
+        return histograms.percentile(self.speed_histogram, histograms.TOKENS_PER_SECOND, per_mille)
+
+
+def usage(
+    organization_id: int,
+    *,
+    first: date,
+    last: date,
+    by: Sequence[By] = ("day",),
+    key_id: int | None = None,
+    model_id: int | None = None,
+) -> list[Usage]:
+    """One row per group over the brand days first…last, in the groups' order. Without groups: one row, the total."""
+    days = UsageDay.objects.filter(organization_id=organization_id, day__range=(first, last))
+    return _grouped(_narrowed(days, key_id, model_id), by)
+
+
+def total(organization_id: int, *, first: date, last: date) -> Usage:
+    return usage(organization_id, first=first, last=last, by=())[0]
+
+
+def quarters(
+    organization_id: int,
+    *,
+    since: datetime,
+    until: datetime,
+    key_id: int | None = None,
+    model_id: int | None = None,
+) -> list[Usage]:
+    """One row per quarter of an hour that saw a call, `until` exclusive."""
+    rows = UsageQuarter.objects.filter(organization_id=organization_id, starts_at__gte=since, starts_at__lt=until)
+    return _grouped(_narrowed(rows, key_id, model_id), ("starts_at",))
+
+
+def _narrowed(rows: QuerySet[Any], key_id: int | None, model_id: int | None) -> QuerySet[Any]:
+    if key_id is not None:
+        rows = rows.filter(key_id=key_id)
+    if model_id is not None:
+        rows = rows.filter(model_id=model_id)
+    return rows
+
+
+def _grouped(rows: QuerySet[Any], by: Sequence[str]) -> list[Usage]:
+    sums: dict[str, Any] = {f"sum_{name}": Sum(name, default=0) for name in SUMS}
+    sums |= {f"sum_{name}": SumHistograms(name, default=[]) for name in HISTOGRAMS}
+    found = list(rows.values(*by).annotate(**sums).order_by(*by)) if by else [rows.aggregate(**sums)]
+    models = Model.objects.in_bulk({row["model_id"] for row in found if "model_id" in row})
+    keys = ApiKey.objects.in_bulk({row["key_id"] for row in found if "key_id" in row})
+    return [_usage(row, models.get(row.get("model_id")), keys.get(row.get("key_id"))) for row in found]
+
+
+def _usage(row: dict[str, Any], model: Model | None, key: ApiKey | None) -> Usage:
+    values = {name.removeprefix("sum_"): value for name, value in row.items()}
+    values |= {name: tuple(values[name]) for name in HISTOGRAMS}
+    return Usage(
+        model=model.slug if model else "",
+        key_hint=key.hint if key else "",
+        key_name=key.name if key else "",
+        **values,
+    )
