@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import asyncio
 import fcntl
+import os
 import select
 import socket
 import termios
@@ -21,6 +22,11 @@ from billing.snapshot import ModelRecord
 
 BUFFER_HIGH_BYTES = 256 * 1024
 """Past this much unread answer the socket is not read any more; the engine feels it through TCP."""
+GOODBYE_S = 0.01
+"""How long after an end of connection without an answer we wait for the reset that proves the request unread."""
+TCP_CLOSE = 7
+DRAIN_READS_MAX = 32
+"""Of BUFFER_HIGH_BYTES each, when an unfinished answer is let go."""
 HEADER_BYTES_MAX = 64 * 1024
 HEADER_COUNT_MAX = 128
 SILENT_BYTES_MAX = 64 * 1024
@@ -155,12 +161,18 @@ class Response:
             parts.append(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def close(self) -> None:
-        """Let go. An unfinished answer drops its connection at once: that is how the engine learns to stop."""
+    def close(self) -> bytes:
+        """Let go. An unfinished answer drops its connection at once: that is how the engine learns to stop.
+
+        Returns what had arrived and nobody had read: the engine has made it, so it is metered, delivered or not."""
         connection = self._connection
         if connection is not None:
-            connection.fail(Cut("closed by us"))
+            connection.drain()
+        if self._connection is not None:
+            self._connection.fail(Cut("closed by us"))
+        rest = b"".join(self._pieces)
         self._pieces.clear()
+        return rest
 
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
@@ -247,6 +259,22 @@ class Connection(asyncio.Protocol):
             response._wake()
         if self.transport is not None:
             self.transport.abort()
+
+    def drain(self) -> None:
+        """Parse what lies in the socket, without waiting: behind a slow reader that may be a lot. Under TLS only the
+        loop can read it."""
+        transport = self.transport
+        if self.origin.tls or transport is None:
+            return
+        file = transport.get_extra_info("socket").fileno()
+        for _ in range(DRAIN_READS_MAX):
+            try:
+                data = os.read(file, BUFFER_HIGH_BYTES)
+            except OSError:  # nothing there, or the connection is gone
+                return
+            if not data or self.response is None:
+                return
+            self.data_received(data)
 
     def resume(self) -> None:
         self.paused = False
@@ -352,10 +380,21 @@ class Connection(asyncio.Protocol):
         else:
             self.pool.give(self)
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
+        """An orderly end. Before any answer it may be the engine letting a kept connection go just as we used it; then
+        it has not read the request, and we look whether the kernels can prove that."""
         response = self.response
-        if response is not None and not response.status:
-            self.fail(Cut("closed without an answer", undelivered=self._undelivered()))
+        if response is None or response.status:
+            return False
+        if self.origin.tls or self._unacknowledged() or self._was_reset():
+            self.fail(Cut("closed without an answer", undelivered=not self.origin.tls))
+            return False
+        self.loop.call_later(GOODBYE_S, self._judge, response)
+        return True
+
+    def _judge(self, response: Response) -> None:
+        if self.response is response:
+            self.fail(Cut("closed without an answer", undelivered=self._was_reset()))
 
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
@@ -373,23 +412,31 @@ class Connection(asyncio.Protocol):
         else:
             self.fail(Cut("closed in the middle of the answer" if response.status else "closed without an answer"))
 
-    def _undelivered(self) -> bool:
-        """At an orderly end of the connection: has the engine's kernel acknowledged less than we have written?
-
-        Then the end was sent before the last byte of the request arrived (an end of connection acknowledges all that
-        came before it), so no server can have acted on the request. A process that took the request and died has
-        acknowledged it, and a reset proves nothing: both are failures, not reasons to run the call twice."""
+    def _unacknowledged(self) -> bool:
+        """Has the engine's kernel acknowledged less than we have written? Then it sent its end before the last byte of
+        the request arrived (an end of connection acknowledges all that came before it): nobody can have acted on it."""
         transport = self.transport
         if transport is None:
             return False
         if transport.get_write_buffer_size():
             return True
-        unacknowledged = array.array("i", [0])
+        count = array.array("i", [0])
         try:
-            fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, unacknowledged)
+            fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, count)
         except OSError:
             return False
-        return unacknowledged[0] > 0
+        return count[0] > 0
+
+    def _was_reset(self) -> bool:
+        """Has a reset followed the end? A kernel sends it when a socket is closed with bytes in it that its program has
+        not read: part of the request. (A program that read the request and died leaves an end and no reset.)"""
+        if self.transport is None or not hasattr(socket, "TCP_INFO"):
+            return False
+        try:
+            state = self.transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        except OSError:
+            return False
+        return bool(state[0] == TCP_CLOSE)
 
     # httptools --------------------------------------------------------------------------------------------------
 

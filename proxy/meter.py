@@ -23,7 +23,18 @@ from proxy.bounds import Bounds, Delivered, Flag, Source, believe
 from proxy.events import EventReader, EventTooLarge, Frame
 from proxy.usage_report import Report, read_timings, read_usage
 
-__all__ = ["Bounds", "Ending", "Event", "Flag", "Kind", "Measured", "Meter", "Source", "can_count_choices"]
+__all__ = [
+    "Bounds",
+    "Ending",
+    "Event",
+    "Flag",
+    "Kind",
+    "Measured",
+    "Meter",
+    "Source",
+    "can_count_choices",
+    "reporting_fields",
+]
 
 
 class Kind(IntEnum):
@@ -109,6 +120,22 @@ _USAGE_OPENS = b'"usage":{'
 _TIMINGS_OPENS = b'"timings":{'
 
 
+def reporting_fields(capabilities: Capabilities, *, choices: int) -> dict[str, Any]:
+    """What to ask a stream for, so that it can be metered to its last token and, where the engine can, at every one.
+
+    llama.cpp's usage counts only the first choice; without it each choice's finish carries that choice's own timings,
+    end token included."""
+    if capabilities.running_usage == "timings_per_token":
+        return {
+            "timings_per_token": True,
+            "stream_options": {"include_usage": choices == 1 or capabilities.counts_every_choice},
+        }
+    options = {"include_usage": True}
+    if capabilities.running_usage == "continuous_usage_stats":
+        options["continuous_usage_stats"] = True
+    return {"stream_options": options}
+
+
 def can_count_choices(capabilities: Capabilities, *, stream: bool) -> bool:
     """May a request ask this engine for several choices? Where its usage counts only the first, the meter adds up the
     running counts of each choice, which only streams have."""
@@ -121,9 +148,10 @@ class Meter:
 
     __slots__ = (
         "_bounds",
+        "_broken_off",
         "_capabilities",
         "_choices_seen",
-        "_closing_count",
+        "_closing_counts",
         "_content_bytes",
         "_events",
         "_final",
@@ -147,9 +175,10 @@ class Meter:
         self._running: dict[int, Report] = {}  # the newest of each choice
         self._unread: bytes | None = None  # the newest event with a running count, if not parsed yet
         self._choices_seen: set[int] = set()
-        self._closing_count = False  # the event with the finish reason brought a count: the last word on it
+        self._closing_counts: set[int] = set()  # choices whose finish came with a count: the last word on them
         self._finish_reasons: dict[int, str] = {}
         self._flags: set[str] = set()
+        self._broken_off = False
         self.content_events = 0
         self.done = False
         self.error: Any = None
@@ -172,6 +201,12 @@ class Meter:
     def finish(self) -> list[Event]:
         """The body has ended: an event that lacks its closing blank line counts."""
         return self._take(self._reader.finish()) if self.error is None else []
+
+    def absorb(self, rest: bytes) -> None:
+        """What an engine had sent when the exchange was broken off: counted, not delivered. A stream that only this
+        completes has not ended well."""
+        self._broken_off = not self.finished
+        self.feed(rest)
 
     def whole(self, body: bytes) -> dict[str, Any] | None:
         """A whole answer, read; None (and `error` set) when it is no JSON object."""
@@ -208,7 +243,7 @@ class Meter:
 
     def result(self, ending: Ending) -> Measured:
         """The account of the call. One that was finished before its client left has ended well."""
-        finished = self.finished
+        finished = self.finished and not self._broken_off
         usage, source, flags, report = self._account()
         if not finished and ending is Ending.COMPLETE and self.error is None:
             flags.add(Flag.NO_DONE if self._finish_reasons else Flag.NO_FINISH_REASON)
@@ -242,7 +277,7 @@ class Meter:
         if final is not None and counts_all and final.output is not None and final.prompt is not None:
             return final, Source.FINAL
         if running:
-            exact = self._closing_count and self.finished and self._bounds.choices == 1 and final is None
+            exact = final is None and self.finished and self._finish_reasons.keys() <= self._closing_counts
             return _added(running, final), Source.FINAL if exact else Source.RUNNING
         if final is not None:
             return final, Source.FINAL if counts_all else Source.ESTIMATED
@@ -298,7 +333,8 @@ class Meter:
             self._final = report
             return Event(Kind.USAGE, data, parsed, True, name)
         self._keep_running(choices, report)
-        self._closing_count = finished and report is not None
+        if finished and report is not None:
+            self._closing_counts.add(_index(choices[0]))
         return _event((Kind.FINISH if finished else _CONTENT, data, parsed, report is not None, name))
 
     def _response_event(self, data: bytes, parsed: dict[str, Any], name: bytes) -> Event:

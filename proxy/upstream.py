@@ -45,6 +45,9 @@ __all__ = [
 KEEP_ALIVE_S = 4.0
 """uvicorn (vLLM, SGLang) and llama.cpp close a kept connection after 5 s: we let go first, so that the race in which a
 request meets a closing connection hardly ever happens."""
+KEEPS_NO_CONNECTION = frozenset({"llamacpp"})
+"""Engine kinds with a thread per connection: they close kept ones without a word whenever another waits for the thread,
+reading and throwing away what arrives meanwhile, so that a request can vanish. A connection each costs them nothing."""
 IDLE_PER_ORIGIN = 256
 CACHED_HEADS = 32
 USUAL_DEADLINES = Deadlines()
@@ -72,6 +75,8 @@ class Target:
         if record.api_key:
             fixed.append((b"authorization", b"Bearer " + open_key(record.api_key).encode("ascii")))
         fixed += [(b"accept-encoding", b"identity"), (b"user-agent", b"inference-gateway")]
+        if record.kind in KEEPS_NO_CONNECTION:
+            fixed.append((b"connection", b"close"))
         fixed += [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in record.headers.items()]
         self._fixed = _lines(fixed)
         self._heads: dict[tuple[str, str, bool], bytes] = {}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from billing.snapshot import Capabilities
 from billing.usage import Usage
-from proxy.meter import Bounds, Ending, Flag, Kind, Measured, Meter, Source, can_count_choices
+from proxy.meter import Bounds, Ending, Flag, Kind, Measured, Meter, Source, can_count_choices, reporting_fields
 
 PLAIN = Capabilities()
 REPORTS_CACHED = Capabilities(reports_cached=True)
@@ -179,6 +179,8 @@ def test_engine_that_counts_only_the_first_choice_is_counted_by_its_running_coun
     """llama.cpp with n=2: told 208, really made 409."""
     events = [chunk(choice("x", index=i), timings=timings(0, 10, n)) for i, n in ((0, 1), (1, 1), (0, 2), (1, 40))]
     ends = [chunk(choice(finish="stop", index=i), timings=timings(0, 10, n)) for i, n in ((0, 3), (1, 41))]
+    result = stream(sse(*events, *ends), LLAMACPP, limits=bounds(choices=2))
+    assert (result.usage, result.source) == (Usage(10, 0, None, 44), Source.FINAL)
     result = stream(sse(*events, *ends, chunk(usage=usage(10, 3))), LLAMACPP, limits=bounds(choices=2))
     assert (result.usage, result.source) == (Usage(10, 0, None, 44), Source.RUNNING)
 
@@ -268,6 +270,24 @@ def test_client_gone_from_an_engine_that_counts_nothing_is_charged_its_chunks():
 def test_chunks_of_many_words_are_more_than_one_token():
     result = stream(sse(chunk(choice("x" * 800)), done=False), ending=Ending.CUT)
     assert result.usage.output == 100
+
+
+def test_what_had_arrived_when_the_client_left_is_counted_but_does_not_end_well():
+    meter = Meter(PLAIN, bounds())
+    meter.feed(sse(*HELLO, done=False))
+    meter.absorb(sse(END, chunk(usage=usage(10, 2))))
+    result = meter.result(Ending.CLIENT_GONE)
+    assert (result.usage.output, result.source, result.end_reason) == (2, Source.FINAL, "client_gone")
+
+
+def test_what_to_ask_a_stream_for():
+    assert reporting_fields(PLAIN, choices=2) == {"stream_options": {"include_usage": True}}
+    assert reporting_fields(VLLM, choices=1)["stream_options"]["continuous_usage_stats"] is True
+    assert reporting_fields(LLAMACPP, choices=1) == {
+        "timings_per_token": True,
+        "stream_options": {"include_usage": True},
+    }
+    assert reporting_fields(LLAMACPP, choices=2)["stream_options"]["include_usage"] is False
 
 
 @pytest.mark.parametrize("ending", [Ending.CUT, Ending.TIMEOUT, Ending.CLIENT_GONE, Ending.LAPSED, Ending.ERROR])

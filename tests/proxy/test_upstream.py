@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -346,6 +347,38 @@ async def test_request_meeting_a_closing_connection_is_sent_again(pool, monkeypa
         held[1].close()
 
 
+async def test_request_left_unread_by_a_closing_engine_is_sent_again(pool):
+    """llama.cpp's way of letting a kept connection go: shut down, then closed with our request unread in the socket.
+    The kernel acknowledged the request, then reset the connection because nobody had read it."""
+    held: list[socket.socket] = []
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(5)
+        listener.setblocking(False)
+        loop = asyncio.get_running_loop()
+        server = Server(answers())
+        server.port = listener.getsockname()[1]
+
+        async def serve_once() -> None:
+            sock, _ = await loop.sock_accept(listener)
+            await loop.sock_recv(sock, 65536)
+            await loop.sock_sendall(sock, OK)
+            held.append(sock)
+
+        first = asyncio.create_task(serve_once())
+        assert await body_of(pool, server) == b"{}"
+        await first
+        second = asyncio.create_task(serve_once())
+        again = asyncio.create_task(body_of(pool, server, Deadlines()))
+        await asyncio.sleep(0.01)
+        assert select.select([held[0]], [], [], 0)[0]
+        held[0].shutdown(socket.SHUT_RDWR)
+        held[0].close()
+        assert await again == b"{}"
+        await second
+        held[1].close()
+
+
 async def test_closing_an_unfinished_answer_reaches_the_engine_at_once(pool):
     gone_at: list[float] = []
     loop = asyncio.get_running_loop()
@@ -365,6 +398,27 @@ async def test_closing_an_unfinished_answer_reaches_the_engine_at_once(pool):
         assert gone_at[0] - closed_at < 0.05
         with pytest.raises(Cut):
             await anext(response)
+
+
+async def test_what_arrived_unread_is_handed_out_when_letting_go(pool):
+    """Unread in our buffer and, behind a paused reader, unread in the socket."""
+    pieces = [b"%06x\r\n" % 50_000 + b"x" * 50_000 + b"\r\n"] * 20
+    async with serving(answers(CHUNKED, *pieces)) as server:
+        response = await pool.send(engine(server.port), "/x", b"{}", (), QUICK)
+        first = await anext(response)
+        await asyncio.sleep(0.1)
+        assert response._size < 1_000_000 - len(first)
+        rest = response.close()
+        assert len(first) + len(rest) == 1_000_000
+        assert response.close() == b""
+
+
+async def test_letting_go_of_a_complete_answer_keeps_its_connection(pool):
+    async with serving(answers(OK)) as server:
+        response = await pool.send(engine(server.port), "/x", b"{}", (), QUICK)
+        await asyncio.sleep(0.02)
+        assert response.close() == b"{}"
+        assert len(pool._open) == 1
 
 
 async def test_cancelled_send_drops_its_connection(pool):
@@ -534,6 +588,11 @@ async def test_path_injection_is_a_programming_error(pool, path):
 def test_engine_url_must_be_plain_http(url):
     with pytest.raises(ValueError, match="base URL"):
         Target(EngineRecord(id=1, name="e", kind="openai", base_url=url), str)
+
+
+def test_llamacpp_is_asked_to_close_each_connection():
+    record = EngineRecord(id=1, name="e", kind="llamacpp", base_url="http://h/v1")
+    assert b"\r\nconnection: close\r\n" in Target(record, str).head("POST", "/x", False)
 
 
 def test_ipv6_engine_gets_a_bracketed_host():
