@@ -189,3 +189,11 @@ def smtp(given: str) -> dict[str, object]:
         "EMAIL_USE_TLS": parts.scheme == "smtp+tls",
         "EMAIL_USE_SSL": parts.scheme == "smtps",
     }
+
+
+def redis_place(redis_url: str) -> tuple[str, str]:
+    """(server, database number), to see whether two URLs mean the same place."""
+    parts = urlsplit(redis_url)
+    if parts.scheme == "unix":
+        return parts.path, parse_qs(parts.query).get("db", ["0"])[0]
+    return f"{parts.hostname}:{parts.port or 6379}", parts.path.strip("/") or "0"
