@@ -58,14 +58,21 @@ class CredentialsRefused(Exception):
 
 def present(headers: Sequence[tuple[bytes, bytes]], query: bytes, *, schemes: Collection[str]) -> Presented:
     """The one secret of a request, or CredentialsRefused. `headers` and `query` as ASGI gives them."""
-    authorizations = [value for name, value in headers if name.lower() == b"authorization"]
+    authorizations: list[bytes] = []
+    x_api_keys: list[bytes] = []
+    for name, value in headers:
+        lowered = name.lower()
+        if lowered == b"authorization":
+            authorizations.append(value)
+        elif lowered == b"x-api-key":
+            x_api_keys.append(value)
     if len(authorizations) > 1:
         raise CredentialsRefused(CredentialsReason.DUPLICATE_AUTHORIZATION, accepted=schemes)
-    found: list[tuple[str, str]] = []
-    if authorizations:
-        found.append(_authorization(authorizations[0], schemes))
-    found += [(X_API_KEY, key) for key in _texts(value for name, value in headers if name.lower() == b"x-api-key")]
-    found += [(QUERY, key) for key in _texts(_query_values(query))]
+    found = [_authorization(authorizations[0], schemes)] if authorizations else []
+    if x_api_keys:
+        found += [(X_API_KEY, key) for key in _texts(x_api_keys)]
+    if query:
+        found += [(QUERY, key) for key in _texts(_query_values(query))]
     if not found:
         raise CredentialsRefused(CredentialsReason.MISSING_KEY, accepted=schemes)
     if len({secret for _, secret in found}) > 1:

@@ -8,7 +8,7 @@ and written to Redis unless a newer one stands there. What a crash or an absent 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -25,7 +25,9 @@ from keys.models import ApiKey, Brand, Organization
 logger = logging.getLogger(__name__)
 
 KEY, ORGANIZATION, BRAND = "key", "org", "brand"
-BATCH = 500
+BATCH = 200
+"""Records per script call, rows per query: a script this long holds up Redis for about a millisecond."""
+SWEEP_MAX = 500
 _ROWS = {KEY: ApiKey, ORGANIZATION: Organization, BRAND: Brand}
 _BRAND_LIST_LOCK = 0x6B657973  # "keys": the advisory lock under which the list of brands is read and numbered
 
@@ -95,7 +97,7 @@ def apply(subject: str, subject_id: int) -> bool:
     return True
 
 
-def apply_pending(limit: int = BATCH) -> int:
+def apply_pending(limit: int = SWEEP_MAX) -> int:
     """Apply what crashes and absences left; returns how many publications are done. Any number of processes may sweep
     at once. One that cannot be rendered is logged and left; an absent Redis ends the sweep."""
     done = 0
@@ -127,10 +129,10 @@ def apply_everything(shard: int) -> int:
         count += 1
     _publish_brand_list()
     for rows in _batches(_organizations_of_shard(), shard):
-        _offer((records.organization_name(row[0]), row[1], row[2]) for row in rows)
+        _offer([(records.organization_name(row[0]), row[1], row[2]) for row in rows])
         count += len(rows)
     for rows in _batches(_keys_of_shard(), shard):
-        _offer((records.key_name(row[3], row[0]), row[1], row[2]) for row in rows)
+        _offer([(records.key_name(row[3], row[0]), row[1], row[2]) for row in rows])
         count += len(rows)
     return count
 
@@ -186,8 +188,12 @@ def _publish_brand_list() -> None:
     _execute([(records.OFFER, records.BRANDS, version, data)])
 
 
-def _offer(named: Iterable[tuple[str, int, str]]) -> None:
-    _execute((records.OFFER, name, version, data) for name, version, data in named)
+def _offer(named: Sequence[tuple[str, int, str]]) -> None:
+    """Records of one shard share a slot, so one script call takes a batch of them."""
+    names = [name for name, _, _ in named]
+    offers = [part for _, version, data in named for part in (version, data)]
+    client: Any = redis_client()
+    client.eval(records.OFFER, len(names), *names, *offers)
 
 
 def _execute(calls: Iterable[tuple[str, str, int, int | str | bytes]]) -> None:

@@ -3,6 +3,7 @@
 import json
 from datetime import timedelta
 from itertools import pairwise
+from threading import Thread
 
 import pytest
 import redis
@@ -217,6 +218,32 @@ def test_versions_of_one_subject_follow_its_commits(organization, database_url):
             other.execute("SELECT id FROM keys_organization WHERE id = %s FOR NO KEY UPDATE NOWAIT", [organization.id])
     with transaction.atomic():
         assert publication.record(publication.ORGANIZATION, organization.id) > first
+
+
+def test_writers_and_sweepers_at_once_end_at_the_newest_row(organization, redis_connection):
+    key = issuing.issue(organization=organization, name="one", actor="test").key
+
+    def write(writer):
+        try:
+            for number in range(10):
+                issuing.change(
+                    key=key, actor="test", name=f"{writer}-{number}", scopes=["chat", "usage"][: 1 + number % 2]
+                )
+                publication.apply_pending(3)
+        finally:
+            connection.close()
+
+    threads = [Thread(target=write, args=(writer,)) for writer in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    publication.apply_pending()
+    key.refresh_from_db()
+    version, data = stored(redis_connection, records.key_name(organization.id, key.id))
+    assert (version, data["scopes"]) == (key.version, key.scopes)
+    assert Publication.objects.order_by("version").values_list("version", flat=True).last() == version
+    assert not Publication.objects.filter(applied_at=None).exists()
 
 
 def test_two_sweepers_share_the_work(organization, away, database_url):
