@@ -5,6 +5,8 @@ from datetime import timedelta
 from itertools import pairwise
 from threading import Thread
 
+import msgspec
+import psycopg
 import pytest
 import redis
 from django.db import OperationalError, connection, transaction
@@ -74,8 +76,6 @@ def test_brand_is_published_with_its_list_and_a_version_on_every_shard(house, re
 
 
 def test_brand_list_is_what_billing_reads(house, redis_connection):
-    import msgspec
-
     publication.apply(publication.BRAND, house.brand.id)
     read = msgspec.json.decode(redis_connection.hget(records.BRANDS, "data"), type=list[BrandRecord])
     assert [entry.slug for entry in read] == [house.brand.slug]
@@ -210,8 +210,6 @@ def test_stale_instance_cannot_take_a_version_back(organization):
 
 def test_versions_of_one_subject_follow_its_commits(organization, database_url):
     """A second writer waits for the first to commit before it takes its version."""
-    import psycopg
-
     with psycopg.connect(database_url) as other, transaction.atomic():
         first = publication.record(publication.ORGANIZATION, organization.id)
         with pytest.raises(psycopg.errors.LockNotAvailable):
@@ -246,17 +244,42 @@ def test_writers_and_sweepers_at_once_end_at_the_newest_row(organization, redis_
     assert not Publication.objects.filter(applied_at=None).exists()
 
 
-def test_two_sweepers_share_the_work(organization, away, database_url):
-    """What one holds the other skips."""
-    import psycopg
+@pytest.fixture
+def impatient():
+    """A connection that fails instead of waiting for another's lock."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET lock_timeout = '300ms'")
+        yield
+        cursor.execute("RESET lock_timeout")
 
+
+def test_two_sweepers_share_the_work(organization, redis_connection, away, database_url, impatient):
+    """What one holds the other leaves alone."""
     for number in range(4):
         issuing.issue(organization=organization, name=f"key {number}", actor="test")
     away()
     with psycopg.connect(database_url) as other:
         other.execute("SELECT version FROM keys_publication ORDER BY version LIMIT 3 FOR UPDATE SKIP LOCKED")
         assert publication.apply_pending() == 1
+        assert len(redis_connection.keys("*:key:*")) == 1
     assert publication.apply_pending() == 3
+
+
+def test_writer_does_not_wait_for_a_sweeper(organization, away, database_url, impatient):
+    key = issuing.issue(organization=organization, name="one", actor="test").key
+    away()
+    with psycopg.connect(database_url) as sweeper:
+        sweeper.execute("SELECT version FROM keys_publication FOR UPDATE")
+        assert publication.apply(publication.KEY, key.id)
+    assert publication.apply_pending() == 1
+
+
+def test_brand_list_is_read_and_numbered_by_one_at_a_time(house, database_url, impatient):
+    """Else a list read early could carry a version taken late, and stand over a newer one."""
+    with psycopg.connect(database_url) as other:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", [publication._BRAND_LIST_LOCK])
+        assert not publication.apply(publication.BRAND, house.brand.id)
+    assert publication.apply(publication.BRAND, house.brand.id)
 
 
 def test_brand_list_versions_grow_with_what_they_hold(house, redis_connection):
