@@ -41,6 +41,10 @@ class Version(int):
     applied: bool = False
 
 
+class RedisAhead(Exception):
+    """Redis holds a version that this database never gave out, so nothing newer could replace it."""
+
+
 _renderers: dict[str, Render] = {}
 
 
@@ -125,7 +129,7 @@ def apply_everything(shard: int) -> int:
     count = 0
     for brand_id in Brand.objects.order_by("id").values_list("id", flat=True):
         version = _publish_snapshot(brand_id)
-        _execute([(records.RAISE_VERSION, records.policy_name(shard), brand_id, version)])
+        _raise_versions([shard], brand_id, version)
         count += 1
     _publish_brand_list()
     for rows in _batches(_organizations_of_shard(), shard):
@@ -158,7 +162,7 @@ def _publish(subject: str, subject_id: int) -> int:
         version = _publish_snapshot(subject_id)
         _publish_brand_list()
         # Last: a worker that sees the new version on its shard must find the snapshot that carries it.
-        _execute((records.RAISE_VERSION, records.policy_name(shard), subject_id, version) for shard in range(SHARDS))
+        _raise_versions(range(SHARDS), subject_id, version)
         return version
     if subject == ORGANIZATION:
         sql = f"SELECT {records.organization_columns()} FROM keys_organization o WHERE o.id = %s"  # noqa: S608
@@ -173,7 +177,7 @@ def _publish(subject: str, subject_id: int) -> int:
 
 def _publish_snapshot(brand_id: int) -> int:
     version, data = _renderers[BRAND](brand_id)
-    _execute([(records.OFFER, records.brand_name(brand_id), version, data)])
+    _execute([(records.OFFER, records.brand_name(brand_id), (version, data), version)])
     return version
 
 
@@ -185,7 +189,7 @@ def _publish_brand_list() -> None:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_BRAND_LIST_LOCK])
         version = next_version()
         data = orjson.dumps([records.brand_values(brand) for brand in Brand.objects.order_by("id")])
-    _execute([(records.OFFER, records.BRANDS, version, data)])
+    _execute([(records.OFFER, records.BRANDS, (version, data), version)])
 
 
 def _offer(named: Sequence[tuple[str, int, str]]) -> None:
@@ -193,16 +197,38 @@ def _offer(named: Sequence[tuple[str, int, str]]) -> None:
     names = [name for name, _, _ in named]
     offers = [part for _, version, data in named for part in (version, data)]
     client: Any = redis_client()
-    client.eval(records.OFFER, len(names), *names, *offers)
+    standing = client.eval(records.OFFER, len(names), *names, *offers)
+    _check_not_ahead(zip((version for _, version, _ in named), standing[::2], strict=True))
 
 
-def _execute(calls: Iterable[tuple[str, str, int, int | str | bytes]]) -> None:
-    """One script call per key, in one pipeline: in a cluster each goes to its own slot. EVAL, not EVALSHA: the texts
-    are short, and a restarted Redis needs no second try."""
+def _raise_versions(shards: Iterable[int], brand_id: int, version: int) -> None:
+    _execute([(records.RAISE_VERSION, records.policy_name(shard), (brand_id, version), version) for shard in shards])
+
+
+def _execute(calls: Sequence[tuple[str, str, tuple[int | bytes, ...], int]]) -> None:
+    """(script, key, arguments, version) each. EVAL, not EVALSHA: the texts are short, and a restarted Redis needs no
+    second try."""
     pipeline: Any = redis_client().pipeline(transaction=False)
-    for script, name, first, second in calls:
-        pipeline.execute_command("EVAL", script, 1, name, first, second)
-    pipeline.execute()
+    for script, name, arguments, _ in calls:
+        pipeline.execute_command("EVAL", script, 1, name, *arguments)
+    replies = pipeline.execute()
+    _check_not_ahead((version, reply[0]) for (*_, version), reply in zip(calls, replies, strict=True))
+
+
+def _check_not_ahead(pairs: Iterable[tuple[int, bytes]]) -> None:
+    """`pairs`: the version offered and the one that stands. A newer one is another writer's, unless the database never
+    gave it out."""
+    newer = [int(standing) for offered, standing in pairs if int(standing) > offered]
+    if not newer:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT last_value FROM keys_publication_version")
+        last = int(cursor.fetchone()[0])
+    if max(newer) > last:
+        raise RedisAhead(
+            f"Redis holds version {max(newer)} but the database gave out {last} at most: was the database restored "
+            "from a backup? Empty Redis; it is rebuilt from the database."
+        )
 
 
 def _claimed(limit: int) -> dict[tuple[str, int], list[int]]:

@@ -46,10 +46,12 @@ return standing
 RAISE_VERSION = (
     _OLDER
     + """
--- KEYS[1]: a hash of versions. ARGV: field, version. Raises the field to the version; never lowers it.
+-- KEYS[1]: a hash of versions. ARGV: field, version. Raises the field to the version; never lowers it. Returns, like
+-- OFFER, a list that begins with the version that stands.
 local standing = redis.call('HGET', KEYS[1], ARGV[1])
-if not (standing and older(ARGV[2], standing)) then redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) end
-return 1
+if standing and older(ARGV[2], standing) then return {standing} end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return {ARGV[2]}
 """
 )
 
