@@ -18,7 +18,7 @@ from billing.limits import Estimate
 from billing.script import Verdict
 from billing.seeds import Seeds, SeedUnavailable
 from billing.snapshot import ModelRecord, Snapshot
-from billing.templates import Template, Templates, needs_of
+from billing.templates import ANY_MODEL, Template, Templates, needs_of
 from billing.usage import Usage
 from billing.wal import Wal, WalUnavailable
 from keys.caller import Caller, shard_of
@@ -42,6 +42,7 @@ NOT_AFTER_MS: Final = 10_000
 PROGRESS_MS: Final = 250
 ATTEMPTS_MAX: Final = 8
 TICK_SECONDS: Final = 1.0
+SETTLE_SECONDS_MAX: Final = 10.0
 OVERTIME_MS: Final = 120_000
 """A call this far past its model's total deadline is renewed no more: its lease runs out and the sweeper settles it."""
 
@@ -102,8 +103,9 @@ class Admission:
         """
         if not self._wal.healthy and not self._wal.probe():
             raise StoreUnavailable("the WAL cannot be written")
+        redis_ms: int | None = None
         for _ in range(ATTEMPTS_MAX):
-            now_ms = self._counters.now_ms()
+            now_ms = redis_ms or self._counters.now_ms()
             template = self._template(caller, snapshot, model, now_ms)
             hold = Hold(
                 call_id,
@@ -120,6 +122,7 @@ class Admission:
                 return self._held(hold, verdict)
             if word == "NO":
                 raise Refused(refusal_of(template, verdict))
+            redis_ms = verdict[1]
             if word == "STALE" and verdict[2] != "clock":
                 caller, snapshot, model = await self._reloaded(verdict[2], caller, snapshot, recheck)
             else:
@@ -146,15 +149,16 @@ class Admission:
                 self._learn_epoch(caller.shard, verdict)
         raise StoreUnavailable("what this worker knows stays behind Redis")
 
-    async def usage(self, caller: Caller, snapshot: Snapshot, model: ModelRecord) -> tuple[LimitState, ...]:
-        """The counters of a key's windows as they stand, the balance with them; holds nothing."""
+    async def usage(self, caller: Caller, snapshot: Snapshot) -> tuple[LimitState, ...]:
+        """The counters of a key's and its organization's windows as they stand, the balance last; holds nothing."""
+        redis_ms: int | None = None
         for _ in range(ATTEMPTS_MAX):
-            now_ms = self._counters.now_ms()
-            template = self._template(caller, snapshot, model, now_ms)
+            template = self._template(caller, snapshot, ANY_MODEL, redis_ms or self._counters.now_ms())
             entry = ("look", caller.shard, self._counters.epochs[caller.shard], "", template.static)
             verdict = await self._counters.submit(entry)
             if verdict[0] == "OK":
                 return limit_states(template, verdict, plan=None, needs=(), granted=0)
+            redis_ms = verdict[1]
             if verdict[0] == "STALE" and verdict[2] != "clock":
                 caller, snapshot, _ = await self._reloaded(verdict[2], caller, snapshot, None)
             else:
@@ -162,11 +166,14 @@ class Admission:
         raise StoreUnavailable("Redis and PostgreSQL do not come to agree")
 
     async def dispatched(self, hold: Hold, engine_id: int) -> None:
-        """Before the call is sent to an engine: its D line is written. WalUnavailable: do not send, void."""
+        """Before the call is sent to an engine: its D line is written. StoreUnavailable: do not send, void."""
         hold.engine_id = engine_id
         if hold.is_dispatched:
             return  # another engine takes over before the first byte; the line stands
-        await self._wal.append(wal.DISPATCHED, hold.dispatched_line())
+        try:
+            await self._wal.append(wal.DISPATCHED, hold.dispatched_line())
+        except WalUnavailable as error:
+            raise StoreUnavailable(str(error)) from error
         hold.is_dispatched = True
 
     def progress(self, hold: Hold, usage: Usage, source: str = "running") -> None:
@@ -181,7 +188,8 @@ class Admission:
 
     async def settle(self, hold: Hold, outcome: Outcome) -> Charge:
         """Charge what was used. Returns once the S line is in the WAL; Redis follows, and is asked until it has
-        answered. Without a WAL it returns once Redis has it. A second call returns the first one's charge."""
+        answered. Where the WAL cannot be written it returns once Redis has it, and StoreUnavailable says that neither
+        does: what is left to deliver stays. A second call returns the first one's charge."""
         if hold.charge is not None:
             return hold.charge
         event = hold.event(outcome, self._counters.now_ms())
@@ -191,9 +199,13 @@ class Admission:
         written = self._wal.append(wal.SETTLED, blob)
         settled = self._settle_in_redis(event, blob)
         try:
-            await asyncio.shield(written)
-        except WalUnavailable:
-            await asyncio.shield(settled)
+            await written
+        except WalUnavailable as error:
+            try:
+                async with asyncio.timeout(SETTLE_SECONDS_MAX):
+                    await settled
+            except TimeoutError:
+                raise StoreUnavailable("neither the WAL nor Redis takes the charge yet") from error
         return hold.charge
 
     def _settle_in_redis(self, event: Event, blob: bytes) -> asyncio.Future[Verdict]:

@@ -94,6 +94,7 @@ class Counters:
         self._queues = [_Queue(self, client, in_flight, clustered) for _ in range(count)]
         self._waiting = 0
         self._unfinished = 0
+        self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
         self.clock_offset_ms = 0.0
@@ -131,10 +132,13 @@ class Counters:
 
     async def close(self) -> None:
         """Entries under way are given up (the WAL has them); call drain first."""
+        self._closed = True
         for queue in self._queues:
             await queue.close()
 
     def _put(self, item: _Item) -> None:
+        if self._closed:
+            return
         self._waiting += 1
         self._queues[item.entry[1] % len(self._queues)].put(item)
 
@@ -219,15 +223,28 @@ class _Queue:
         """At the end of the turn: everything that it brought leaves together."""
         self._scheduled = False
         while self._waiting and self._free:
-            count = min(len(self._waiting), BATCH_MAX)
-            batch = [self._waiting.popleft() for _ in range(count)]
+            batch = self._batch()
+            if not batch:
+                return
             task = self._counters._loop.create_task(self._send(self._free.pop(), batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
+    def _batch(self) -> list[_Item]:
+        batch: list[_Item] = []
+        while self._waiting and len(batch) < BATCH_MAX:
+            item = self._waiting.popleft()
+            if item.future is None or not item.future.done():
+                batch.append(item)
+            else:
+                self._counters._waiting -= 1  # its caller has gone before it was sent
+        return batch
+
     async def _send(self, transport: _Transport, batch: list[_Item]) -> None:
         try:
             verdicts = await transport.call(batch)
+            if len(verdicts) != len(batch):
+                raise StoreUnavailable(f"{len(verdicts)} verdicts for {len(batch)} entries")
         except StoreUnavailable as error:
             self._counters._failed(batch, error)
         except asyncio.CancelledError:

@@ -27,9 +27,10 @@ _running: Final = msgspec.json.Decoder(Running).decode
 def sweep(client: SyncRedis, *, shards: Iterable[int] = range(SHARDS), limit: int = BATCH) -> int:
     """Settle at most `limit` lapsed holds of each shard; returns how many. Any number of processes may sweep at once.
     Raises redis.RedisError. Called every second by `manage.py journal`."""
+    numbers = list(shards)
+    lists = script.run(client, [("due", shard, 0, GRACE_MS, limit) for shard in numbers])
     settled = 0
-    for shard in shards:
-        (listed,) = script.run(client, [("due", shard, 0, GRACE_MS, limit)])
+    for shard, listed in zip(numbers, lists, strict=True):
         if listed[0] != "OK":
             continue  # the shard is being rebuilt
         entries = [entry for found in listed[2] if (entry := _lapse_entry(shard, found, listed[1])) is not None]

@@ -56,7 +56,7 @@ class Shard:
 def ensure_epochs(client: SyncRedis, *, shards: Iterable[int] = range(SHARDS)) -> list[int]:
     """Open every shard that is closed; returns those that were opened. Cheap when all are open: called at the start of
     `manage.py journal` and every second. Raises redis.RedisError. Any number of processes may call it at once."""
-    claimed = [shard for number in shards if (shard := _claimed(client, number)) is not None]
+    claimed = _claimed(client, list(shards))
     if not claimed:
         return []
     _find_counters(client, claimed)
@@ -73,17 +73,22 @@ def ensure_epochs(client: SyncRedis, *, shards: Iterable[int] = range(SHARDS)) -
     return opened
 
 
-def _claimed(client: SyncRedis, number: int) -> Shard | None:
-    """The shard, when it is closed and nobody else is opening it."""
-    (state,) = script.run(client, [("epoch", number)])
-    _, now_ms, epoch, is_open = state
-    if is_open:
-        return None
-    if epoch.startswith("~") and now_ms - int(epoch[1:].partition("-")[0]) < ABANDONED_MS:
-        return None
-    token = f"{now_ms}-{secrets.token_hex(8)}"
-    (verdict,) = script.run(client, [("begin", number, 0, epoch, token)])
-    return Shard(client, number, token) if verdict[0] == "OK" else None
+def _claimed(client: SyncRedis, numbers: Sequence[int]) -> list[Shard]:
+    """The shards that are closed and that nobody else is opening, taken."""
+    found = []
+    states = script.run(client, [("epoch", number) for number in numbers])
+    for number, (_, now_ms, epoch, is_open) in zip(numbers, states, strict=True):
+        if is_open or _is_under_way(epoch, now_ms):
+            continue
+        token = f"{now_ms}-{secrets.token_hex(8)}"
+        (verdict,) = script.run(client, [("begin", number, 0, epoch, token)])
+        if verdict[0] == "OK":
+            found.append(Shard(client, number, token))
+    return found
+
+
+def _is_under_way(epoch: str, now_ms: int) -> bool:
+    return epoch.startswith("~") and now_ms - int(epoch[1:].partition("-")[0]) < ABANDONED_MS
 
 
 def _find_counters(client: SyncRedis, claimed: Sequence[Shard]) -> None:

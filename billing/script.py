@@ -65,8 +65,18 @@ class CountersFailed(Exception):
 
 
 def run(client: SyncRedis, entries: Sequence[Entry]) -> list[Verdict]:
-    """The verdicts of entries of one shard (on a single server: of any). Raises redis.RedisError when the outcome is
-    unknown and CountersFailed when a step failed."""
+    """The verdicts of entries, in order. On a single server they are one script call, in a cluster one per shard.
+    Raises redis.RedisError when the outcome is unknown and CountersFailed when a step failed."""
+    if not isinstance(client, redis.RedisCluster):
+        return _called(client, entries)
+    verdicts: dict[int, Verdict] = {}
+    for shard in {entry[1] for entry in entries}:
+        places = [place for place, entry in enumerate(entries) if entry[1] == shard]
+        verdicts.update(zip(places, _called(client, [entries[place] for place in places]), strict=True))
+    return [verdicts[place] for place in range(len(entries))]
+
+
+def _called(client: SyncRedis, entries: Sequence[Entry]) -> list[Verdict]:
     keys = sorted({name(entry[1], EPOCH) for entry in entries})
     arguments = (len(keys), *keys, packed([encode(entry) for entry in entries]))
     try:
@@ -166,12 +176,17 @@ class HoldRecord(NamedTuple):
 
 def read_holds(client: SyncRedis, shard: int) -> list[HoldRecord]:
     """The running holds of a shard, for reconcile."""
-    deadlines = dict(client.zrange(name(shard, LEASES), 0, -1, withscores=True))
-    found = []
-    for call_id, blob in client.hscan_iter(name(shard, HOLDS)):
-        if not call_id.endswith(b":u"):
-            found.append(_hold_record(call_id, blob, deadlines.get(call_id)))
-    return found
+    leases = dict(client.zrange(name(shard, LEASES), 0, -1, withscores=True))
+    return hold_records(dict(client.hscan_iter(name(shard, HOLDS))), leases)
+
+
+def hold_records(holds: Mapping[bytes, bytes], leases: Mapping[bytes, float]) -> list[HoldRecord]:
+    """What the hash HOLDS and the sorted set LEASES of a shard say, however they were read."""
+    return [
+        _hold_record(call_id, blob, leases.get(call_id))
+        for call_id, blob in holds.items()
+        if not call_id.endswith(b":u")
+    ]
 
 
 UNITS: Final = ("req", "in", "out", "tok", "cred", "nano")

@@ -23,8 +23,19 @@ TEMPLATES_MAX: Final = 20_000
 WINDOW_NUMBERS: Final = {"day": 1, "month": 2, "lifetime": 3, "minute": 4}
 UNIT_NAMES: Final = {field: unit for unit, field in limits.UNIT_FIELDS.items()}
 _SCOPES: Final = {"o": "organization", "k": "key", "m": "model"}
+NO_MODEL: Final = "m0"
 _PROBE: Final = Estimate(prompt_tokens_max=1, output_tokens_wanted=1, choices=1, images_max=1)
 _encode: Final = msgspec.msgpack.Encoder().encode
+
+
+ANY_MODEL: Final = ModelRecord(
+    id=0,
+    slug="",
+    context_length=0,
+    max_completion_tokens=0,
+    rates=(RateRecord(id=0, from_ms=0, input_picos=1, output_picos=1),),
+)
+"""Stands for no model in particular: limits of single models are left out of its template."""
 
 
 class Counter(NamedTuple):
@@ -115,6 +126,11 @@ def _made(caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -
             for payer, asks, own in zip(payers, asks_money, amounts, strict=True)
         ],
         [part for slot in found.concurrency for part in (slot.scope, slot.limit)],
+        sum(any(own[number] is not None for own in amounts) for number in range(len(counters))),
+        [
+            [number for number, counter in enumerate(counters, start=1) if counter.window == window]
+            for window in WINDOW_NUMBERS
+        ],
     )
     return Template(
         caller=caller,
@@ -150,18 +166,22 @@ def _identity(caller: Caller, snapshot: Snapshot, model: ModelRecord) -> tuple[s
 def _union(
     plans: tuple[limits.Plan, ...],
 ) -> tuple[tuple[Counter, ...], tuple[tuple[int | None, ...], ...]]:
-    """Every counter of any plan, and each plan's limit on it: whoever pays, all are counted."""
+    """Every counter of any plan, and each plan's limit on it: whoever pays, all are counted. Those that a plan judges
+    come first."""
     counters: dict[tuple[str, str, str], Counter] = {}
     for plan in plans:
         for limit in plan.limits:
+            if limit.scope == NO_MODEL:
+                continue
             where = (limit.window, limit.scope, limit.unit)
             scope, unit = _SCOPES[limit.scope[0]], UNIT_NAMES[limit.unit]
             counters.setdefault(where, Counter(limit.name, limit.window, scope, unit, limit.scope, limit.unit))
-    own = []
-    for plan in plans:
-        given = {(limit.window, limit.scope, limit.unit): limit.limit for limit in plan.limits}
-        own.append(tuple(given.get(where) for where in counters))
-    return tuple(counters.values()), tuple(own)
+    given = [{(limit.window, limit.scope, limit.unit): limit.limit for limit in plan.limits} for plan in plans]
+    judged_first = sorted(counters, key=lambda where: all(own.get(where) is None for own in given))
+    return (
+        tuple(counters[where] for where in judged_first),
+        tuple(tuple(own.get(where) for where in judged_first) for own in given),
+    )
 
 
 def needs_of(template: Template, estimate: Estimate) -> tuple[Need, ...]:

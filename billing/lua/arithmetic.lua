@@ -21,6 +21,9 @@ end
 
 -- limit − posted − held, clamped to ±(2^53 − 1); every need is below that, so a clamped room judges as the true one.
 local function room(limit, posted, held)
+  if #limit <= BASE_DIGITS and #posted <= BASE_DIGITS and #held <= BASE_DIGITS then
+    return limit - posted - held
+  end
   local high, low = limbs(limit)
   local posted_high, posted_low = limbs(posted)
   local held_high, held_low = limbs(held)
@@ -50,13 +53,13 @@ local function within_int64(high, low)
   return high < 9223 or (high == 9223 and low <= 372036854775807)
 end
 
--- Whether a + b stays an int64, so that HINCRBY cannot fail.
-local function sum_fits(a, b)
-  if #a < 18 and #b < 18 then
+-- Whether value + amount (text, or a number below 2^53) stays an int64.
+local function sum_fits(value, amount)
+  if #value < 18 and (type(amount) == 'number' or #amount < 18) then
     return true
   end
-  local high, low = limbs(a)
-  local other_high, other_low = limbs(b)
+  local high, low = limbs(value)
+  local other_high, other_low = limbs(type(amount) == 'number' and text(amount) or amount)
   return within_int64(settled(high + other_high, low + other_low))
 end
 

@@ -3,10 +3,16 @@
 local steps = {reserve = reserve, look = look, settle = settle, lapse = lapse, void = void, renew = renew, due = due,
   seed = seed, apply = apply, check = check, epoch = read_epoch, begin = begin, clear = clear, assert = assert_holds, finish = finish}
 
-local verdicts = {}
-for n, entry in ipairs(cmsgpack.unpack(ARGV[1])) do
+-- A step gives its verdict as a list, or as msgpack already.
+local entries = cmsgpack.unpack(ARGV[1])
+local verdicts = {#entries < 16 and string.char(0x90 + #entries)
+  or string.char(0xdc, math.floor(#entries / 256), #entries % 256)}
+for n, entry in ipairs(entries) do
   local step = steps[entry[1]]
   local fine, verdict = pcall(step or error, step and entry or 'no such step')
-  verdicts[n] = fine and verdict or {'ERROR', now, tostring(verdict)}
+  if not fine then
+    verdict = {'ERROR', now, tostring(verdict)}
+  end
+  verdicts[n + 1] = type(verdict) == 'string' and verdict or cmsgpack.pack(verdict)
 end
-return cmsgpack.pack(verdicts)
+return table.concat(verdicts)

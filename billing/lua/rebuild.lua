@@ -8,6 +8,8 @@
 -- Invariant: every step names the token, so a rebuilder that slept and was replaced can do nothing more. A hold is
 -- asserted once per clearing. Ids of the stream never fall behind what PostgreSQL has.
 
+local LEASE_MS = 60000
+
 local function read_epoch(entry)
   local shard = shard_of(entry[2])
   return {'OK', now, shard.epoch, shard.open and 1 or 0}
@@ -55,7 +57,8 @@ local function assert_hold(shard, call_id, hold)
   if hold[8] > 0 then
     redis.call('HINCRBY', account_of(shard, hold[1]), 'held', text(hold[8]))
   end
-  local deadline = redis.call('ZSCORE', shard.tag .. 'leases', call_id) or text(now)
+  -- Its worker could not renew while the shard was closed.
+  local deadline = text(math.max(tonumber(redis.call('ZSCORE', shard.tag .. 'leases', call_id) or '0'), now + LEASE_MS))
   start_lease(shard, hold[1], hold[10], 1, deadline, call_id)
 end
 

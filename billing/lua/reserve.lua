@@ -3,8 +3,10 @@
 -- {'reserve', shard, epoch, call id, static, wanted, least, needs, lease ms, not after ms, facts}
 -- {'look',    shard, epoch, '',      static}
 --   static = {organization, key, model, brand, key version, organization version, policy version, rate from ms,
---             rate until ms (0: open), day id, start, end, month id, start, end, counters, plans, concurrency}
---   counters = {window, scope, unit, …} (window and unit as in the prelude); each is counted whatever plan pays
+--             rate until ms (0: open), day id, start, end, month id, start, end, counters, plans, concurrency,
+--             judged, {numbers of the counters of day, month, life and minute}}
+--   counters = {window, scope, unit, …} (window and unit as in the prelude); each is counted whatever plan pays, the
+--   first `judged` of them have a limit in some plan, and only those are held on
 --   plans = {{payer, asks money (0|1), {limit of each counter, '' when it is only counted}}, …} in order of preference
 --   concurrency = {scope, limit, …};  needs = {fixed, per, scale of each unit}
 --   facts = JSON text that the lease sweeper needs to write the event of a lapsed call
@@ -37,58 +39,64 @@ local function stale_part(shard, static)
   return 'clock'
 end
 
--- Per counter: posted, held (as judged), own (what its held field holds), absent (no posted value yet).
-local function window_state(shard, static, window, id)
-  local state = {key = windows_of(shard, static[1]) .. id, indexes = {}, fields = {}}
-  local counters = static[16]
-  for n = 1, #counters, 3 do
-    if counters[n] == window then
-      local names, i = fields_of(counters[n + 1]), #state.fields
-      state.indexes[#state.indexes + 1] = (n + 2) / 3
-      state.fields[i + 1], state.fields[i + 2] = names[counters[n + 2]], names[counters[n + 2] + #UNITS]
-    end
-  end
-  return state
-end
-
 -- A scope's own name in a day or month marks that it was used there. A counter that is absent from a window which began
 -- under this epoch is nought exactly when its scope left no mark; otherwise PostgreSQL knows more.
-local function read_calendar(shard, static, window, id, began, ends, all)
-  local state = window_state(shard, static, window, id)
-  local marks = {'o', 'k' .. static[2], 'm' .. static[3]}
-  local fields, count = state.fields, #state.fields
-  fields[count + 1], fields[count + 2], fields[count + 3] = marks[1], marks[2], marks[3]
-  local found = redis.call('HMGET', state.key, unpack(fields))
-  local marked = {}
-  for n = 1, 3 do
-    marked[marks[n]] = found[count + n]
-  end
-  for n, i in ipairs(state.indexes) do
-    local posted, held = found[2 * n - 1], found[2 * n] or '0'
-    if not posted and (began < shard.counter or marked[static[16][3 * i - 1]]) then
-      all.unseeded[#all.unseeded + 1] = i
+local function read_calendar(shard, static, window, id, began, all)
+  local counters, judged, numbers = static[16], static[19], static[20][window]
+  local key = windows_of(shard, static[1]) .. id
+  local fields, last = {'o', 'k' .. static[2], 'm' .. static[3]}, 3
+  for _, i in ipairs(numbers) do
+    local names, unit = fields_of(counters[3 * i - 1]), counters[3 * i]
+    last = last + 1
+    fields[last] = names[unit]
+    if i <= judged then
+      last = last + 1
+      fields[last] = names[unit + #UNITS]
     end
-    all.posted[i], all.held[i], all.own[i], all.absent[i] = posted or '0', held, held, not posted
   end
-  if ends then
-    state.marks = marks
-    state.marked, state.expires = marked, not marked.o and ends
+  local found = redis.call('HMGET', key, unpack(fields))
+  last = 3
+  for _, i in ipairs(numbers) do
+    last = last + 1
+    local posted, held = found[last], '0'
+    if i <= judged then
+      last = last + 1
+      held = found[last] or '0'
+    end
+    if not posted then
+      local scope = counters[3 * i - 1]
+      local mark = (scope == fields[1] and found[1]) or (scope == fields[2] and found[2]) or (scope == fields[3] and found[3])
+      if mark or began < shard.counter then
+        all.unseeded[#all.unseeded + 1] = i
+      end
+      all.absent[i], posted = true, '0'
+    end
+    all.posted[i], all.held[i], all.own[i] = posted, held, held
   end
-  all.windows[window] = state
+  local writes = {key}
+  if window ~= LIFE then
+    for n = 1, 3 do
+      if not found[n] then
+        writes[#writes + 1], writes[#writes + 2] = fields[n], '1'
+      end
+    end
+  end
+  all.writes[window], all.is_new[window] = writes, not found[1]
 end
 
 -- A minute's rate is that of the last sixty seconds: this minute and the still running part of the one before.
 local function read_minutes(shard, static, all)
+  local numbers, counters = static[20][MINUTE], static[16]
   local minute = math.floor(now / MINUTE_MS)
-  local state = window_state(shard, static, MINUTE, 'i' .. text(minute))
-  if #state.indexes == 0 then
-    return
+  local base, fields = windows_of(shard, static[1]) .. 'i', {}
+  for n, i in ipairs(numbers) do
+    local names, unit = fields_of(counters[3 * i - 1]), counters[3 * i]
+    fields[2 * n - 1], fields[2 * n] = names[unit], names[unit + #UNITS]
   end
-  local before_key = windows_of(shard, static[1]) .. 'i' .. text(minute - 1)
-  local current = redis.call('HMGET', state.key, unpack(state.fields))
-  local before = redis.call('HMGET', before_key, unpack(state.fields))
+  local current = redis.call('HMGET', base .. minute, unpack(fields))
+  local before = redis.call('HMGET', base .. minute - 1, unpack(fields))
   local left = MINUTE_MS - (now - minute * MINUTE_MS)
-  for n, i in ipairs(state.indexes) do
+  for n, i in ipairs(numbers) do
     local posted, held = tonumber(current[2 * n - 1] or '0'), tonumber(current[2 * n] or '0')
     local last_posted, last_held = tonumber(before[2 * n - 1] or '0'), tonumber(before[2 * n] or '0')
     all.posted[i] = text(posted + math.ceil(last_posted * left / MINUTE_MS))
@@ -96,26 +104,24 @@ local function read_minutes(shard, static, all)
     all.own[i] = current[2 * n] or '0'
     all.minutes[i] = {posted + held, last_posted + last_held}
   end
-  state.keep_s = KEEP_MINUTE_S
-  all.windows[MINUTE] = state
+  all.writes[MINUTE] = {base .. minute}
 end
 
 local function read_counters(shard, static)
-  local all = {posted = {}, held = {}, own = {}, absent = {}, windows = {}, unseeded = {}, minutes = {}}
+  local all = {posted = {}, held = {}, own = {}, absent = {}, unseeded = {}, minutes = {}, writes = {}, is_new = {}}
   local account = redis.call('HMGET', account_of(shard, static[1]), 'seq', 'bal', 'held')
   if not account[1] or not account[2] then
     all.unseeded[1] = 0
   end
   all.balance, all.money_held = account[2] or '0', account[3] or '0'
-  read_calendar(shard, static, DAY, static[10], static[11], static[12] + KEEP_DAY_MS, all)
-  read_calendar(shard, static, MONTH, static[13], static[14], static[15] + KEEP_MONTH_MS, all)
-  for n = 1, #static[16], 3 do
-    if static[16][n] == LIFE then
-      read_calendar(shard, static, LIFE, 'life', 0, nil, all)
-      break
-    end
+  read_calendar(shard, static, DAY, static[10], static[11], all)
+  read_calendar(shard, static, MONTH, static[13], static[14], all)
+  if #static[20][LIFE] > 0 then
+    read_calendar(shard, static, LIFE, 'life', 0, all)
   end
-  read_minutes(shard, static, all)
+  if #static[20][MINUTE] > 0 then
+    read_minutes(shard, static, all)
+  end
   return all
 end
 
@@ -205,50 +211,47 @@ local function slots_taken(shard, static)
   return nil
 end
 
+-- What is held on each judged counter; fails before any write when a counter has no room in its int64.
 local function amounts_of(static, all, needs, granted, asks_money)
   local amounts = {}
-  for n = 3, #static[16], 3 do
-    local unit, i = static[16][n], n / 3
-    amounts[i] = (unit == NANO and not asks_money) and 0 or need(needs, unit, granted)
-    -- A counter without a limit is as wide as an int64; a weighted minute is not what its own field holds.
-    assert(sum_fits(all.own[i], text(amounts[i])), 'counter is full')
+  for i = 1, static[19] do
+    local unit = static[16][3 * i]
+    local amount = (unit == NANO and not asks_money) and 0 or need(needs, unit, granted)
+    assert(sum_fits(all.own[i], amount), 'counter is full')
+    amounts[i] = amount
   end
   return amounts
 end
 
 local function write_windows(static, all, amounts)
-  for _, window in pairs(all.windows) do
-    local writes = {}
-    for n, i in ipairs(window.indexes) do
-      if amounts[i] > 0 then
-        writes[#writes + 1] = window.fields[2 * n]
-        writes[#writes + 1] = plus(all.own[i], amounts[i])
+  for window, writes in pairs(all.writes) do
+    for _, i in ipairs(static[20][window]) do
+      local names, unit = fields_of(static[16][3 * i - 1]), static[16][3 * i]
+      if (amounts[i] or 0) > 0 then
+        writes[#writes + 1], writes[#writes + 2] = names[unit + #UNITS], plus(all.own[i], amounts[i])
       end
       if all.absent[i] then
-        writes[#writes + 1] = window.fields[2 * n - 1]
-        writes[#writes + 1] = '0'
+        writes[#writes + 1], writes[#writes + 2] = names[unit], '0'
       end
     end
-    for _, mark in ipairs(window.marks or {}) do
-      if not window.marked[mark] then
-        writes[#writes + 1] = mark
-        writes[#writes + 1] = '1'
-      end
+    if #writes > 1 then
+      redis.call('HSET', unpack(writes))
     end
-    if #writes > 0 then
-      redis.call('HSET', window.key, unpack(writes))
-    end
-    if window.expires then
-      redis.call('PEXPIREAT', window.key, text(window.expires))
-    elseif window.keep_s then
-      redis.call('EXPIRE', window.key, window.keep_s)
-    end
+  end
+  if all.is_new[DAY] then
+    redis.call('PEXPIREAT', all.writes[DAY][1], text(static[12] + KEEP_DAY_MS))
+  end
+  if all.is_new[MONTH] then
+    redis.call('PEXPIREAT', all.writes[MONTH][1], text(static[15] + KEEP_MONTH_MS))
+  end
+  if all.writes[MINUTE] then
+    redis.call('EXPIRE', all.writes[MINUTE][1], KEEP_MINUTE_S)
   end
 end
 
 -- The record names every counter and amount held, so that settling, voiding and lapsing need nobody's memory:
 -- {organization, key, model, brand, day id, month id, minute, money, {window, scope, unit, amount, …}, {scope, …},
---  granted, payer, facts, reply, made at ms, epoch}
+--  granted, payer, facts, reply as msgpack, made at ms, epoch}
 local function hold_record(shard, static, amounts, money, granted, payer, facts, reply)
   local held, scopes, counters = {}, {}, static[16]
   for i, amount in ipairs(amounts) do
@@ -299,7 +302,7 @@ local function hold(shard, call_id, static, all, needs, number, granted, lease_m
   local asks_money = static[17][number][2] == 1
   local money = asks_money and need(needs, NANO, granted) or 0
   local amounts = amounts_of(static, all, needs, granted, asks_money)
-  local reply = {'OK', now, number, granted, all.balance, all.money_held, shown(all)}
+  local reply = cmsgpack.pack({'OK', now, number, granted, all.balance, all.money_held, shown(all)})
   local record = hold_record(shard, static, amounts, money, granted, static[17][number][1], facts, reply)
   redis.call('HSET', shard.tag .. 'holds', call_id, record)
   write_windows(static, all, amounts)

@@ -7,59 +7,60 @@
 -- Invariant: the hold is the marker. It goes with everything it held, in the same step in which its usage is posted and
 -- its entry is appended, so nothing is charged twice; without it only the entry is appended, marked late.
 
--- The window counters after a hold ends, as arguments of HSET; `amounts` nil posts nothing. What a window no longer has
--- (it expired, or Redis was rebuilt) is left alone. Usage is posted by rule, not by the hold's list: to every counter of
--- the call's day, month and life that exists by now, so that a limit which came while the call ran is exact too.
--- Minutes: only those that the call was judged by.
-local function freed_counters(list, window, fields)
-  local amounts = {}
-  for n = 1, #list, 4 do
-    if list[n] == window then
-      fields[#fields + 1] = fields_of(list[n + 1])[list[n + 2] + #UNITS]
-      amounts[#amounts + 1] = -list[n + 3]
+-- Usage is posted by rule, not by the hold's list: to every counter of the call's day, month and life that exists by
+-- now, so that a limit which came while the call ran is exact too. Minutes: only those that the call was judged by.
+local function posts_of(hold, amounts)
+  local fields, adds, last = {}, {}, 0
+  for _, scope in ipairs({'o', 'k' .. hold[2], 'm' .. hold[3]}) do
+    local names = fields_of(scope)
+    for unit = 1, #UNITS do
+      if amounts[unit] > 0 then
+        last = last + 1
+        fields[last], adds[last] = names[unit], amounts[unit]
+      end
     end
   end
-  return amounts
+  return fields, adds
 end
 
-local function calendar_writes(key, window, hold, amounts)
-  local fields, posts = {}, {}
-  if amounts then
-    for _, scope in ipairs({'o', 'k' .. hold[2], 'm' .. hold[3]}) do
-      local names = fields_of(scope)
-      for unit = 1, #UNITS do
-        if amounts[unit] > 0 then
-          fields[#fields + 1], posts[#posts + 1] = names[unit], amounts[unit]
-        end
-      end
+-- A window's counters after a hold ends, as arguments of HSET. What a window no longer has (it expired, or Redis was
+-- rebuilt) is left alone. The held fields are read with the posted ones and then taken off the lists again.
+local function calendar_writes(key, window, list, fields, adds)
+  local writes, posted = {key}, #fields
+  local last = posted
+  for n = 1, #list, 4 do
+    if list[n] == window then
+      last = last + 1
+      fields[last], adds[last] = fields_of(list[n + 1])[list[n + 2] + #UNITS], -list[n + 3]
     end
   end
-  for _, amount in ipairs(freed_counters(hold[9], window, fields)) do
-    posts[#posts + 1] = amount
-  end
-  local writes = {key}
-  if #fields > 0 then
+  if last > 0 then
     for n, value in ipairs(redis.call('HMGET', key, unpack(fields))) do
       if value then
-        writes[#writes + 1], writes[#writes + 2] = fields[n], plus(value, posts[n])
+        writes[#writes + 1], writes[#writes + 2] = fields[n], plus(value, adds[n])
       end
     end
+  end
+  for n = posted + 1, last do
+    fields[n], adds[n] = nil, nil
   end
   return writes
 end
 
-local function minute_writes(key, hold, amounts)
-  local writes, list = {key}, hold[9]
+local function minute_writes(key, list, amounts)
+  local writes, fields, adds = {key}, {}, {}
   for n = 1, #list, 4 do
     if list[n] == MINUTE then
-      local names, unit = fields_of(list[n + 1]), list[n + 2]
-      local found = redis.call('HMGET', key, names[unit], names[unit + #UNITS])
-      if found[2] then
-        writes[#writes + 1], writes[#writes + 2] = names[unit + #UNITS], plus(found[2], -list[n + 3])
-        if amounts then
-          writes[#writes + 1], writes[#writes + 2] = names[unit], plus(found[1] or '0', amounts[unit])
-        end
-      end
+      local names, unit, last = fields_of(list[n + 1]), list[n + 2], #fields
+      fields[last + 1], adds[last + 1] = names[unit + #UNITS], -list[n + 3]
+      fields[last + 2], adds[last + 2] = names[unit], amounts and amounts[unit] or 0
+    end
+  end
+  local found = #fields > 0 and redis.call('HMGET', key, unpack(fields)) or {}
+  for n = 1, #found, 2 do
+    if found[n] then -- else the minute has expired
+      writes[#writes + 1], writes[#writes + 2] = fields[n], plus(found[n], adds[n])
+      writes[#writes + 1], writes[#writes + 2] = fields[n + 1], plus(found[n + 1] or '0', adds[n + 1])
     end
   end
   return writes
@@ -76,16 +77,21 @@ local function account_writes(key, hold, charge)
   return writes
 end
 
--- The first write frees memory, so that Redis lets the rest pass even when it is full.
+-- `amounts` nil posts nothing. The first write frees memory, so that Redis lets the rest pass even when it is full.
 local function end_hold(shard, hold, call_id, amounts, charge)
-  local base = windows_of(shard, hold[1])
+  local base, list, posts, adds = windows_of(shard, hold[1]), hold[9], {}, {}
+  if amounts then
+    posts, adds = posts_of(hold, amounts)
+  end
   local all = {
-    calendar_writes(base .. hold[5], DAY, hold, amounts),
-    calendar_writes(base .. hold[6], MONTH, hold, amounts),
-    calendar_writes(base .. 'life', LIFE, hold, amounts),
-    minute_writes(base .. 'i' .. text(hold[7]), hold, amounts),
+    calendar_writes(base .. hold[5], DAY, list, posts, adds),
+    calendar_writes(base .. hold[6], MONTH, list, posts, adds),
+    minute_writes(base .. 'i' .. text(hold[7]), list, amounts),
     account_writes(account_of(shard, hold[1]), hold, charge),
   }
+  if redis.call('EXISTS', base .. 'life') == 1 then
+    all[#all + 1] = calendar_writes(base .. 'life', LIFE, list, posts, adds)
+  end
   redis.call('HDEL', shard.tag .. 'holds', call_id, call_id .. ':u')
   redis.call('ZREM', shard.tag .. 'leases', call_id)
   for _, scope in ipairs(hold[10]) do
