@@ -1,5 +1,7 @@
 """lua/arithmetic.lua against Python's integers, many cases per script call."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -27,7 +29,7 @@ EXACT = st.one_of(
 @pytest.fixture(scope="module")
 def lua(redis_connection):
     """lua(expression over the case `c`, cases) → one answer per case."""
-    folder = script.Path(script.__file__).parent / "lua"
+    folder = Path(script.__file__).parent / "lua"
     head = (folder / "prelude.lua").read_text() + (folder / "arithmetic.lua").read_text()
 
     def ask(expression, cases):

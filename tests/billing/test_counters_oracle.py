@@ -92,7 +92,7 @@ class Match:
         self.oracle = Oracle("d20261121", "m202611", self.bounds[2], self.bounds[5], balance)
         self.calls = []
         places = {"day": self.oracle.day, "month": self.oracle.month, "lifetime": "life"}
-        windows = {}
+        windows: dict[str, list[tuple[str, str, str]]] = {}
         for kind, scope, unit in itertools.product(places, ("o", "k1", "k2", "m1", "m2"), UNITS):
             value = posted.get((kind, scope, unit), 0)
             self.oracle.counters[places[kind], scope, unit] = Counter(value)
