@@ -169,6 +169,8 @@ class DemoEngine:
     async def _embed(self, request: Request) -> None:
         fields = request.json()
         name, model = self.model_of(fields)
+        if not model.embeds:
+            raise Refused(400, "BadRequestError", f"The model `{name}` does not support Embeddings API")
         inputs = fields.get("input")
         texts = [inputs] if isinstance(inputs, str) else inputs
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):

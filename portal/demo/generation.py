@@ -66,6 +66,9 @@ class Job:
         choices = _integer(fields, "n", 1) or 1
         if choices > CHOICES_MAX:
             raise Refused(400, "BadRequestError", f"n must be at most {CHOICES_MAX}", "n")
+        salt = fields.get("cache_salt")
+        if salt is not None and not (isinstance(salt, str) and salt):
+            raise Refused(400, "BadRequestError", "cache_salt must be a non-empty string if provided", "cache_salt")
         stop = fields.get("stop") or []
         options = fields.get("stream_options") or {}
         return cls(
@@ -80,7 +83,7 @@ class Job:
             stream=fields.get("stream") is True,
             include_usage=options.get("include_usage") is True,
             running_usage=options.get("continuous_usage_stats") is True,
-            salt=str(fields.get("cache_salt") or ""),
+            salt=salt or "",
             priority=_integer(fields, "priority", -(2**31)) or 0,
             seed=f"{fields.get('seed')}:{last}",
             tool=_forced_tool(fields),
