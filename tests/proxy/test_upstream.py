@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import select
 import socket
 import ssl
@@ -630,3 +631,57 @@ async def test_every_failure_leaves_no_connection_and_no_task(pool):
                 await body_of(pool, server)
     await asyncio.sleep(0.02)
     assert not pool._open
+
+
+async def test_no_answer_ever_reaches_another_request(pool):
+    """1,500 requests, 40 at a time, over an engine that echoes each request's number in pieces of any size, answers
+    late, closes in the middle, closes after the answer, or sends an answer too many; a third of the clients leave
+    early. Whoever reads to the end reads only their own number."""
+    chance = random.Random(5)
+
+    async def script(reader, writer):
+        while True:
+            _, body = await read_request(reader)
+            text = b"".join(b"%x\r\n%b\r\n" % (len(body), body) for _ in range(chance.randint(1, 20)))
+            answer = CHUNKED + text + b"0\r\n\r\n"
+            if chance.random() < 0.1:
+                answer = answer[: chance.randint(0, len(answer))]
+                writer.write(answer)
+                return
+            while answer:
+                size = chance.randint(1, 400)
+                extra = chance.random() < 0.05 and size >= len(answer)
+                writer.write(answer[:size] + (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil" if extra else b""))
+                answer = answer[size:]
+                if chance.random() < 0.1:
+                    await writer.drain()
+                    await asyncio.sleep(0.001)
+            if chance.random() < 0.1:
+                return
+
+    counts = {"whole": 0, "left": 0, "broken": 0}
+    slots = asyncio.Semaphore(40)
+
+    async def one(number: int) -> None:
+        mine = b"<%d>" % number
+        async with slots:
+            try:
+                response = await pool.send(engine(server.port), "/x", mine, (), Deadlines())
+                if number % 3 == 0:
+                    await anext(response, b"")
+                    response.close()
+                    counts["left"] += 1
+                    return
+                body = await response.read(1 << 20)
+                assert set(body.split(mine)) == {b""}
+                counts["whole"] += 1
+            except Cut:
+                counts["broken"] += 1
+
+    async with serving(script) as server:
+        await asyncio.gather(*(one(number) for number in range(1500)))
+        await asyncio.sleep(0.02)
+        assert all(connection.response is None for connection in pool._open)
+    assert counts["whole"] > 600
+    assert counts["left"] > 300
+    assert counts["broken"] > 30
