@@ -5,4 +5,4 @@ class PortalConfig(AppConfig):
     name = "portal"
 
     def ready(self) -> None:
-        from portal import checks  # noqa: F401 (registers itself)
+        from portal import celery, checks  # noqa: F401 (tasks find their app; checks register themselves)

@@ -12,6 +12,7 @@ from celery.signals import beat_embedded_init, worker_process_init
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 
 from django.conf import settings
+from django.db import connections
 
 from portal.environment import celery_transport
 from portal.stores.children import die_with_parent
@@ -20,7 +21,7 @@ TASK_SECONDS_MAX = 300
 VISIBILITY_SECONDS = 600  # an unacknowledged task returns after this; longer than any task may run, so none runs twice
 
 # The beat schedule: task, every how many seconds. Nothing may depend on a beat being on time.
-SCHEDULE: tuple[tuple[str, float], ...] = ()
+SCHEDULE: tuple[tuple[str, float], ...] = (("portal.tasks.forget_old_sessions", 3600.0),)
 
 app = Celery("portal")
 app.conf.update(
@@ -45,6 +46,15 @@ app.conf.update(
     beat_schedule_filename=str(settings.VAR_DIR / "beat"),
 )
 app.autodiscover_tasks()
+
+
+@worker_process_init.connect
+def _open_own_connections(**_: Any) -> None:
+    """A pool that was opened before the fork belongs to the parent."""
+    for connection in connections.all(initialized_only=True):
+        close_pool = getattr(connection, "close_pool", None)
+        if close_pool is not None:
+            close_pool()
 
 
 @worker_process_init.connect

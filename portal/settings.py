@@ -66,9 +66,11 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 _redis_schemes = ("redis", "rediss", "unix")
 _redis_given = env.url(
     "REDIS_URL",
-    PLACE.redis_url() if PRIVATE_STORES else "redis://127.0.0.1:6379/0",
+    PLACE.redis_url() if PRIVATE_STORES else "",
     schemes=(*_redis_schemes, "redis+cluster", "rediss+cluster"),
 )
+if not _redis_given:
+    raise ImproperlyConfigured("REDIS_URL is required when DATABASE_URL is given: the Redis that decides about money.")
 REDIS_CLUSTER = "+cluster" in _redis_given.partition(":")[0]
 REDIS_URL = _redis_given.replace("+cluster", "", 1) if REDIS_CLUSTER else _redis_given
 if REDIS_CLUSTER and not (env.text("BROKER_URL") and env.text("CACHE_URL")):

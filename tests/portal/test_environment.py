@@ -107,8 +107,8 @@ def settings_of(more: dict[str, str], expression: str) -> tuple[int, str]:
     return done.returncode, f"{done.stdout.strip()} {kept}" if done.returncode == 0 else done.stderr
 
 
-@pytest.mark.parametrize("missing", ["SECRET_KEY", "KEY_PEPPER", "SEALING_KEYS"])
-def test_with_a_database_given_secrets_are_required_and_none_is_made(missing):
+@pytest.mark.parametrize("missing", ["SECRET_KEY", "KEY_PEPPER", "SEALING_KEYS", "REDIS_URL"])
+def test_with_a_database_given_the_rest_is_required_and_none_is_made(missing):
     code, said = settings_of({name: value for name, value in PRODUCTION.items() if name != missing}, "s.SECRET_KEY")
     assert code != 0
     assert f"{missing} is required when DATABASE_URL is given" in said

@@ -78,6 +78,11 @@ def leader_of(place, words: str) -> int:
     raise AssertionError(f"no {words} runs")
 
 
+def done_by_celery(place) -> str:
+    lines = (place.logs / "celery.log").read_text().splitlines()
+    return "\n".join(line for line in lines if "succeeded" in line)
+
+
 def everything_is_gone(place) -> bool:
     servers = children.working_in(place.var / "postgresql-18") + children.working_in(place.redis_data)
     return not kept_alive(place) and not servers
@@ -105,6 +110,9 @@ def test_up_serves_survives_kills_and_stops_cleanly(place):
         assert children.wait_until(lambda: answers(port), within_seconds=30)
         os.kill(leader_of(place, "celery"), signal.SIGKILL)
         expect(first, "celery ended (SIGKILL)")
+        sent = manage(place, "shell", "-v", "0", "-c", "from portal.tasks import *; forget_old_sessions.delay()")
+        assert sent.returncode == 0, sent.stderr
+        assert children.wait_until(lambda: "forget_old_sessions" in done_by_celery(place), within_seconds=30)
         os.kill(children.working_in(place.redis_data)[0], signal.SIGKILL)
         expect(first, "redis ended (SIGKILL)")
         assert children.wait_until(lambda: len(children.working_in(place.redis_data)) == 1, within_seconds=30)
