@@ -19,6 +19,7 @@ from billing.script import Verdict
 from billing.seeds import Seeds, SeedUnavailable
 from billing.snapshot import ModelRecord, Snapshot
 from billing.templates import ANY_MODEL, Template, Templates, needs_of
+from billing.tiers import TierUnknown
 from billing.usage import Usage
 from billing.wal import Wal, WalUnavailable
 from keys.caller import Caller, shard_of
@@ -106,7 +107,11 @@ class Admission:
         redis_ms: int | None = None
         for _ in range(ATTEMPTS_MAX):
             now_ms = redis_ms or self._counters.now_ms()
-            template = self._template(caller, snapshot, model, now_ms)
+            try:
+                template = self._template(caller, snapshot, model, now_ms)
+            except TierUnknown:  # the organization's record is newer than the snapshot
+                caller, snapshot, model = await self._reloaded("policy", caller, snapshot, recheck)
+                continue
             hold = Hold(
                 call_id,
                 model,
@@ -153,7 +158,11 @@ class Admission:
         """The counters of a key's and its organization's windows as they stand, the balance last; holds nothing."""
         redis_ms: int | None = None
         for _ in range(ATTEMPTS_MAX):
-            template = self._template(caller, snapshot, ANY_MODEL, redis_ms or self._counters.now_ms())
+            try:
+                template = self._template(caller, snapshot, ANY_MODEL, redis_ms or self._counters.now_ms())
+            except TierUnknown:
+                caller, snapshot, _ = await self._reloaded("policy", caller, snapshot, None)
+                continue
             entry = ("look", caller.shard, self._counters.epochs[caller.shard], "", template.static)
             verdict = await self._counters.submit(entry)
             if verdict[0] == "OK":

@@ -46,6 +46,14 @@ class Engine(models.Model):
     )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(max_in_flight__gt=0, weight__gt=0, cost_per_hour_nanos__gte=0),
+                name="engine_amounts_sane",
+            )
+        ]
+
     def __str__(self) -> str:
         return self.name
 
@@ -96,7 +104,17 @@ class Model(models.Model):
     )
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["brand", "slug"], name="model_brand_slug_unique")]
+        constraints = [
+            models.UniqueConstraint(fields=["brand", "slug"], name="model_brand_slug_unique"),
+            models.CheckConstraint(
+                condition=models.Q(
+                    context_length__gt=0,
+                    max_completion_tokens__gte=models.F("default_max_tokens"),
+                ),
+                name="model_bounds_sane",
+                violation_error_message="default_max_tokens is at most max_completion_tokens",
+            ),
+        ]
 
     def __str__(self) -> str:
         return self.slug
@@ -114,6 +132,10 @@ class ModelEngine(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model} on {self.engine}"
+
+
+RATE_PICOS_FIELDS = ("input_picos", "output_picos", "cache_read_picos", "cache_write_picos", "reasoning_picos")
+RATE_PICOS_BOUND = 2**53
 
 
 class Rate(models.Model):
@@ -137,6 +159,36 @@ class Rate(models.Model):
     credits_per_request = models.PositiveIntegerField(default=0)
     is_free = models.BooleanField(default=False)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(effective_until=None) | models.Q(effective_until__gt=models.F("effective_from")),
+                name="rate_period_forward",
+            ),
+            *(
+                models.CheckConstraint(
+                    condition=models.Q(**{field: None})
+                    | models.Q(**{f"{field}__gte": 0, f"{field}__lt": RATE_PICOS_BOUND}),
+                    name=f"rate_{field}_bounded",
+                )
+                for field in RATE_PICOS_FIELDS
+            ),
+            models.CheckConstraint(
+                condition=models.Q(request_nanos__gte=0, image_nanos__gte=0), name="rate_nanos_not_negative"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(is_free=True)
+                | models.Q(input_picos=None)
+                | models.Q(output_picos=None)
+                | models.Q(input_picos__gt=0)
+                | models.Q(output_picos__gt=0)
+                | models.Q(request_nanos__gt=0)
+                | models.Q(image_nanos__gt=0),
+                name="rate_free_is_said",
+                violation_error_message="A rate that charges nothing says so: is_free",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.model} from {self.effective_from:%Y-%m-%d}"
@@ -211,12 +263,32 @@ class TierLimit(models.Model):
     is_allotment = models.BooleanField(default=False)
     since = models.DateTimeField(db_default=Now(), editable=False, help_text="Counters of older windows are seeded")
 
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["tier", "unit", "window", "scope", "model", "is_allotment"],
+                nulls_distinct=False,
+                name="tier_limit_unique",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(amount__gte=0, amount__lt=2**53), name="tier_limit_amount_bounded"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(model=None) | models.Q(scope=LimitScope.MODEL), name="tier_limit_model_scope"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(is_allotment=False) | ~models.Q(unit__in=[Unit.NANOS, Unit.CONCURRENT]),
+                name="tier_limit_allotment_countable",
+                violation_error_message="An allotment is of requests, tokens or credits: included calls spend nothing",
+            ),
+        ]
+
     def __str__(self) -> str:
         return f"{self.amount} {self.unit} per {self.window} and {self.scope}"
 
 
 class TierAssignment(models.Model):
-    """The tier an organization stands on now. Written by billing.tiers with a TierChange in the same transaction."""
+    """The tier an organization stands on now. Written by billing.ladder with a TierChange in the same transaction."""
 
     organization = models.OneToOneField(
         Organization, primary_key=True, on_delete=models.CASCADE, related_name="standing"
@@ -264,7 +336,12 @@ class LedgerAccount(models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["brand", "organization", "kind"], nulls_distinct=False, name="ledger_account_unique"
-            )
+            ),
+            models.CheckConstraint(
+                condition=models.Q(kind="wallet", organization__isnull=False)
+                | (~models.Q(kind="wallet") & models.Q(organization=None)),
+                name="ledger_account_wallet_owned",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -288,10 +365,13 @@ class Posting(models.Model):
     reference = models.CharField(max_length=120, unique=True)
     memo = models.CharField(max_length=200, blank=True)
     posted_at = models.DateTimeField(db_default=Now(), editable=False)
-    actor = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+", db_constraint=False)
+    actor = models.ForeignKey(  # a deleted user leaves the id behind: a posting is never updated
+        User, null=True, on_delete=models.DO_NOTHING, related_name="+", db_constraint=False
+    )
 
     class Meta:
         indexes = [models.Index(fields=["organization", "-posted_at"], name="posting_organization_at")]
+        constraints = [models.CheckConstraint(condition=~models.Q(reference=""), name="posting_reference_given")]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.reference}"
@@ -304,6 +384,9 @@ class PostingLine(models.Model):
     posting = models.ForeignKey(Posting, on_delete=models.PROTECT, related_name="lines")
     account = models.ForeignKey(LedgerAccount, on_delete=models.PROTECT, related_name="lines")
     amount_nanos = models.BigIntegerField()
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=~models.Q(amount_nanos=0), name="posting_line_moves")]
 
     def __str__(self) -> str:
         return f"{self.account}: {self.amount_nanos}"
@@ -325,6 +408,9 @@ class Grant(models.Model):
     posting = models.OneToOneField(Posting, on_delete=models.PROTECT, related_name="grant")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=models.Q(amount_nanos__gt=0), name="grant_positive")]
 
     def __str__(self) -> str:
         return f"{self.kind} {self.amount_nanos} to {self.organization}"

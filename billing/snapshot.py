@@ -121,6 +121,7 @@ class TierRecord(Record, frozen=True, kw_only=True):
     payer: str
     models: tuple[str, ...] | None = None
     priority: int = 0
+    is_default: bool = False
     limits: tuple[LimitRecord, ...] = ()
 
 
@@ -162,6 +163,10 @@ class Snapshot(Record, frozen=True, kw_only=True, dict=True):
     @cached_property
     def tiers_by_id(self) -> dict[int, TierRecord]:
         return {tier.id: tier for tier in self.tiers}
+
+    @cached_property
+    def default_tier(self) -> TierRecord | None:
+        return next((tier for tier in self.tiers if tier.is_default), None)
 
     @cached_property
     def engines_by_id(self) -> dict[int, EngineRecord]:

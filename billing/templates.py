@@ -13,9 +13,10 @@ import msgspec
 
 from billing import limits, pricing
 from billing.facts import UNITS, rates_of
-from billing.limits import PREPAID_WITHOUT_LIMITS, ConcurrencyLimit, Estimate, Need
+from billing.limits import ConcurrencyLimit, Estimate, Need
 from billing.seeds import WantedCounter
 from billing.snapshot import ModelRecord, RateRecord, Snapshot, TierRecord
+from billing.tiers import tier_of
 from billing.windows import LIFETIME_ID, Bounds, window_at
 from keys.caller import Caller
 
@@ -87,7 +88,7 @@ class Templates:
         self._known: dict[tuple[int, int], Template] = {}
 
     def of(self, caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -> Template:
-        """Raises PriceMissing."""
+        """Raises PriceMissing, TierUnknown."""
         name = (caller.key_id, model.id)
         known = self._known.get(name)
         if known is None or not known.holds(caller, snapshot, now_ms):
@@ -97,18 +98,11 @@ class Templates:
         return known
 
 
-def tier_of(caller: Caller, snapshot: Snapshot) -> TierRecord:
-    for tier in snapshot.tiers:
-        if tier.id == caller.organization.tier_id:
-            return tier
-    return PREPAID_WITHOUT_LIMITS
-
-
 def _made(caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -> Template:
     rate = pricing.rate_for(model, caller.organization.id, now_ms)
     if rate is None or not pricing.complete(rate):
         raise pricing.PriceMissing(f"model {model.slug} has no price")
-    tier = tier_of(caller, snapshot)
+    tier = tier_of(snapshot, caller.organization)
     key_limits = limits.key_limits(caller.limits)
     found = limits.plans(
         tier=tier, key_id=caller.key_id, key_limits=key_limits, model=model, rate=rate, estimate=_PROBE

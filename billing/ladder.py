@@ -1,0 +1,162 @@
+"""The only writers of Tier, TierLimit, TierAssignment and TierChange. Each publishes before it returns: a tier and its
+limits hold on the very next request.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.db.models.functions import Now
+
+from billing import ledger
+from billing.models import Grant, Model, Payer, Tier, TierAssignment, TierChange, TierLimit
+from keys import audit, publication
+from keys.audit import Actor
+from keys.models import Organization, User
+
+ORGANIZATION_FACTS = {
+    "tier_id": "SELECT t.tier_id FROM billing_tierassignment t WHERE t.organization_id = o.id",
+    "tier_since_ms": "SELECT floor(extract(epoch FROM t.assigned_at) * 1000)::bigint"
+    " FROM billing_tierassignment t WHERE t.organization_id = o.id",
+}
+"""What an organization's published record says of its tier; null where nobody assigned one."""
+
+COUNTED_AS = ("unit", "window", "scope", "model_id")
+"""What makes a limit another counter, whose older windows must be seeded."""
+
+
+class OtherBrandsTier(ValueError):
+    """The tier belongs to another brand's ladder."""
+
+
+def assign(
+    *,
+    organization: Organization,
+    tier: Tier,
+    reason: str,
+    actor: Actor,
+    facts: dict[str, Any] | None = None,
+) -> TierChange | None:
+    """Put the organization on the tier; None when it stands there already. It holds on the next request."""
+    if tier.brand_id != organization.brand_id:
+        raise OtherBrandsTier(f"{tier} is not on the ladder of {organization}'s brand")
+    with transaction.atomic():
+        # The version first: it locks the organization, so two changes of tier cannot read the same "from".
+        publication.record(publication.ORGANIZATION, organization.id)
+        standing = TierAssignment.objects.filter(organization=organization).select_related("tier").first()
+        if standing is not None and standing.tier_id == tier.id:
+            return None
+        TierAssignment.objects.update_or_create(
+            organization=organization, defaults={"tier": tier, "assigned_at": Now()}
+        )
+        before = standing.tier if standing else None
+        audit.note(
+            *("organization.tier_changed", organization.public_id),
+            actor=actor,
+            organization=organization,
+            before={"tier": before.slug if before else None},
+            after={"tier": tier.slug, "reason": reason},
+        )
+        return TierChange.objects.create(
+            organization=organization,
+            from_tier=before,
+            to_tier=tier,
+            actor=actor if isinstance(actor, User) else None,
+            reason=reason,
+            facts=facts or {},
+        )
+
+
+def welcome(*, organization: Organization, actor: Actor) -> None:
+    """What a new organization starts with: the brand's default tier and its sign-up credit. Twice changes nothing."""
+    brand = organization.brand
+    tier = Tier.objects.filter(brand=brand, is_default=True).first()
+    with transaction.atomic():
+        if tier is not None and not TierAssignment.objects.filter(organization=organization).exists():
+            assign(organization=organization, tier=tier, reason="sign-up", actor=actor)
+        if brand.sign_up_grant_nanos:
+            ledger.grant(
+                organization=organization,
+                amount_nanos=brand.sign_up_grant_nanos,
+                kind=Grant.Kind.SIGN_UP,
+                reason="Sign-up credit",
+                reference=f"sign-up:{organization.public_id}",
+                actor=actor,
+            )
+
+
+def save_tier(tier: Tier, *, actor: Actor) -> Tier:
+    """Write a new or changed tier. ValidationError names the field that is wrong."""
+    with transaction.atomic():
+        if tier.is_default:  # one default per brand: the new one takes over
+            Tier.objects.filter(brand_id=tier.brand_id, is_default=True).exclude(pk=tier.pk).update(is_default=False)
+        tier.full_clean()
+        _check_models(tier)
+        is_new = tier.pk is None
+        tier.save()
+        publication.record(publication.BRAND, tier.brand_id)
+        after = {name: getattr(tier, name) for name in ("rank", "payer", "model_slugs", "is_default")}
+        audit.note("tier.created" if is_new else "tier.changed", tier.slug, actor=actor, brand=tier.brand, after=after)
+    return tier
+
+
+def save_limit(limit: TierLimit, *, actor: Actor) -> TierLimit:
+    """Write a new or changed limit. A limit that counts something else from now on is a young one."""
+    with transaction.atomic():
+        limit.full_clean()
+        _check_limit(limit)
+        before = TierLimit.objects.filter(pk=limit.pk).first() if limit.pk else None
+        if before is not None and any(getattr(before, name) != getattr(limit, name) for name in COUNTED_AS):
+            limit.since = Now()
+        limit.save()
+        limit.refresh_from_db()
+        publication.record(publication.BRAND, limit.tier.brand_id)
+        audit.note(
+            *("tier.limit_set", limit.tier.slug),
+            actor=actor,
+            brand=limit.tier.brand,
+            before={"limit": str(before)} if before else {},
+            after={"limit": str(limit)},
+        )
+    return limit
+
+
+def remove_limit(limit: TierLimit, *, actor: Actor) -> None:
+    with transaction.atomic():
+        publication.record(publication.BRAND, limit.tier.brand_id)
+        audit.note(
+            *("tier.limit_removed", limit.tier.slug),
+            actor=actor,
+            brand=limit.tier.brand,
+            before={"limit": str(limit)},
+        )
+        limit.delete()
+
+
+def _check_models(tier: Tier) -> None:
+    if tier.model_slugs is None:
+        return
+    known = set(Model.objects.filter(brand_id=tier.brand_id).values_list("slug", flat=True))
+    unknown = sorted(set(tier.model_slugs) - known)
+    if unknown:
+        raise ValidationError({"model_slugs": f"No such model: {', '.join(unknown)}."})
+
+
+def _check_limit(limit: TierLimit) -> None:
+    if limit.is_allotment and limit.tier.payer != Payer.INCLUDED_THEN_PREPAID:
+        raise ValidationError({"is_allotment": "Only where the balance pays past it: included_then_prepaid."})
+    if limit.unit == "nanos" and limit.tier.payer == Payer.INCLUDED:
+        raise ValidationError({"unit": "An included tier charges nothing, so a spend limit would never act."})
+    if limit.model is not None and limit.model.brand_id != limit.tier.brand_id:
+        raise ValidationError({"model": "This model is another brand's."})
+
+
+def standing_of(organization: Organization) -> tuple[Tier | None, datetime | None]:
+    """The tier the organization stands on and since when; the brand's default where nobody assigned one."""
+    assignment = TierAssignment.objects.filter(organization=organization).select_related("tier").first()
+    if assignment is not None:
+        return assignment.tier, assignment.assigned_at
+    return Tier.objects.filter(brand_id=organization.brand_id, is_default=True).first(), None

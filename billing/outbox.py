@@ -1,0 +1,56 @@
+"""Changes that PostgreSQL decided, on their way into Redis' counters: applied in order, each once.
+
+A CounterChange is numbered per organization without gaps; Redis applies only the next number, so any number of
+processes may try at the same time, and a crash between applying and marking costs a second "already".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import redis
+from django.db.models.functions import Now
+
+from billing.models import CounterChange
+from billing.script import apply_change_sync
+from keys.connections import redis_client
+
+log = logging.getLogger(__name__)
+
+CHANGES_MAX = 1_000
+DONE = frozenset({"applied", "already", "unseeded"})
+"""Verdicts after which a change is Redis' own: an unseeded account remembers only to be seeded from this number on."""
+
+
+def apply_changes(organization_id: int) -> int:
+    """Bring Redis up to date with an organization's changes; how many it took. Redis away: 0, and the sweep follows."""
+    pending = CounterChange.objects.filter(organization_id=organization_id, applied_at=None).order_by("seq")
+    return _apply_in_order(list(pending[:CHANGES_MAX]))
+
+
+def apply_pending(limit: int = CHANGES_MAX) -> int:
+    """What a crash or an absent Redis left behind, oldest first; called every second by the journal process."""
+    pending = CounterChange.objects.filter(applied_at=None).order_by("organization_id", "seq")
+    return _apply_in_order(list(pending[:limit]))
+
+
+def _apply_in_order(changes: Iterable[CounterChange]) -> int:
+    """Of each organization up to its first change that Redis does not take."""
+    done: list[int] = []
+    stopped: set[int] = set()
+    try:
+        for change in changes:
+            if change.organization_id in stopped:
+                continue
+            verdict = apply_change_sync(redis_client(), change)
+            if verdict in DONE:
+                done.append(change.pk)
+            else:
+                stopped.add(change.organization_id)
+                log.warning("change %s of organization %s waits: %s", change.seq, change.organization_id, verdict)
+    except redis.RedisError as error:
+        log.warning("changes wait for Redis: %s", error)
+    if done:
+        CounterChange.objects.filter(pk__in=done, applied_at=None).update(applied_at=Now())
+    return len(done)
