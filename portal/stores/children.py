@@ -94,15 +94,17 @@ def session_of(pid: int) -> int | None:
     return int(fields[3])
 
 
-def working_in(folder: Path) -> list[int]:
-    """Living processes whose working directory is `folder`: PostgreSQL's and Redis's own way of owning their data."""
+def servers_in(folder: Path, program: str) -> list[int]:
+    """Living processes of `program` whose working directory is `folder`, which is where PostgreSQL and Redis go to live
+    with their data. (Somebody's shell may stand there too, and is none of ours.)"""
     found = []
     for pid in _pids():
         try:
             there = Path(f"/proc/{pid}/cwd").readlink()
+            name = Path(f"/proc/{pid}/comm").read_text().strip()
         except OSError:
             continue
-        if there == folder and session_of(pid) is not None:
+        if there == folder and name == program and session_of(pid) is not None:
             found.append(pid)
     return found
 
@@ -134,15 +136,15 @@ def wait_until(true: Callable[[], bool], *, within_seconds: float, every_seconds
     return True
 
 
-def end_leftovers(folder: Path, number: signal.Signals, *, within_seconds: float) -> None:
+def end_leftovers(folder: Path, program: str, number: signal.Signals, *, within_seconds: float) -> None:
     """Servers of a crashed run that still work in `folder`: asked first, then killed."""
     for attempt in (number, signal.SIGKILL):
-        for pid in working_in(folder):
+        for pid in servers_in(folder, program):
             try:
                 os.kill(pid, attempt)
             except ProcessLookupError:
                 continue
-        if wait_until(lambda: not working_in(folder), within_seconds=within_seconds):
+        if wait_until(lambda: not servers_in(folder, program), within_seconds=within_seconds):
             return
 
 

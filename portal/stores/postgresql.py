@@ -166,7 +166,7 @@ class PostgreSQL:
 
     def _clear_the_way(self) -> None:
         """End servers a crash left behind; then a pid file names nobody of ours, whoever has that number now."""
-        children.end_leftovers(self.data.resolve(), signal.SIGINT, within_seconds=STOP_SECONDS_MAX)
+        children.end_leftovers(self.data.resolve(), "postgres", signal.SIGINT, within_seconds=STOP_SECONDS_MAX)
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         for stale in self.sockets.glob(".s.PGSQL.*"):
             stale.unlink()

@@ -33,7 +33,7 @@ class RedisServer:
         """Answers when this returns. Databases: 0 data, 1 broker, 2 cache."""
         self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.socket.parent.mkdir(parents=True, exist_ok=True, mode=0o711)
-        children.end_leftovers(self.data.resolve(), signal.SIGTERM, within_seconds=10)
+        children.end_leftovers(self.data.resolve(), "redis-server", signal.SIGTERM, within_seconds=10)
         self.child = children.spawn(self._command(), log=self.log, death_signal=signal.SIGTERM)
         if not children.wait_until(self._settled, within_seconds=START_SECONDS_MAX) or self.child.poll() is not None:
             said = children.last_lines(self.log)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from portal.stores import children
 from portal.stores.place import PROJECT_DIR, Place
 
 OURS = (
@@ -22,6 +23,12 @@ OURS = (
     "KEY_PEPPER",
     "SEALING_KEYS",
 )
+
+
+def servers(place: Place) -> list[int]:
+    """Processes of PostgreSQL and Redis that serve this installation's data."""
+    postgresql = children.servers_in(place.var / "postgresql-18", "postgres")
+    return postgresql + children.servers_in(place.redis_data, "redis-server")
 
 
 def own_environment(place: Place, **more: str) -> dict[str, str]:

@@ -3,6 +3,7 @@ import os
 import shutil
 import signal
 import stat
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from portal.stores import StoresError, children, postgresql
 from portal.stores.place import Place
 from portal.stores.running import Stores
 from portal.stores.secrets_file import installation_secrets
-from tests.portal.installations import expect, finish, installation, program, tell
+from tests.portal.installations import expect, finish, installation, program, servers, tell
 
 START_AND_STAY = """
 import sys
@@ -68,16 +69,12 @@ def remembered(place: Place) -> tuple[set[str], set[str]]:
         return rows, {word.decode() for word in client.smembers("words")}
 
 
-def running_servers(place: Place) -> list[int]:
-    return children.working_in(place.var / "postgresql-18") + children.working_in(place.redis_data)
-
-
 def test_what_was_written_is_there_after_a_restart_and_no_server_outlives_its_stop(place):
     first = Stores(place)
     first.start()
     remember(place, "kept")
     first.stop()
-    assert running_servers(place) == []
+    assert servers(place) == []
     second = Stores(place)
     second.start()
     try:
@@ -100,26 +97,45 @@ def test_sockets_and_data_are_closed_to_other_users(place):
         stores.stop()
 
 
-def test_servers_die_with_their_killed_owner_and_start_again_with_everything_acknowledged(place):
+def test_servers_die_with_their_killed_owner_and_know_everything_acknowledged_at_the_next_start(place):
     with program(place, "-c", START_AND_STAY) as owner:
         expect(owner, "ready")
         remember(place, "acknowledged")
         owner.kill()
         owner.wait()
+    assert children.wait_until(lambda: not servers(place), within_seconds=30)
     again = Stores(place)
-    again.start()  # at once: the old servers may still be on their way out
+    again.start()
     try:
         assert remembered(place) == ({"acknowledged"}, {"acknowledged"})
     finally:
         again.stop()
-    assert running_servers(place) == []
+    assert servers(place) == []
+
+
+def test_servers_that_an_owner_left_running_are_ended_by_the_next_start_and_no_shell_is(place):
+    left = Stores(place)
+    left.start()
+    remember(place, "kept")
+    before = servers(place)
+    with subprocess.Popen(["sleep", "600"], cwd=place.redis_data) as shell:
+        again = Stores(place)
+        again.start()
+        try:
+            assert remembered(place) == ({"kept"}, {"kept"})
+            assert not set(before) & set(servers(place))
+            assert shell.poll() is None
+        finally:
+            shell.kill()
+            again.stop()
+            left.stop()
 
 
 def test_killed_servers_recover(place):
     stores = Stores(place)
     stores.start()
     remember(place, "committed")
-    for pid in running_servers(place):
+    for pid in servers(place):
         with contextlib.suppress(ProcessLookupError):  # PostgreSQL's children follow their postmaster
             os.kill(pid, signal.SIGKILL)
     stores.stop()
@@ -182,7 +198,7 @@ def test_a_server_that_cannot_start_says_why(place):
     (place.var / "postgresql-18" / "postgresql.conf").write_text("no_such_setting = 1\n")
     with pytest.raises(StoresError, match="no_such_setting"):
         stores.start()
-    assert running_servers(place) == []
+    assert servers(place) == []
 
 
 def test_a_long_folder_gets_short_sockets_that_are_remembered(tmp_path):
@@ -229,7 +245,7 @@ def test_a_command_beside_an_owner_attaches_and_the_owner_ends_last(place):
             assert owner.poll() is None, "the owner must wait for its guest"
             assert finish(guest, "\n") == (0, "used\n")
         assert finish(owner)[0] == 0
-    assert running_servers(place) == []
+    assert servers(place) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="an ordinary user runs the whole suite as one")
@@ -242,9 +258,9 @@ def test_an_ordinary_user_runs_the_stores_too(place):
     for _ in range(2):
         with program(place, "-c", START_AND_STAY, prefix=prefix) as process:
             expect(process, "ready")
-            assert {Path(f"/proc/{pid}").stat().st_uid for pid in running_servers(place)} == {65534}
+            assert {Path(f"/proc/{pid}").stat().st_uid for pid in servers(place)} == {65534}
             assert finish(process, "\n") == (0, "stopped\n")
-    assert running_servers(place) == []
+    assert servers(place) == []
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to step down")

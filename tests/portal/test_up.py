@@ -15,7 +15,7 @@ import pytest
 from portal import supervisor
 from portal.stores import children
 from portal.stores.place import PROJECT_DIR
-from tests.portal.installations import expect, finish, installation, own_environment, program
+from tests.portal.installations import expect, finish, installation, own_environment, program, servers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -84,8 +84,7 @@ def done_by_celery(place) -> str:
 
 
 def everything_is_gone(place) -> bool:
-    servers = children.working_in(place.var / "postgresql-18") + children.working_in(place.redis_data)
-    return not kept_alive(place) and not servers
+    return not kept_alive(place) and not servers(place)
 
 
 def test_up_serves_survives_kills_and_stops_cleanly(place):
@@ -113,9 +112,11 @@ def test_up_serves_survives_kills_and_stops_cleanly(place):
         sent = manage(place, "shell", "-v", "0", "-c", "from portal.tasks import *; forget_old_sessions.delay()")
         assert sent.returncode == 0, sent.stderr
         assert children.wait_until(lambda: "forget_old_sessions" in done_by_celery(place), within_seconds=30)
-        os.kill(children.working_in(place.redis_data)[0], signal.SIGKILL)
+        os.kill(children.servers_in(place.redis_data, "redis-server")[0], signal.SIGKILL)
         expect(first, "redis ended (SIGKILL)")
-        assert children.wait_until(lambda: len(children.working_in(place.redis_data)) == 1, within_seconds=30)
+        assert children.wait_until(
+            lambda: len(children.servers_in(place.redis_data, "redis-server")) == 1, within_seconds=30
+        )
         first.kill()  # the supervisor itself: nothing of it may stand in the next one's way
 
     with up(place, port) as again:
