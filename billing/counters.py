@@ -222,6 +222,8 @@ class _Queue:
     def _start(self) -> None:
         """At the end of the turn: everything that it brought leaves together."""
         self._scheduled = False
+        if self._counters._closed:
+            return
         while self._waiting and self._free:
             batch = self._batch()
             if not batch:
@@ -264,6 +266,9 @@ class _Queue:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for item in self._waiting:
+            if item.future is not None and not item.future.done():
+                item.future.set_exception(StoreUnavailable("the worker is closing"))
         for transport in self._transports:
             await transport.close()
 

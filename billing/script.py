@@ -194,7 +194,7 @@ UNITS: Final = ("req", "in", "out", "tok", "cred", "nano")
 
 
 def _hold_record(call_id: bytes, blob: bytes, deadline: float | None) -> HoldRecord:
-    fields = msgspec.msgpack.decode(blob)
+    fields, _reply = msgspec.msgpack.decode(b"\x92" + blob)  # two values, read as a list of two
     ids = (fields[4], fields[5], "life", f"i{fields[6]}")
     flat = fields[8]
     held = tuple((ids[flat[n] - 1], flat[n + 1], UNITS[flat[n + 2] - 1], flat[n + 3]) for n in range(0, len(flat), 4))
@@ -207,6 +207,6 @@ def _hold_record(call_id: bytes, blob: bytes, deadline: float | None) -> HoldRec
         granted=fields[10],
         payer=fields[11],
         held=held,
-        made_at_ms=fields[14],
+        made_at_ms=fields[13],
         deadline_ms=None if deadline is None else int(deadline),
     )

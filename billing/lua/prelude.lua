@@ -70,3 +70,8 @@ local function fields_of(scope)
   end
   return names
 end
+
+local function hold_of(record)
+  local _, fields = cmsgpack.unpack_one(record)
+  return fields
+end

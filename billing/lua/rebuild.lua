@@ -70,7 +70,7 @@ local function assert_holds(entry)
   for _, call_id in ipairs(entry[5]) do
     local record = redis.call('HGET', shard.tag .. 'holds', call_id)
     if record then
-      assert_hold(shard, call_id, cmsgpack.unpack(record))
+      assert_hold(shard, call_id, hold_of(record))
       count = count + 1
     end
   end

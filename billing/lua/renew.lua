@@ -16,7 +16,7 @@ local function renew(entry)
   if not record then
     return {'LAPSED', now}
   end
-  local hold, deadline = cmsgpack.unpack(record), text(now + entry[5])
+  local hold, deadline = hold_of(record), text(now + entry[5])
   if entry[6] ~= '' then
     redis.call('HSET', shard.tag .. 'holds', entry[4] .. ':u', entry[6])
   end
@@ -35,7 +35,7 @@ local function due(entry)
   for n = 1, #found, 2 do
     local record = redis.call('HMGET', shard.tag .. 'holds', found[n], found[n] .. ':u')
     if record[1] then
-      local hold = cmsgpack.unpack(record[1])
+      local hold = hold_of(record[1])
       lapsed[#lapsed + 1] = {found[n], hold[1], hold[2], hold[3], hold[4], hold[5], hold[11], hold[12], hold[8], hold[13],
         record[2] or '', tonumber(found[n + 1])}
     else

@@ -249,9 +249,9 @@ local function write_windows(static, all, amounts)
   end
 end
 
--- The record names every counter and amount held, so that settling, voiding and lapsing need nobody's memory:
--- {organization, key, model, brand, day id, month id, minute, money, {window, scope, unit, amount, …}, {scope, …},
---  granted, payer, facts, reply as msgpack, made at ms, epoch}
+-- The record names every counter and amount held, so that settling, voiding and lapsing need nobody's memory. Two msgpack
+-- values: {organization, key, model, brand, day id, month id, minute, money, {window, scope, unit, amount, …},
+-- {scope, …}, granted, payer, facts, made at ms, epoch}, and the reply.
 local function hold_record(shard, static, amounts, money, granted, payer, facts, reply)
   local held, scopes, counters = {}, {}, static[16]
   for i, amount in ipairs(amounts) do
@@ -264,7 +264,7 @@ local function hold_record(shard, static, amounts, money, granted, payer, facts,
     scopes[#scopes + 1] = static[18][n]
   end
   return cmsgpack.pack({static[1], static[2], static[3], static[4], static[10], static[13], math.floor(now / MINUTE_MS),
-    money, held, scopes, granted, payer, facts, reply, now, shard.counter})
+    money, held, scopes, granted, payer, facts, now, shard.counter}) .. reply
 end
 
 local function start_lease(shard, organization, scopes, step, deadline, call_id)
@@ -320,7 +320,8 @@ local function reserve(entry)
   end
   local twin = redis.call('HGET', shard.tag .. 'holds', call_id)
   if twin then
-    return cmsgpack.unpack(twin)[14]
+    local after = cmsgpack.unpack_one(twin)
+    return string.sub(twin, after + 1)
   end
   local stale = now > entry[10] and 'clock' or stale_part(shard, static)
   if stale then

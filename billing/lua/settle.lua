@@ -112,7 +112,7 @@ local function append(shard, entry, late)
 end
 
 local function settle_held(shard, entry, record)
-  end_hold(shard, cmsgpack.unpack(record), entry[4], entry[9], entry[10])
+  end_hold(shard, hold_of(record), entry[4], entry[9], entry[10])
   return {'OK', now, append(shard, entry, '0'), 0}
 end
 

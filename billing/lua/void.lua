@@ -13,6 +13,6 @@ local function void(entry)
   if not record then
     return {'NONE', now}
   end
-  end_hold(shard, cmsgpack.unpack(record), entry[4], nil, 0)
+  end_hold(shard, hold_of(record), entry[4], nil, 0)
   return {'OK', now}
 end

@@ -145,6 +145,7 @@ class Stage:
         self, sync: Any, folder: Any, url: str, *limits: LimitRecord, balance: int = 10**12, **fields: Any
     ) -> None:
         self.sync, self.folder, self.url, self.balance = sync, folder, url, balance
+        self.journal: Any = None
         self.caller, self.snapshot = caller(), snapshot(*limits, **fields)
         self.model = self.snapshot.models[0]
         self.sources = Sources(self.caller, self.snapshot)
@@ -217,3 +218,7 @@ def with_version(who: Caller, version: int) -> Caller:
 
 def with_policy(what: Snapshot, version: int, **fields: Any) -> Snapshot:
     return msgspec.structs.replace(what, version=version, **fields)
+
+
+def with_limits(tier: TierRecord, *more: LimitRecord) -> TierRecord:
+    return msgspec.structs.replace(tier, limits=(*tier.limits, *more))
