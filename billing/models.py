@@ -33,7 +33,7 @@ class Engine(models.Model):
     brand = models.ForeignKey(Brand, null=True, blank=True, on_delete=models.PROTECT, related_name="engines")
     name = models.SlugField(max_length=60, unique=True)
     kind = models.CharField(max_length=12, choices=Kind.choices)
-    base_url = models.URLField(help_text="As an SDK would take it, ending in /v1")
+    base_url = models.CharField(max_length=200, help_text="As an SDK would take it, ending in /v1")
     api_key_sealed = models.BinaryField(null=True, blank=True, help_text="Sealed by keys.sealing")
     headers = models.JSONField(default=dict, blank=True, help_text="Extra request headers")
     verify_tls = models.BooleanField(default=True)

@@ -1,0 +1,170 @@
+"""Inference engines from the command line: add one by asking it what it is and serves, list, drain, resume."""
+
+from __future__ import annotations
+
+import asyncio
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError
+
+from billing import engines, prices
+from billing.models import Engine, Model, Rate
+from billing.snapshot import Capabilities
+from keys.models import Brand
+from portal.management.choosing import brand_named, complaint, prices_of
+from portal.management.commands.price import add_price_options, described
+from proxy.probe import Found, FoundModel, ProbeFailed, probe
+
+ACTOR = "manage.py engine"
+CONTEXT_UNKNOWN = 8192
+TOKENS_PER_MESSAGE, TOKENS_PER_CALL = 16, 64
+"""Least room kept for a chat template; a model's own, if it is larger, is kept with a quarter more."""
+
+
+class Command(BaseCommand):
+    help = "Add, list, drain or resume inference engines."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        acts = parser.add_subparsers(dest="act", required=True)
+        add = acts.add_parser("add", help="ask an engine what it serves and can do, and draft its models")
+        add.add_argument("url", help="as an OpenAI SDK would take it, e.g. http://gpu-1:8000/v1")
+        add.add_argument("--brand", help="who sells its models; without it every brand may use the engine")
+        add.add_argument("--key", default="", help="the engine's own API key")
+        add.add_argument("--name", help="what to call it here; made from its address when not given")
+        add.add_argument("--kind", default="", choices=["", *Engine.Kind.values], help="when it cannot be told")
+        add.add_argument("--model", action="append", default=[], help="only this one of its models (repeatable)")
+        add.add_argument("--context", type=int, help="context length, where the engine does not say")
+        add.add_argument("--max-in-flight", type=int, default=256, help="calls at once")
+        add.add_argument("--insecure", action="store_true", help="take any TLS certificate")
+        add_price_options(add)
+        for act, what in (("drain", "let running calls end, send no new ones"), ("resume", "send calls again")):
+            acts.add_parser(act, help=what).add_argument("name")
+        acts.add_parser("list", help="all engines")
+
+    def handle(self, *, act: str, **options: Any) -> None:
+        try:
+            if act == "add":
+                self._add(options)
+            elif act == "list":
+                self._list()
+            else:
+                self._switch(act, options["name"])
+        except ValidationError as error:
+            raise complaint(error) from error
+
+    def _add(self, options: dict[str, Any]) -> None:
+        brand = brand_named(options["brand"])
+        try:
+            found = asyncio.run(
+                probe(
+                    options["url"],
+                    api_key=options["key"],
+                    verify_tls=not options["insecure"],
+                    kind=options["kind"],
+                    only=options["model"],
+                )
+            )
+        except ProbeFailed as error:
+            raise CommandError(str(error)) from error
+        engine = self._engine(found, brand if options["brand"] else None, options)
+        self.stdout.write(f"Engine {engine.name} ({found.kind}) at {found.base_url}: {abilities(found.capabilities)}.")
+        for model in found.models:
+            if model.trouble:
+                self.stderr.write(
+                    f"{model.name_there}: left out, it answered {model.trouble}. Add it again when it works."
+                )
+            else:
+                self._draft(brand, engine, model, options)
+
+    def _engine(self, found: Found, brand: Brand | None, options: dict[str, Any]) -> Engine:
+        """The engine's row: a new one, or the one at this address, with what was found now."""
+        facts: dict[str, Any] = {
+            "kind": found.kind,
+            "verify_tls": not options["insecure"],
+            "max_in_flight": options["max_in_flight"],
+        }
+        there = Engine.objects.filter(base_url=found.base_url, brand=brand).first()
+        if there is None:
+            return engines.register(
+                name=options["name"] or engines.free_name(found.base_url, found.kind),
+                base_url=found.base_url,
+                brand=brand,
+                api_key=options["key"],
+                capabilities=found.capabilities,
+                actor=ACTOR,
+                **facts,
+            )
+        engines.change(
+            engine=there,
+            api_key=options["key"] or None,
+            capabilities=engines.as_stored(found.capabilities),
+            actor=ACTOR,
+            **facts,
+        )
+        return there
+
+    def _draft(self, brand: Brand, engine: Engine, found: FoundModel, options: dict[str, Any]) -> None:
+        context = options["context"] or found.context_length or CONTEXT_UNKNOWN
+        model, is_new = engines.draft_model(
+            brand=brand,
+            slug=found.name_there,
+            engine=engine,
+            name_there=found.name_there,
+            context_length=context,
+            features=list(found.features),
+            is_reasoning=found.is_reasoning,
+            tokens_per_message=max(TOKENS_PER_MESSAGE, found.tokens_per_message * 5 // 4),
+            tokens_per_call=max(TOKENS_PER_CALL, found.tokens_per_call * 5 // 4),
+            actor=ACTOR,
+        )
+        if not (options["context"] or found.context_length):
+            self.stderr.write(
+                f"{model.slug}: the engine does not say its context length; {context} is assumed (--context)."
+            )
+        if options["free"] or options["input_price"] or options["output_price"]:
+            prices.set_price(model=model, is_free=options["free"], actor=ACTOR, per_million=prices_of(options))
+        word = "drafted" if is_new else "was there, now served here too"
+        features = ", ".join(found.features)
+        self.stdout.write(
+            f"Model {model.slug} {word}: context {model.context_length:,}; {features}. {self._price(model)}"
+        )
+
+    def _price(self, model: Model) -> str:
+        rate = Rate.objects.filter(model=model, organization=None, effective_until=None).first()
+        if rate is None:
+            example = f"manage.py price set {model.slug} --brand {model.brand.slug} --input 0.20 --output 0.40"
+            return f"It refuses calls until it has a price: {example} (or --free)"
+        return f"Live, {described(rate, model.brand.currency)}."
+
+    def _switch(self, act: str, name: str) -> None:
+        engine = Engine.objects.filter(name=name).first()
+        if engine is None:
+            names = ", ".join(Engine.objects.order_by("name").values_list("name", flat=True)) or "none yet"
+            raise CommandError(f"There is no engine {name!r}; there are: {names}.")
+        state = Engine.State.DRAINING if act == "drain" else Engine.State.LIVE
+        engines.change(engine=engine, state=state, actor=ACTOR)
+        self.stdout.write(f"Engine {name} is {state}.")
+
+    def _list(self) -> None:
+        for engine in Engine.objects.order_by("name").prefetch_related("routes__model"):
+            models = ", ".join(route.model.slug for route in engine.routes.all())
+            self.stdout.write(f"{engine.name:20} {engine.kind:12} {engine.state:9} {engine.base_url}  {models}")
+
+
+def abilities(known: Capabilities) -> str:
+    """What the engine can report and do, in words, good and bad."""
+    said = [
+        "counts tokens" if known.reports_usage else "DOES NOT COUNT TOKENS (calls are charged by estimate)",
+        "says what came from its cache" if known.reports_cached else "does not say what came from its cache",
+        "counts while it streams" if known.running_usage else "counts only at the end",
+        "has a tokenizer" if known.tokenize else "has no tokenizer to ask",
+    ]
+    if not known.counts_every_choice:
+        said.append("counts one choice only")
+    if not known.sends_done:
+        said.append("ends streams without [DONE]")
+    if known.cache_salt:
+        said.append("keeps customers' caches apart")
+    return ", ".join(said)

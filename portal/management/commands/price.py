@@ -1,0 +1,86 @@
+"""Prices from the command line, per million tokens."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from datetime import datetime
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+
+from billing import money, prices
+from billing.models import Rate
+from portal.management.choosing import brand_named, complaint, model_named, organization_named, prices_of
+
+ACTOR = "manage.py price"
+
+
+class Command(BaseCommand):
+    help = "Set or list the prices of models, per million tokens."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        acts = parser.add_subparsers(dest="act", required=True)
+        setting = acts.add_parser("set", help="a price from now on, or from a later moment")
+        setting.add_argument("model")
+        setting.add_argument("--brand")
+        setting.add_argument("--organization", help="for this customer only")
+        add_price_options(setting, ("cache-read", "cache-write", "reasoning"))
+        setting.add_argument("--from", dest="since", help="ISO 8601; now when not given")
+        listing = acts.add_parser("list", help="prices that hold or will")
+        listing.add_argument("--brand")
+
+    def handle(self, *, act: str, brand: str | None, **options: Any) -> None:
+        found = brand_named(brand)
+        if act == "list":
+            now = timezone.now()
+            rates = Rate.objects.filter(model__brand=found).exclude(effective_until__lte=now)
+            for rate in rates.select_related("model", "organization").order_by("model__slug", "effective_from"):
+                whose = f" for {rate.organization.slug}" if rate.organization else ""
+                since = f" from {rate.effective_from:%Y-%m-%d %H:%M}Z" if rate.effective_from > now else ""
+                self.stdout.write(f"{rate.model.slug}: {described(rate, found.currency)}{whose}{since}")
+            return
+        whose = options["organization"]
+        try:
+            rate = prices.set_price(
+                model=model_named(options["model"], found),
+                organization=organization_named(whose, found) if whose else None,
+                effective_from=_moment(options["since"]),
+                is_free=options["free"],
+                actor=ACTOR,
+                per_million=prices_of(options),
+            )
+        except ValidationError as error:
+            raise complaint(error) from error
+        self.stdout.write(
+            f"{rate.model.slug}: {described(rate, found.currency)} from {rate.effective_from:%Y-%m-%d %H:%M:%S}Z"
+        )
+
+
+def add_price_options(parser: ArgumentParser, more: tuple[str, ...] = ()) -> None:
+    for name in ("input", "output", *more):
+        text = f"of {name.replace('-', ' ')} tokens, per million"
+        parser.add_argument(f"--{name}-price", f"--{name}", metavar="PRICE", help=text)
+    parser.add_argument("--free", action="store_true", help="costs nothing")
+
+
+def described(rate: Rate, currency: str) -> str:
+    if rate.is_free:
+        return "free"
+    parts = []
+    for name in prices.PER_MILLION:
+        picos = getattr(rate, f"{name}_picos")
+        if picos is not None:
+            parts.append(f"{name.replace('_', ' ')} {money.price_per_million(picos)}")
+    return f"{', '.join(parts)} {currency} per million tokens"
+
+
+def _moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise CommandError(f"--from: {text!r} is no ISO 8601 date and time.") from error
+    return moment if moment.tzinfo else timezone.make_aware(moment)
