@@ -115,8 +115,7 @@ class Installation:
         from portal.demo.seed import seed
 
         engine_port = _remembered_port(self.place.var / "demo-engine.port")
-        if not settings.DEMO_INFERENCE_URL:
-            self._start_program("demo engine", "demo_engine", "--port", str(engine_port))
+        self._start_program("demo engine", "demo_engine", "--port", str(engine_port))
         say("Preparing the demo")
         facts = seed(base_url=self.base_url, engine_url=f"http://127.0.0.1:{engine_port}/v1")
         _write_privately(self.place.var / "demo.json", json.dumps(facts, indent=2) + "\n")
