@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CHOICES_MAX = 128
 CREATED = 1_760_000_000
+UNPACED_STEPS = 16
+"""Tokens of a whole answer made in one go where no pace is set."""
 
 
 class Refused(Exception):
@@ -153,7 +155,8 @@ class Generation:
 
     async def _whole(self) -> str:
         for step in range(max(len(tokens) for tokens, _ in self.texts)):
-            await self._pace()
+            if self.rate or step % UNPACED_STEPS == 0:
+                await self._pace()
             for index, (tokens, _) in enumerate(self.texts):
                 self.made[index] += step < len(tokens)
             await self._break_off(step + 1)
