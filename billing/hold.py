@@ -243,7 +243,7 @@ class Hold:
                 payer=self.payer,
                 granted=self.granted,
                 held_nanos=self.held_nanos,
-                facts=msgspec.Raw(self._facts),
+                facts=msgspec.Raw(self._facts),  # type: ignore[arg-type] # encoded already
             )
         )
 

@@ -63,7 +63,7 @@ class Dispatched(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     payer: str
     granted: int
     held_nanos: int
-    facts: Facts | msgspec.Raw
+    facts: Facts
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

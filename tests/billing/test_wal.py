@@ -1,0 +1,285 @@
+"""The worker's own file: whole lines or none, locked while its worker lives, and what a full disk does to it."""
+
+import asyncio
+import errno
+import json
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from billing import wal
+from billing.admission import StoreUnavailable
+from billing.events import decode
+from billing.usage import Usage
+from billing.wal import Wal, WalUnavailable
+from tests.billing.stage import Stage
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+async def log(wal_dir):
+    found = Wal(wal_dir)
+    yield found
+    found.close()
+
+
+def kinds(path):
+    return b"".join(line.kind for line in wal.read(path).lines)
+
+
+async def test_a_line_is_in_the_file_when_its_writer_goes_on(log):
+    await log.append(wal.DISPATCHED, b'{"call_id":"x"}')
+    assert kinds(log.path) == b"HD"
+    assert wal.read(log.path).lines[1].payload == b'{"call_id":"x"}'
+
+
+async def test_the_lines_of_one_turn_leave_in_one_write(log, monkeypatch):
+    writes: list[int] = []
+    real = os.write
+
+    def counted(descriptor, data):
+        writes.append(len(data))
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", counted)
+    log.note(wal.PROGRESS, b"{}")
+    await asyncio.gather(*(log.append(wal.DISPATCHED, b'{"n":%d}' % n) for n in range(50)))
+    assert len(writes) == 1
+    assert kinds(log.path) == b"HP" + b"D" * 50
+
+
+async def test_syncing_happens_beside_the_loop(log, monkeypatch):
+    threads: list[str] = []
+    done = threading.Event()
+
+    def slow(descriptor):
+        threads.append(threading.current_thread().name)
+        done.wait(0.3)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    await log.append(wal.DISPATCHED, b"{}")
+    await asyncio.sleep(0.25)  # the thread hangs in it now
+    started = asyncio.get_running_loop().time()
+    await log.append(wal.DISPATCHED, b"{}")
+    assert asyncio.get_running_loop().time() - started < 0.1
+    done.set()
+    assert set(threads) == {"wal-sync"}
+
+
+async def test_a_torn_last_line_is_recognised_and_the_others_are_read(log):
+    for number in range(3):
+        await log.append(wal.SETTLED, b'{"n":%d}' % number)
+    whole = log.path.read_bytes()
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for cut in range(last + 1, len(whole)):
+        log.path.write_bytes(whole[:cut])
+        found = wal.read(log.path)
+        assert (len(found.lines), found.torn, found.damaged) == (3, True, 0), whole[last:cut]
+    log.path.write_bytes(whole)
+    assert not wal.read(log.path).torn
+
+
+async def test_a_changed_byte_is_recognised_anywhere(log):
+    await log.append(wal.SETTLED, b'{"cost_nanos":38000}')
+    whole = log.path.read_bytes()
+    start = whole.index(b"S ")
+    for place in range(start, len(whole) - 1):
+        log.path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        found = wal.read(log.path)
+        assert [line for line in found.lines if line.kind == wal.SETTLED] == [], whole[place : place + 1]
+
+
+async def test_a_living_workers_file_cannot_be_claimed_and_a_dead_ones_can(log):
+    assert wal.claim(log.path) is None
+    program = f"""
+        import asyncio, os
+        from pathlib import Path
+        from billing import wal
+        async def main():
+            log = wal.Wal(Path({str(log.folder)!r}))
+            await log.append(wal.DISPATCHED, b"{{}}")
+            print(log.path, flush=True)
+            os.kill(os.getpid(), 9)
+        asyncio.run(main())
+    """
+    died = run(program)
+    assert died.returncode == -9
+    path = Path(died.stdout.strip())
+    descriptor = wal.claim(path)
+    assert descriptor is not None
+    assert wal.claim(path) is None  # one replayer
+    os.close(descriptor)
+    assert kinds(path) == b"HD"
+    assert wal.claim(path.with_name("gone.wal")) is None
+
+
+async def test_a_full_segment_is_followed_by_the_next(log, monkeypatch):
+    monkeypatch.setattr(wal, "SEGMENT_BYTES_MAX", 500)
+    first = log.path
+    for number in range(60):
+        await log.append(wal.PROGRESS, b'{"number":%d}' % number)
+    assert log.path != first
+    assert len(wal.files(log.folder)) > 1
+    numbers = [
+        json.loads(line.payload)["number"] for line in wal.lines_of(log.folder, log.worker) if line.kind != wal.HEADER
+    ]
+    assert numbers == list(range(60))
+    headers = [msgspec.json.decode(wal.read(path).lines[0].payload, type=wal.Header) for path in wal.files(log.folder)]
+    assert [header.segment for header in headers] == list(range(1, len(headers) + 1))
+    assert wal.claim(log.path) is None
+
+
+async def test_a_failed_write_refuses_new_work_and_the_file_stays_readable(log, monkeypatch):
+    real = os.write
+
+    def full(descriptor, data):
+        if len(data) < 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data[: len(data) - 10])  # some of it fits
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(WalUnavailable, match="No space"):
+        await log.append(wal.DISPATCHED, b'{"n":1, "long enough": true}')
+    assert not log.healthy
+    assert not log.probe()
+    monkeypatch.setattr(os, "write", real)
+    assert log.probe()
+    await log.append(wal.DISPATCHED, b'{"n":2}')
+    found = wal.read(log.path)
+    assert [line.payload for line in found.lines[1:]] == [b'{"n":2}']
+    assert (found.torn, found.damaged) == (False, 1)
+
+
+async def test_a_disk_that_does_not_sync_refuses_new_work(log, monkeypatch):
+    def broken(descriptor):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", broken)
+    await log.append(wal.DISPATCHED, b"{}")
+    await asyncio.sleep(0.5)
+    assert not log.healthy
+    monkeypatch.undo()
+    await asyncio.sleep(0.5)
+    assert log.healthy
+
+
+async def test_lines_carry_what_a_replay_needs(redis_connection, wal_dir, settings):
+    async with Stage(redis_connection, wal_dir, settings.REDIS_URL) as s:
+        hold = await s.reserve(stream=True, address="192.0.2.1")
+        await s.admission.dispatched(hold, 3)
+        s.admission.progress(hold, Usage(input=90, output=5), "running")
+        await asyncio.sleep(0)
+        await s.settle(hold, agent="\ud800 torn letters", metadata={"a": "b"})
+        await s.admission.drain(5)
+        lines = {line.kind: line.payload for line in wal.read(s.wal.path).lines}
+        dispatched = msgspec.json.decode(lines[b"D"], type=wal.Dispatched)
+        given = dispatched.facts
+        assert (dispatched.call_id, dispatched.engine_id, dispatched.held_nanos) == (hold.call_id, 3, 420_000)
+        assert (given.stream, given.address, given.rates["output_picos"]) == (True, "192.0.2.1", 400_000)
+        progress = msgspec.json.decode(lines[b"P"], type=wal.Progress)
+        assert (progress.call_id, progress.running.usage().output) == (hold.call_id, 5)
+        event = decode(lines[b"S"])
+        assert (event.call_id, event.cost_nanos, event.day) == (hold.call_id, 38_000, hold.day)
+        (entry,) = s.entries()
+        assert lines[b"S"].decode() == entry["e"]
+
+
+async def test_progress_is_written_now_and_then(redis_connection, wal_dir, settings):
+    async with Stage(redis_connection, wal_dir, settings.REDIS_URL) as s:
+        hold = await s.reserve()
+        await s.admission.dispatched(hold, 3)
+        for number in range(200):
+            s.admission.progress(hold, Usage(input=90, output=number))
+        await asyncio.sleep(0)
+        assert kinds(s.wal.path) == b"HDP"
+        await asyncio.sleep(0.3)
+        s.admission.progress(hold, Usage(input=90, output=300))
+        await s.settle(hold)
+        assert kinds(s.wal.path) == b"HDPPS"
+
+
+async def test_without_a_wal_new_calls_are_refused_and_running_ones_settle_in_redis(
+    redis_connection, wal_dir, settings, monkeypatch
+):
+    async with Stage(redis_connection, wal_dir, settings.REDIS_URL) as s:
+        running, undispatched = await s.reserve(), await s.reserve()
+        await s.admission.dispatched(running, 1)
+
+        def full(descriptor, data):
+            raise OSError(errno.EROFS, "Read-only file system")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            with pytest.raises(StoreUnavailable):
+                await s.admission.dispatched(undispatched, 1)
+            await s.admission.void(undispatched)
+            with pytest.raises(StoreUnavailable, match="WAL"):
+                await s.reserve()
+            charge = await s.settle(running)
+            assert s.account()["bal"] == 10**12 - charge.cost_nanos  # it waited for Redis
+        assert (await s.reserve()).granted == 1000
+
+
+DISK_FULL = """
+    import asyncio, resource, sys
+    from pathlib import Path
+    import redis
+    from tests.billing.stage import Stage, limit
+    from billing.admission import StoreUnavailable
+
+    async def main(url, folder):
+        sync = redis.Redis.from_url(url)
+        async with Stage(sync, Path(folder), url, balance=10**12) as s:
+            holds = [await s.reserve() for _ in range(3)]
+            for hold in holds:
+                await s.admission.dispatched(hold, 1)
+            size = s.wal.path.stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
+            charges = [await s.settle(hold) for hold in holds]
+            try:
+                await s.reserve()
+            except StoreUnavailable as refused:
+                print("refused:", refused)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            again = await s.reserve()
+            await s.settle(again)
+            await s.admission.drain(5)
+            charged = sum(charge.cost_nanos for charge in charges)
+            print("charged:", charged, 10**12 - s.account()["bal"], len(s.entries()))
+            print("file:", s.wal.path)
+
+    asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_a_disk_that_is_full_loses_no_charge(redis_connection, wal_dir, settings):
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert soft == resource.RLIM_INFINITY
+    done = run(DISK_FULL, settings.REDIS_URL, str(wal_dir))
+    assert done.returncode == 0, done.stderr
+    refused, charged, file = done.stdout.strip().splitlines()
+    assert refused == "refused: the WAL cannot be written"
+    assert charged == f"charged: {3 * 38_000} {4 * 38_000} 4"
+    found = wal.read(Path(file.removeprefix("file: ")))
+    assert b"".join(line.kind for line in found.lines) == b"HDDDDS"
+    assert found.damaged == 1
+
+
+def run(program, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DJANGO_SETTINGS_MODULE": "tests.settings"},
+    )
