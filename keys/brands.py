@@ -15,7 +15,12 @@ from keys import audit, publication, tokens
 from keys.audit import Actor
 from keys.models import Brand
 
-RESERVED_SLUGS = frozenset({"admin", "accounts", "api", "static", "v1", "media", "metrics", "health", "mailbox"})
+RESERVED_SLUGS = frozenset(
+    {
+        *("admin", "accounts", "api", "static", "v1", "media", "metrics", "health", "mailbox"),
+        *("open", "overview", "keys", "usage", "balance", "requests"),
+    }
+)
 """First path segments that belong to the house, so no brand may be dispatched by them."""
 
 UNCHANGEABLE = frozenset({"id", "slug", "version", "created_at", "state", "currency"})

@@ -12,18 +12,22 @@ from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.models import EmailAddress
+from allauth.account.signals import email_confirmed
 from django.conf import settings
+from django.db import transaction
+from django.dispatch import receiver
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
-from keys.models import Brand, User
+from billing import ladder
+from keys import access, organizations
+from keys.models import Brand, Organization, User
 
 
 class Adapter(DefaultAccountAdapter):  # type: ignore[misc]
     def is_open_for_signup(self, request: HttpRequest) -> bool:
-        brand: Brand = request.brand  # type: ignore[attr-defined]
-        return brand.sign_up == Brand.SignUp.OPEN and brand.state == Brand.State.ACTIVE
+        return takes_new_people(request.brand)  # type: ignore[attr-defined]
 
     def is_safe_url(self, url: str) -> bool:
         return bool(url_has_allowed_host_and_scheme(url, allowed_hosts={self.request.get_host()}))
@@ -48,8 +52,30 @@ class Adapter(DefaultAccountAdapter):  # type: ignore[misc]
         return reverse("home" if self.request.user.is_authenticated else "account_login")
 
 
-def verified(user: User) -> bool:
-    return bool(EmailAddress.objects.filter(user=user, verified=True).exists())
+@receiver(email_confirmed)
+def open_first_account(request: HttpRequest, email_address: EmailAddress, **_signal: Any) -> None:
+    """Whoever confirms an address on a brand's page and has no account there gets one."""
+    open_account(email_address.user, request.brand, address=request.client_address)  # type: ignore[attr-defined]
+
+
+def open_account(user: User, brand: Brand, *, address: str | None = None) -> Organization | None:
+    """The person's account at `brand`: the one they have (any, if several), else a new one that they own, on the
+    brand's default tier and with its sign-up credit. None where the brand takes nobody new. Twice at once makes one."""
+    with transaction.atomic():
+        User.objects.select_for_update().get(pk=user.pk)
+        own = access.organizations_of(user, brand).first()
+        if own is not None:
+            return own
+        if not takes_new_people(brand):
+            return None
+        name = user.name or user.email.partition("@")[0]
+        organization = organizations.create(brand=brand, name=name[:100], owner=user, actor=user, address=address)
+        ladder.welcome(organization=organization, actor=user)
+    return organization
+
+
+def takes_new_people(brand: Brand) -> bool:
+    return brand.sign_up == Brand.SignUp.OPEN and brand.state == Brand.State.ACTIVE
 
 
 def make_verified(user: User) -> None:

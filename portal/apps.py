@@ -1,8 +1,17 @@
+"""The portal as Django knows it, and the operators' admin site."""
+
+from __future__ import annotations
+
 from django.apps import AppConfig
+from django.contrib.admin.apps import AdminConfig
 
 
 class PortalConfig(AppConfig):
     name = "portal"
 
     def ready(self) -> None:
-        from portal import celery, checks  # noqa: F401 (tasks find their app; checks register themselves)
+        from portal import accounts, celery, checks  # noqa: F401 (checks and signals register themselves)
+
+
+class OperationsConfig(AdminConfig):
+    default_site = "portal.admin_site.OperationsSite"

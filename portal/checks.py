@@ -23,6 +23,19 @@ def no_debugging_in_production(**_: Any) -> list[CheckMessage]:
     return []
 
 
+@register(Tags.security)
+def mailbox_only_in_a_demo(**_: Any) -> list[CheckMessage]:
+    if settings.DEMO or settings.EMAIL_BACKEND != "portal.mailbox.EmailBackend":
+        return []
+    return [
+        Error(
+            "Mails go to the demo's mailbox, where anybody could read password links.",
+            hint="Give EMAIL_URL a mail server, e.g. smtp+tls://USER:PASSWORD@HOST:587.",
+            id="portal.E003",
+        )
+    ]
+
+
 @register(Tags.caches)
 def what_may_be_forgotten_lies_apart(**_: Any) -> list[CheckMessage]:
     """A cache is emptied by FLUSHDB, and a broker's keys have other rules of durability: neither may meet the money."""

@@ -6,8 +6,7 @@ keeps it), else it is DEFAULT_BRAND. The host is checked here against ALLOWED_HO
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from django.conf import settings
 from django.db.models import Q
@@ -17,9 +16,9 @@ from django.shortcuts import render
 from django.urls import get_script_prefix, set_script_prefix
 
 from keys.models import Brand, User
+from proxy.addresses import client_address
 
 Handler = Callable[[HttpRequest], HttpResponse]
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PORTAL_POLICY = "; ".join(
     [
@@ -53,31 +52,12 @@ class PortalRequest(HttpRequest):
 
     brand: Brand
     client_address: str
+
+
+class MemberRequest(PortalRequest):
+    """Behind a guard of portal.pages: somebody is signed in."""
+
     user: User
-
-
-def client_address(remote: str, forwarded_for: str, trusted: Sequence[Network]) -> str:
-    """The nearest address that is not one of our own proxies. `forwarded_for` counts only behind a trusted one."""
-    hops = [hop.strip() for hop in forwarded_for.split(",") if hop.strip()]
-    address = remote
-    while hops and _within(address, trusted):
-        hop = hops.pop()
-        if _parsed(hop) is None:
-            break
-        address = hop
-    return address
-
-
-def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None
-
-
-def _within(text: str, networks: Sequence[Network]) -> bool:
-    address = _parsed(text)
-    return address is not None and any(address in network for network in networks)
 
 
 class BrandMiddleware:
@@ -93,7 +73,9 @@ class BrandMiddleware:
             return HttpResponse("Bad Request: this host is not served here.", status=400, content_type="text/plain")
         request.get_host = lambda: host  # type: ignore[method-assign]
         request.client_address = client_address(  # type: ignore[attr-defined]
-            request.META.get("REMOTE_ADDR", ""), request.META.get("HTTP_X_FORWARDED_FOR", ""), settings.TRUSTED_PROXIES
+            request.META.get("REMOTE_ADDR"),
+            request.META.get("HTTP_X_FORWARDED_FOR", "").encode("latin-1", "replace") or None,
+            settings.TRUSTED_PROXIES,
         )
         if brand is None:
             return render(request, "portal/no_brand.html", status=503)

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
 
+from allauth.account.decorators import verified_email_required
 from django.contrib.auth.decorators import login_required
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 
 from keys import access
 from keys.models import Organization, Role
-from portal.middleware import PortalRequest
+from portal.middleware import MemberRequest
 
 Rest = ParamSpec("Rest")
-OrganizationView = Callable[Concatenate[PortalRequest, Organization, Rest], HttpResponse]
+OrganizationView = Callable[Concatenate[MemberRequest, Organization, Rest], HttpResponse]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def of_organization(
     def decorate(view: OrganizationView[Rest]) -> Callable[..., HttpResponse]:
         @login_required
         @wraps(view)
-        def guarded(request: PortalRequest, organization: str, *args: Rest.args, **kwargs: Rest.kwargs) -> HttpResponse:
+        def guarded(request: MemberRequest, organization: str, *args: Rest.args, **kwargs: Rest.kwargs) -> HttpResponse:
             found = access.organization_for(request.user, request.brand, organization, role_at_least=role_at_least)
             return view(request, found, *args, **kwargs)
 
@@ -55,8 +56,14 @@ def of_organization(
     return decorate
 
 
+def verified_first(view: Callable[Rest, HttpResponse]) -> Callable[Rest, HttpResponse]:
+    """Before that, people confirm their address: they get the page that says so, and the mail once more."""
+    guarded: Callable[Rest, HttpResponse] = verified_email_required(view)
+    return guarded
+
+
 def page(
-    request: PortalRequest,
+    request: MemberRequest,
     organization: Organization,
     section: str,
     template: str,
@@ -77,11 +84,11 @@ def page(
     return render(request, template, {**shared, **(context or {})}, status=status)
 
 
-def shortcut(section: str) -> Callable[[HttpRequest], HttpResponse]:
+def shortcut(section: str) -> Callable[..., HttpResponse]:
     """/keys/ for the reader's only account; with several, the front page asks which."""
 
     @login_required
-    def view(request: PortalRequest) -> HttpResponse:
+    def view(request: MemberRequest) -> HttpResponse:
         organizations = list(access.organizations_of(request.user, request.brand)[:2])
         if len(organizations) == 1:
             return redirect(section, organizations[0].public_id)

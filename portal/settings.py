@@ -112,7 +112,7 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000
 # The pages
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "portal.apps.OperationsConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -127,7 +127,7 @@ INSTALLED_APPS = [
     "keys",
     "billing",
     "proxy",
-    "portal",
+    "portal.apps.PortalConfig",
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

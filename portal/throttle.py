@@ -44,6 +44,9 @@ RULES = {
     "account_change_password": Rule("tries", address="30/5m", person="10/5m"),
     "account_set_password": Rule("tries", address="30/5m", person="10/5m"),
     "account_email": Rule("changes", address="60/h", person="20/h"),
+    "account_open": Rule("new accounts", address="30/h", person="5/h"),
+    "key_new": Rule("new keys", address="120/h", person="60/h"),
+    "key_rotate": Rule("new keys", address="120/h", person="60/h"),
 }
 
 

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from django.contrib import admin
-from django.urls import include, path
+from django.urls import URLPattern, URLResolver, include, path, re_path
 
-from portal.views import home
+from portal.pages import SECTIONS, shortcut
+from portal.views import balance, home, keys, requests, usage
 
-urlpatterns = [
+account: list[URLPattern] = [
+    path("", home.overview, name="overview"),
+    path("keys/", keys.keys, name="keys"),
+    path("keys/new/", keys.key_new, name="key_new"),
+    path("keys/<slug:key>/rotate/", keys.key_rotate, name="key_rotate"),
+    path("keys/<slug:key>/revoke/", keys.key_revoke, name="key_revoke"),
+    path("usage/", usage.usage, name="usage"),
+    path("balance/", balance.balance, name="balance"),
+    path("requests/", requests.requests, name="requests"),
+]
+urlpatterns: list[URLPattern | URLResolver] = [
     path("", home.home, name="home"),
+    path("open/", home.account_open, name="account_open"),
+    *(path(f"{section}/", shortcut(section), name=f"my_{section}") for section in SECTIONS),
+    re_path(r"^(?P<organization>org_[a-z0-9]{1,36})/", include(account)),
     path("colours.css", home.colours, name="colours"),
     path("mailbox/", home.mailbox, name="mailbox"),
     path("accounts/", include("allauth.account.urls")),

@@ -6,11 +6,13 @@ Factories write plain rows. A test that needs published records (the proxy's, sa
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from django.test import Client
 
+from billing.models import Model
 from keys.models import Brand, Membership, Organization, Role, Scheme, User
 
 PASSWORD = "correct horse battery staple"
@@ -49,6 +51,13 @@ def organization(brand: Brand, **fields: Any) -> Organization:
     return Organization.objects.create(brand=brand, **{**values, **fields})
 
 
+def model(brand: Brand, slug: str = "", **fields: Any) -> Model:
+    """On sale without an engine: enough for pages."""
+    number = next(_numbers)
+    values: dict[str, Any] = {"name": f"Model {number}", "context_length": 8192, "max_completion_tokens": 4096}
+    return Model.objects.create(brand=brand, slug=slug or f"model-{number}", **{**values, **fields})
+
+
 def person(name: str = "person", *, verified: bool = True, **fields: Any) -> User:
     """A user who can sign in with PASSWORD; `verified` also records the address as confirmed."""
     from allauth.account.models import EmailAddress
@@ -72,6 +81,11 @@ def assemble(**brand_fields: Any) -> Cast:
     join(viewer, ours, Role.VIEWER)
     join(stranger, theirs, Role.OWNER)
     return Cast(house, ours, owner, member, viewer, theirs, stranger)
+
+
+def text_of(answer: Any) -> str:
+    """The page without the tokens that differ each time, to compare two answers."""
+    return re.sub(r'name="csrfmiddlewaretoken" value="[^"]+"', "", answer.content.decode())
 
 
 def browser_of(user: User | None = None, **defaults: Any) -> Client:

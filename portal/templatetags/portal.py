@@ -10,6 +10,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from billing import money as amounts
+from billing.calls import Call
+from billing.models import TierLimit
 
 register = template.Library()
 
@@ -38,6 +40,22 @@ def money_short(nanos: int, currency: str) -> SafeString:
     return format_html('<span class="number" title="{}">{}</span>', exact, short)
 
 
+@register.simple_tag
+def money_column(nanos: int, currency: str, places: int) -> SafeString:
+    """One of a column's amounts, all to the same decimals and rounded down; the exact amount is one hover away."""
+    unit = 10 ** (9 - places)
+    text = amounts.decimal(nanos // unit * unit, 9, places_min=places)
+    symbol = amounts.SYMBOLS.get(currency)
+    shown = f"{symbol}{text}" if symbol else f"{text} {currency}"
+    return format_html('<span title="{}">{}</span>', amounts.display(nanos, currency), shown)
+
+
+@register.filter
+def words(name: str) -> str:
+    """A name of ours as a person writes it: "client_gone" → "client gone"."""
+    return name.replace("_", " ")
+
+
 @register.filter
 def per_million(picos: int | None, currency: str) -> str:
     """A rate as people compare them: the price of a million tokens."""
@@ -63,17 +81,62 @@ def duration(milliseconds: int | None) -> str:
     return f"{minutes} min {seconds} s"
 
 
+MOMENTS = {"date": "%b %Y", "minute": "%b %Y, %H:%M UTC", "second": "%b %Y, %H:%M:%S UTC"}
+
+
 @register.simple_tag
-def moment(at: datetime | None, precise: bool = False, empty: str = "–") -> SafeString | str:
+def moment(at: datetime, to: str = "minute") -> SafeString:
     """A time that portal.js shows in the reader's zone; without it, UTC."""
-    if at is None:
-        return empty
     at = at.astimezone(UTC)
-    text = f"{at.day} {at:%b %Y, %H:%M:%S} UTC" if precise else f"{at.day} {at:%b %Y, %H:%M} UTC"
-    return format_html('<time datetime="{}"{}>{}</time>', at.isoformat(), " data-precise" if precise else "", text)
+    text = f"{at.day} {at.strftime(MOMENTS[to])}"
+    return format_html('<time datetime="{}" data-to="{}">{}</time>', at.isoformat(), to, text)
 
 
 @register.simple_tag
 def day(on: date) -> SafeString:
     """A brand day: a date of the brand's calendar, the same for every reader."""
     return format_html('<time datetime="{}" data-day>{}</time>', on.isoformat(), f"{on.day} {on:%b %Y}")
+
+
+@register.filter
+def picos(value: int, currency: str) -> str:
+    """An exact amount in picos, of which a thousand are a nano."""
+    digits = amounts.decimal(value, 12, places_min=2)
+    symbol = amounts.SYMBOLS.get(currency)
+    return f"{symbol}{digits}" if symbol else f"{digits} {currency}"
+
+
+@register.simple_tag
+def tokens(call: Call) -> SafeString:
+    """Input and output of a call: "1,200 → 80"."""
+    read = sum(call.total(name) or 0 for name in ("uncached_input_tokens", "cache_read_tokens", "cache_write_tokens"))
+    written = call.total("output_tokens") or 0
+    return format_html(
+        '<span class="number">{} <span aria-hidden="true">→</span><span class="visually-hidden">in,</span> {}'
+        '<span class="visually-hidden"> out</span></span>',
+        f"{read:,}",
+        f"{written:,}",
+    )
+
+
+UNITS = {
+    "requests": "requests",
+    "input": "input tokens",
+    "output": "output tokens",
+    "tokens": "tokens",
+    "credits": "credits",
+}
+
+
+@register.simple_tag
+def limit_in_words(limit: TierLimit, currency: str) -> str:
+    """ "1,000 requests per day and model", "5 calls at once", "$20.00 per month"."""
+    whose = "" if limit.scope == "organization" else limit.model.slug if limit.model else limit.scope
+    if limit.unit == "concurrent":
+        return f"{limit.amount:,} calls at once{f' per {whose}' if whose else ''}"
+    amount = (
+        amounts.display(limit.amount, currency) if limit.unit == "nanos" else f"{limit.amount:,} {UNITS[limit.unit]}"
+    )
+    window = "in all" if limit.window == "lifetime" else f"per {limit.window}"
+    and_whose = f" {'per' if limit.window == 'lifetime' else 'and'} {whose}" if whose else ""
+    return f"{amount} {window}{and_whose}{', included' if limit.is_allotment else ''}"

@@ -2,25 +2,77 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.conf import settings
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
 from django.db.models import Prefetch, Q
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import cache_control
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_POST, require_safe
 
+from billing import balances, ladder, reports
 from billing.models import Model, Rate
-from keys.models import Brand
-from portal import firstcall, theme
+from keys import access
+from keys.models import Brand, Organization
+from portal import accounts, firstcall, theme
 from portal import mailbox as post_office
-from portal.middleware import PortalRequest
+from portal.middleware import MemberRequest, PortalRequest
+from portal.pages import of_organization, page, verified_first
+from portal.views.usage import chart, today
 
 
 @require_safe
 def home(request: PortalRequest) -> HttpResponse:
+    if not request.user.is_authenticated:
+        return _landing(request)
+    organizations = list(access.organizations_of(request.user, request.brand))
+    if len(organizations) == 1:
+        return redirect("overview", organizations[0].public_id)
+    return render(request, "portal/accounts.html", {"organizations": organizations})
+
+
+@require_safe
+@of_organization()
+def overview(request: MemberRequest, organization: Organization) -> HttpResponse:
+    now = timezone.now()
+    last = today(organization.brand, now)
+    first = last - timedelta(days=29)
+    models = price_list(organization.brand, now)
+    tier, _since = ladder.standing_of(organization)
+    context = {
+        "balance": balances.of(organization),
+        "tier": tier,
+        "total": reports.total(organization.pk, first=first, last=last),
+        "chart": chart(reports.usage(organization.pk, first=first, last=last, by=("day",)), first, last),
+        "has_keys": organization.keys.filter(revoked_at=None).exists(),
+        "models": models,
+        "placeholder": firstcall.PLACEHOLDER,
+        "samples": firstcall.samples(
+            base_url=firstcall.base_url(request),
+            schemes=organization.brand.schemes,
+            model=firstcall.model_for(organization.brand, models),
+        ),
+    }
+    return page(request, organization, "overview", "portal/overview.html", context)
+
+
+@require_POST
+@login_required
+@verified_first
+def account_open(request: MemberRequest) -> HttpResponse:
+    """For people who came with an account of another brand, or lost the one they had here."""
+    organization = accounts.open_account(request.user, request.brand, address=request.client_address)
+    if organization is None:
+        messages.error(request, f"{request.brand.name} takes new customers by invitation.")
+        return redirect("home")
+    return redirect("overview", organization.public_id)
+
+
+def _landing(request: PortalRequest) -> HttpResponse:
     brand = request.brand
     models = price_list(brand, timezone.now())
     samples = firstcall.samples(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from datetime import timedelta
 
-from allauth.account.decorators import verified_email_required
 from django.contrib import messages
 from django.core.exceptions import ValidationError
 from django.core.paginator import Paginator
@@ -21,8 +20,8 @@ from keys import access, issuing
 from keys.models import ApiKey, Organization, Role
 from portal import firstcall
 from portal.forms import KeyForm, RotateForm
-from portal.middleware import PortalRequest
-from portal.pages import of_organization, page
+from portal.middleware import MemberRequest
+from portal.pages import of_organization, page, verified_first
 
 PER_PAGE = 50
 FORM_TOKENS = "key_forms"
@@ -31,7 +30,7 @@ FORM_TOKENS_MAX = 10
 
 @require_safe
 @of_organization()
-def keys(request: PortalRequest, organization: Organization) -> HttpResponse:
+def keys(request: MemberRequest, organization: Organization) -> HttpResponse:
     rows = organization.keys.select_related("use", "created_by").order_by(
         F("revoked_at").desc(nulls_first=True), "-created_at", "-id"
     )
@@ -41,8 +40,8 @@ def keys(request: PortalRequest, organization: Organization) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @of_organization(role_at_least=Role.DEVELOPER)
-@verified_email_required
-def key_new(request: PortalRequest, organization: Organization) -> HttpResponse:
+@verified_first
+def key_new(request: MemberRequest, organization: Organization) -> HttpResponse:
     models = _models(organization)
     form = KeyForm(request.POST or None, organization=organization, models=models)
     if request.method == "POST" and form.is_valid():
@@ -65,8 +64,8 @@ def key_new(request: PortalRequest, organization: Organization) -> HttpResponse:
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @of_organization(role_at_least=Role.DEVELOPER)
-@verified_email_required
-def key_rotate(request: PortalRequest, organization: Organization, key: str) -> HttpResponse:
+@verified_first
+def key_rotate(request: MemberRequest, organization: Organization, key: str) -> HttpResponse:
     row = _key(request, organization, key)
     form = RotateForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
@@ -89,7 +88,7 @@ def key_rotate(request: PortalRequest, organization: Organization, key: str) -> 
 
 @require_http_methods(["GET", "HEAD", "POST"])
 @of_organization(role_at_least=Role.DEVELOPER)
-def key_revoke(request: PortalRequest, organization: Organization, key: str) -> HttpResponse:
+def key_revoke(request: MemberRequest, organization: Organization, key: str) -> HttpResponse:
     row = _key(request, organization, key)
     if request.method != "POST":
         return page(request, organization, "keys", "portal/key_revoke.html", {"key": row})
@@ -104,7 +103,7 @@ def key_revoke(request: PortalRequest, organization: Organization, key: str) -> 
 
 @sensitive_variables("issued")
 def _reveal(
-    request: PortalRequest,
+    request: MemberRequest,
     organization: Organization,
     issued: issuing.Issued,
     models: list[Model],
@@ -128,7 +127,7 @@ def _reveal(
     return page(request, organization, "keys", "portal/key_reveal.html", context, status=201)
 
 
-def _key(request: PortalRequest, organization: Organization, public_id: str) -> ApiKey:
+def _key(request: MemberRequest, organization: Organization, public_id: str) -> ApiKey:
     row = access.key_for(request.user, request.brand, public_id, role_at_least=Role.DEVELOPER)
     if row.organization_id != organization.pk:
         raise Http404
@@ -140,7 +139,7 @@ def _models(organization: Organization) -> list[Model]:
     return list(rows.order_by("position", "slug"))
 
 
-def _form_token(request: PortalRequest) -> str:
+def _form_token(request: MemberRequest) -> str:
     """Marks one rendering of a form, so that sending it again (reload, double click) makes no second key."""
     token = secrets.token_urlsafe(12)
     kept = request.session.get(FORM_TOKENS, [])
@@ -148,7 +147,7 @@ def _form_token(request: PortalRequest) -> str:
     return token
 
 
-def _first_time(request: PortalRequest) -> bool:
+def _first_time(request: MemberRequest) -> bool:
     kept = request.session.get(FORM_TOKENS, [])
     given = request.POST.get("form_token", "")
     if given not in kept:
@@ -157,7 +156,7 @@ def _first_time(request: PortalRequest) -> bool:
     return True
 
 
-def _sent_before(request: PortalRequest, organization: Organization) -> HttpResponse:
+def _sent_before(request: MemberRequest, organization: Organization) -> HttpResponse:
     text = "That form was sent before, so no further key was made. A key's secret is shown only once."
     messages.warning(request, text)
     return redirect("keys", organization.public_id)

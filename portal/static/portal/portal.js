@@ -40,7 +40,7 @@ function announce(text) {
 function localise(time) {
   const at = new Date(time.dateTime);
   if (Number.isNaN(at.getTime())) return;
-  const style = time.dataset.precise !== undefined ? { dateStyle: "medium", timeStyle: "medium" } : { dateStyle: "medium", timeStyle: "short" };
+  const style = { dateStyle: "medium", timeStyle: { minute: "short", second: "medium" }[time.dataset.to] };
   time.title = time.textContent;
   time.textContent = new Intl.DateTimeFormat(undefined, style).format(at);
 }
@@ -104,7 +104,7 @@ function closeMenusOnLeaving() {
 }
 
 document.querySelectorAll("[data-copy]").forEach(offerCopying);
-document.querySelectorAll("time[datetime]:not([data-day])").forEach(localise);
+document.querySelectorAll("time[data-to]").forEach(localise);
 document.querySelectorAll('input[type="password"]').forEach(offerShowing);
 document.querySelectorAll('[role="tablist"]').forEach(offerChoosing);
 closeMenusOnLeaving();

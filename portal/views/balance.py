@@ -1,0 +1,37 @@
+"""The account's money: what it may spend, what running calls have set aside, and every posting behind it."""
+
+from __future__ import annotations
+
+from django.core.paginator import Paginator
+from django.http import HttpResponse
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from billing import balances, ladder
+from billing.models import LedgerAccount, PostingLine
+from keys.models import Organization
+from portal.middleware import MemberRequest
+from portal.pages import of_organization, page
+
+PER_PAGE = 30
+
+
+@require_safe
+@of_organization()
+def balance(request: MemberRequest, organization: Organization) -> HttpResponse:
+    lines = (
+        PostingLine.objects.filter(account__organization=organization, account__kind=LedgerAccount.Kind.WALLET)
+        .select_related("posting")
+        .order_by("-posting__posted_at", "-pk")
+    )
+    tier, since = ladder.standing_of(organization)
+    context = {
+        "balance": balances.of(organization),
+        "tier": tier,
+        "tier_since": since,
+        "tier_limits": list(tier.limits.select_related("model").order_by("pk")) if tier else [],
+        "grants": organization.grants.order_by("-created_at")[:20],
+        "lines": Paginator(lines, PER_PAGE).get_page(request.GET.get("page")),
+        "now": timezone.now(),
+    }
+    return page(request, organization, "balance", "portal/balance.html", context)

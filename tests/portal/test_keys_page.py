@@ -1,0 +1,232 @@
+import re
+from datetime import UTC, datetime, timedelta
+from html import unescape
+from typing import Any
+
+import pytest
+from django.test import Client
+from redis.exceptions import ConnectionError as RedisGone
+
+from keys import issuing, publication
+from keys.models import ApiKey, AuditEvent, Brand, Role
+from tests import cast as casting
+
+COMMITS = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def owner(cast):
+    return casting.browser_of(cast.owner)
+
+
+def form_of(browser: Client, path: str, **fields) -> dict[str, Any]:
+    """What the form would send: its hidden token, all scopes, and the fields given."""
+    page = browser.get(path).content.decode()
+    (token,) = re.findall(r'name="form_token" value="([^"]+)"', page)
+    scopes = re.findall(r'name="scopes" value="([^"]+)"', page)
+    return {"form_token": token, "scopes": scopes, "name": "server", **fields}
+
+
+def new_key(browser: Client, cast, **fields):
+    path = f"/{cast.organization.public_id}/keys/new/"
+    return browser.post(path, form_of(browser, path, **fields))
+
+
+def secret_on(page) -> str:
+    (secret,) = re.findall(r'id="secret"[^>]*>([^<]+)<', page.content.decode())
+    return str(secret)
+
+
+def issued(cast, **fields) -> ApiKey:
+    return issuing.issue(organization=cast.organization, name="server", actor=cast.owner, **fields).key
+
+
+def test_the_list_is_empty_and_says_what_to_do(owner, cast):
+    page = owner.get(f"/{cast.organization.public_id}/keys/").content.decode()
+    assert "No keys yet" in page
+    assert f'href="/{cast.organization.public_id}/keys/new/"' in page
+
+
+def test_a_new_key_is_shown_once(owner, cast):
+    page = new_key(owner, cast)
+    assert page.status_code == 201
+    secret = secret_on(page)
+    assert secret.startswith("ak-")
+    assert "no-store" in page["Cache-Control"]
+    assert issuing.existing(secret) == ApiKey.objects.get()
+    for path in ("keys/", "", "keys/new/"):
+        assert secret not in owner.get(f"/{cast.organization.public_id}/{path}").content.decode()
+    assert secret not in str(list(AuditEvent.objects.values())) + str(dict(owner.session))
+
+
+def test_the_curl_of_a_new_key_has_the_readers_own_address_and_the_key(owner, cast):
+    casting.model(cast.brand, "m-1")
+    prefixed = owner.get(f"/{cast.brand.slug}/{cast.organization.public_id}/keys/new/").content.decode()
+    (token,) = re.findall(r'name="form_token" value="([^"]+)"', prefixed)
+    data = {"form_token": token, "name": "server", "scopes": ["chat"]}
+    page = owner.post(f"/{cast.brand.slug}/{cast.organization.public_id}/keys/new/", data)
+    text = unescape(page.content.decode())
+    assert f"curl http://testserver/{cast.brand.slug}/v1/chat/completions" in text
+    assert f"'Authorization: Bearer {secret_on(page)}'" in text
+    assert '"model": "m-1"' in text
+
+
+def test_sending_the_form_again_makes_no_second_key(owner, cast):
+    path = f"/{cast.organization.public_id}/keys/new/"
+    form = form_of(owner, path)
+    owner.post(path, form)
+    again = owner.post(path, form, follow=True)
+    assert "shown only once" in again.content.decode()
+    assert ApiKey.objects.count() == 1
+
+
+def test_a_key_is_made_with_what_the_form_says(owner, cast):
+    casting.model(cast.brand, "m-1")
+    fields = {
+        "scopes": ["chat", "models"],
+        "models": ["m-1"],
+        "cidrs": "203.0.113.9\n2001:db8::/32",
+        "requests_per_minute": "60",
+        "spend_per_month": "12.50",
+        "expires_in": "30",
+    }
+    assert new_key(owner, cast, **fields).status_code == 201
+    key = ApiKey.objects.get()
+    assert (key.scopes, key.model_slugs) == (["chat", "models"], ["m-1"])
+    assert key.cidrs == ["203.0.113.9/32", "2001:db8::/32"]
+    assert [(limit["unit"], limit["window"], limit["amount"]) for limit in key.limits] == [
+        ("requests", "minute", 60),
+        ("nanos", "month", 12_500_000_000),
+    ]
+    assert key.expires_at is not None
+    assert abs(key.expires_at - datetime.now(UTC) - timedelta(days=30)) < timedelta(minutes=1)
+    assert key.created_by == cast.owner
+    assert AuditEvent.objects.get(action="key.issued").address == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("name", "", "required"),
+        ("name", "x" * 10_000, "at most 100"),
+        ("name", "a\x00b", "Null characters"),
+        ("scopes", ["root"], "not one of the available choices"),
+        ("models", ["another-brands-model"], "not one of the available choices"),
+        ("cidrs", "not a network", "does not appear to be"),
+        ("requests_per_minute", "-1", "greater than or equal to 1"),
+        ("spend_per_month", "1e9", "plain decimal"),
+        ("expires_in", "99999", "not one of the available choices"),
+    ],
+)
+def test_a_wrong_field_is_named_and_nothing_is_made(owner, cast, field, value, said):
+    casting.model(cast.brand, "m-1")
+    page = new_key(owner, cast, **{field: value})
+    assert page.status_code == 200
+    assert said in unescape(page.content.decode())
+    assert not ApiKey.objects.exists()
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "\u202egnp.exe", "={1+1}", "x" * 100])
+def test_any_name_is_shown_as_text(owner, cast, name):
+    new_key(owner, cast, name=name)
+    page = owner.get(f"/{cast.organization.public_id}/keys/").content.decode()
+    assert "<script>alert" not in page
+    assert name in unescape(page)
+
+
+def test_fields_that_the_form_does_not_have_change_nothing(owner, cast):
+    new_key(owner, cast, organization=str(cast.elsewhere.pk), created_by=str(cast.stranger.pk), version="99999")
+    key = ApiKey.objects.get()
+    assert (key.organization, key.created_by) == (cast.organization, cast.owner)
+
+
+@COMMITS
+def test_revoking_asks_first_and_holds_at_once(owner, cast):
+    key = issued(cast)
+    path = f"/{cast.organization.public_id}/keys/{key.public_id}/revoke/"
+    assert "cannot be undone" in owner.get(path).content.decode()
+    assert ApiKey.objects.filter(revoked_at=None).exists()
+    page = owner.post(path, follow=True).content.decode()
+    assert not ApiKey.objects.filter(revoked_at=None).exists()
+    assert "is revoked. Requests with it are refused from now on." in page
+    assert not publication.apply_pending()
+
+
+@COMMITS
+def test_revoking_while_redis_is_away_says_so(owner, cast, monkeypatch):
+    key = issued(cast)
+
+    def gone(*_args, **_kwargs):
+        raise RedisGone("no Redis")
+
+    monkeypatch.setattr(publication, "_publish", gone)
+    page = owner.post(f"/{cast.organization.public_id}/keys/{key.public_id}/revoke/", follow=True).content.decode()
+    assert "unreachable just now" in page
+
+
+def test_rotating_shows_a_new_secret_and_keeps_the_old_for_a_while(owner, cast):
+    key = issued(cast, scopes=["chat"])
+    path = f"/{cast.organization.public_id}/keys/{key.public_id}/rotate/"
+    page = owner.post(path, form_of(owner, path, overlap_hours="1"))
+    assert page.status_code == 201
+    replacement = issuing.existing(secret_on(page))
+    assert replacement is not None
+    assert (replacement.rotated_from, replacement.scopes) == (key, ["chat"])
+    key.refresh_from_db()
+    assert key.expires_at is not None
+    assert key.revoked_at is None
+
+
+def test_a_revoked_key_cannot_be_rotated(owner, cast):
+    key = issued(cast)
+    path = f"/{cast.organization.public_id}/keys/{key.public_id}/rotate/"
+    form = form_of(owner, path, overlap_hours="0")
+    issuing.revoke(key=key, actor=cast.owner)
+    assert "revoked or expired already" in owner.post(path, form, follow=True).content.decode()
+
+
+def test_a_developer_makes_keys_and_a_viewer_only_looks(cast):
+    developer, viewer = casting.browser_of(cast.member), casting.browser_of(cast.viewer)
+    assert new_key(developer, cast).status_code == 201
+    key = ApiKey.objects.get()
+    listed = viewer.get(f"/{cast.organization.public_id}/keys/").content.decode()
+    assert key.hint in listed
+    assert "keys/new/" not in listed
+    assert "Revoke" not in listed
+    for path in ("keys/new/", f"keys/{key.public_id}/revoke/", f"keys/{key.public_id}/rotate/"):
+        for ask in (viewer.get, viewer.post):
+            answer = ask(f"/{cast.organization.public_id}/{path}")
+            assert answer.status_code == 403
+            assert "role does not allow" in answer.content.decode()
+
+
+def test_the_first_key_waits_for_a_confirmed_address(cast):
+    newcomer = casting.person("newcomer", verified=False)
+    casting.join(newcomer, cast.organization, Role.DEVELOPER)
+    page = casting.browser_of(newcomer).get(f"/{cast.organization.public_id}/keys/new/").content.decode()
+    assert "Check your mail" in page
+
+
+def test_the_list_asks_as_few_questions_for_many_keys_as_for_one(owner, cast, django_assert_max_num_queries):
+    for _ in range(30):
+        issued(cast)
+    with django_assert_max_num_queries(9):
+        owner.get(f"/{cast.organization.public_id}/keys/")
+
+
+def test_key_making_is_throttled_per_person(owner, cast):
+    path = f"/{cast.organization.public_id}/keys/new/"
+    statuses = [owner.post(path, {}).status_code for _ in range(61)]
+    assert statuses == [200] * 60 + [429]
+
+
+def test_a_suspended_account_is_told_so(owner, cast):
+    cast.organization.state, cast.organization.suspended_reason = "suspended", "Unpaid invoice"
+    cast.organization.save()
+    page = owner.get(f"/{cast.organization.public_id}/keys/").content.decode()
+    assert "This account is suspended: Unpaid invoice" in page
+
+
+def test_under_another_brand_the_account_does_not_exist(owner, cast):
+    other: Brand = casting.brand()
+    assert owner.get(f"/{other.slug}/{cast.organization.public_id}/keys/").status_code == 404

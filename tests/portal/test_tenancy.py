@@ -1,0 +1,100 @@
+"""Every address of an account, taken from the URL conf, so that a new page is covered by itself."""
+
+import pytest
+from django.urls import URLPattern, reverse
+
+from keys import issuing
+from keys.models import Role
+from portal.pages import SECTIONS
+from portal.urls import account, urlpatterns
+from tests import cast as casting
+
+NAMES = [str(pattern.name) for pattern in account]
+TAKES_A_KEY = {str(pattern.name) for pattern in account if "key" in pattern.pattern.converters}
+MISSING_ORGANIZATION, MISSING_KEY = "org_22222222222222222222", "key_22222222222222222222"
+
+
+def address(name, organization, key):
+    return reverse(name, args=[organization, key] if name in TAKES_A_KEY else [organization])
+
+
+@pytest.fixture
+def key(cast) -> str:
+    return str(issuing.issue(organization=cast.organization, name="server", actor=cast.owner).key.public_id)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_a_stranger_gets_what_a_missing_account_gives(cast, key, name, method):
+    stranger = casting.browser_of(cast.stranger)
+    answer = getattr(stranger, method)(address(name, cast.organization.public_id, key))
+    missing = getattr(stranger, method)(address(name, MISSING_ORGANIZATION, key))
+    assert answer.status_code == missing.status_code
+    assert answer.status_code in ({404} if method == "get" else {404, 405})
+    assert casting.text_of(answer) == casting.text_of(missing)
+
+
+@pytest.mark.parametrize("name", sorted(TAKES_A_KEY))
+def test_a_strangers_own_account_opens_no_other_key(cast, key, name):
+    stranger = casting.browser_of(cast.stranger)
+    answer = stranger.get(address(name, cast.elsewhere.public_id, key))
+    missing = stranger.get(address(name, cast.elsewhere.public_id, MISSING_KEY))
+    assert (answer.status_code, missing.status_code) == (404, 404)
+    assert casting.text_of(answer) == casting.text_of(missing)
+
+
+@pytest.mark.parametrize("name", sorted(TAKES_A_KEY))
+def test_a_key_of_one_account_is_not_under_the_other(cast, key, name):
+    casting.join(cast.owner, cast.elsewhere, Role.OWNER)
+    assert casting.browser_of(cast.owner).get(address(name, cast.elsewhere.public_id, key)).status_code == 404
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nobody_signed_in_is_asked_to(client, cast, key, name):
+    path = address(name, cast.organization.public_id, key)
+    answer = client.get(path)
+    assert (answer.status_code, answer["Location"]) == (302, f"/accounts/login/?next={path}")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_former_member_is_a_stranger(cast, key, name):
+    cast.organization.memberships.filter(user=cast.member).delete()
+    assert casting.browser_of(cast.member).get(address(name, cast.organization.public_id, key)).status_code == 404
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_members_see_what_their_role_allows(cast, key, name):
+    path = address(name, cast.organization.public_id, key)
+    assert casting.browser_of(cast.member).get(path).status_code == 200
+    allowed = 403 if name in {"key_new", "key_rotate", "key_revoke"} else 200
+    assert casting.browser_of(cast.viewer).get(path).status_code == allowed
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_short_addresses_lead_to_the_only_account(cast, section):
+    answer = casting.browser_of(cast.owner).get(f"/{section}/")
+    assert answer["Location"] == reverse(section, args=[cast.organization.public_id])
+    casting.join(cast.owner, cast.elsewhere, Role.VIEWER)
+    assert casting.browser_of(cast.owner).get(f"/{section}/")["Location"] == "/"
+
+
+def test_the_front_page_leads_to_the_only_account_or_asks_which(cast):
+    owner = casting.browser_of(cast.owner)
+    assert owner.get("/")["Location"] == f"/{cast.organization.public_id}/"
+    casting.join(cast.owner, cast.elsewhere, Role.VIEWER)
+    page = owner.get("/").content.decode()
+    assert "Acme" in page
+    assert "Elsewhere" in page
+
+
+def test_the_front_page_shows_only_this_brands_accounts(cast):
+    other = casting.brand()
+    casting.join(cast.owner, casting.organization(other, name="At the other brand"), Role.OWNER)
+    assert casting.browser_of(cast.owner).get("/")["Location"] == f"/{cast.organization.public_id}/"
+
+
+def test_every_page_of_the_portal_is_known_here():
+    """A page outside an account that shows an account's rows would escape these tests."""
+    outside = {pattern.name for pattern in urlpatterns if isinstance(pattern, URLPattern)}
+    known = {"home", "account_open", "colours", "mailbox", *(f"my_{section}" for section in SECTIONS)}
+    assert outside == known
