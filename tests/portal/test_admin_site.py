@@ -38,6 +38,10 @@ def test_every_registered_model_has_pages_that_open(staff):
         assert answer.status_code == 200, path
 
 
+def test_second_factors_are_nobodys_business(staff):
+    assert staff.get("/admin/mfa/authenticator/").status_code == 404
+
+
 def test_the_support_page_says_how_to_ask(staff):
     assert "x-request-id" in staff.get("/admin/support/").content.decode()
     page = staff.get("/admin/support/?id=nonsense")
