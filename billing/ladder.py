@@ -71,13 +71,14 @@ def assign(
 
 
 def welcome(*, organization: Organization, actor: Actor) -> None:
-    """What a new organization starts with: the brand's default tier and its sign-up credit. Twice changes nothing."""
+    """What a new organization starts with: the brand's default tier and its sign-up credit. Twice changes nothing, and
+    a person gets a brand's credit once, however many organizations they open."""
     brand = organization.brand
     tier = Tier.objects.filter(brand=brand, is_default=True).first()
     with transaction.atomic():
         if tier is not None and not TierAssignment.objects.filter(organization=organization).exists():
             assign(organization=organization, tier=tier, reason="sign-up", actor=actor)
-        if brand.sign_up_grant_nanos:
+        if brand.sign_up_grant_nanos and not _credited_before(actor, organization):
             ledger.grant(
                 organization=organization,
                 amount_nanos=brand.sign_up_grant_nanos,
@@ -86,6 +87,12 @@ def welcome(*, organization: Organization, actor: Actor) -> None:
                 reference=f"sign-up:{organization.public_id}",
                 actor=actor,
             )
+
+
+def _credited_before(actor: Actor, organization: Organization) -> bool:
+    credits = Grant.objects.filter(kind=Grant.Kind.SIGN_UP, organization__brand_id=organization.brand_id)
+    theirs = credits.exclude(organization=organization)
+    return isinstance(actor, User) and theirs.filter(posting__actor=actor).exists()
 
 
 def save_tier(tier: Tier, *, actor: Actor) -> Tier:

@@ -10,7 +10,7 @@ class PortalConfig(AppConfig):
     name = "portal"
 
     def ready(self) -> None:
-        from portal import accounts, celery, checks  # noqa: F401 (checks and signals register themselves)
+        from portal import accounts, celery, checks  # noqa: F401 (tasks find their app; checks and signals register themselves)
 
 
 class OperationsConfig(AdminConfig):

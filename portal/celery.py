@@ -21,7 +21,10 @@ TASK_SECONDS_MAX = 300
 VISIBILITY_SECONDS = 600  # an unacknowledged task returns after this; longer than any task may run, so none runs twice
 
 # The beat schedule: task, every how many seconds. Nothing may depend on a beat being on time.
-SCHEDULE: tuple[tuple[str, float], ...] = (("portal.tasks.forget_old_sessions", 3600.0),)
+SCHEDULE: tuple[tuple[str, float], ...] = (
+    ("portal.tasks.forget_old_sessions", 3600.0),
+    ("portal.tasks.send_notices", 30.0),
+)
 
 app = Celery("portal")
 app.conf.update(

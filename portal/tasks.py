@@ -6,8 +6,16 @@ from typing import Any
 
 from celery import shared_task
 from django.core.management import call_command
+from django.utils import timezone
+
+from portal import notify
 
 
 @shared_task
 def forget_old_sessions(**_: Any) -> None:
     call_command("clearsessions")
+
+
+@shared_task
+def send_notices(**_: Any) -> None:
+    notify.deliver(now=timezone.now())

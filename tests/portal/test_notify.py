@@ -5,7 +5,7 @@ from django.core import mail
 
 from billing.models import Notice
 from keys.models import Role
-from portal import notify
+from portal import notify, tasks
 from tests import cast as casting
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -39,6 +39,11 @@ def test_a_mail_server_that_is_away_is_tried_again(notice, monkeypatch):
         broken.setattr("django.core.mail.EmailMessage.send", away)
         assert notify.deliver(now=NOW) == 0
     assert notify.deliver(now=NOW) == 1
+
+
+def test_the_task_sends_what_waits(notice):
+    tasks.send_notices(unknown="argument")
+    assert len(mail.outbox) == 1
 
 
 def test_a_subject_cannot_add_headers(cast, notice):

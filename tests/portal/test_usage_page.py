@@ -1,19 +1,26 @@
 import re
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from billing.models import UsageDay
-from keys.models import Brand
+from billing.models import Model, UsageDay
+from keys import issuing
+from keys.models import ApiKey, Brand, Organization
 from portal.views import usage as views
 from tests import cast as casting
-from tests.billing.settled import Customer
+
+
+@dataclass(frozen=True)
+class Customer:
+    brand: Brand
+    organization: Organization
+    key: ApiKey
+    model: Model
 
 
 @pytest.fixture
 def customer(cast) -> Customer:
-    from keys import issuing
-
     key = issuing.issue(organization=cast.organization, name="server", actor=cast.owner).key
     return Customer(cast.brand, cast.organization, key, casting.model(cast.brand, "m-1"))
 
