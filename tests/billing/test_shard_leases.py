@@ -10,7 +10,7 @@ from billing.shard_leases import LeaseLost, ShardLeases, advance
 from keys.caller import SHARDS
 from tests.billing.books import end_leases
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
 
 
 def test_one_process_holds_every_shard():

@@ -1,0 +1,48 @@
+"""Every difference between what Redis counts, what happened, what was summed and what was posted.
+
+It may run at any time: PostgreSQL is read in snapshots, Redis as reconcile_counters.py says. It changes nothing but the
+figure that metrics show.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import redis
+from django.db import connection, transaction
+
+from billing import reconcile_books, reconcile_counters
+from billing.reconcile_books import Difference
+
+LAST = "reconcile:last"
+"""A hash: `differences` found by the last run and `at_ms`, when it ended."""
+
+
+class Last(NamedTuple):
+    differences: int
+    at_ms: int
+
+
+def reconcile(store: redis.Redis) -> Iterator[Difference]:
+    """Names each difference as it is found; when all are named, their number is kept for metrics."""
+    found = 0
+    for difference in _differences(store):
+        found += 1
+        yield difference
+    store.hset(LAST, mapping={"differences": found, "at_ms": int(time.time() * 1000)})
+
+
+def _differences(store: redis.Redis) -> Iterator[Difference]:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        within_books = list(reconcile_books.differences(cursor))
+    yield from within_books
+    yield from reconcile_counters.differences(store)
+
+
+def last(store: redis.Redis) -> Last | None:
+    """What the last complete run found, for metrics; None when there was none."""
+    kept = store.hgetall(LAST)
+    return Last(int(kept[b"differences"]), int(kept[b"at_ms"])) if kept else None
