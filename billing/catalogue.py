@@ -134,7 +134,6 @@ def _tier_record(tier: Tier) -> TierRecord:
 
 def _limit_record(limit: TierLimit) -> LimitRecord:
     return LimitRecord(
-        since_ms=milliseconds(limit.since),
         **{name: getattr(limit, name) for name in ("unit", "window", "scope", "amount", "model_id", "is_allotment")},
     )
 

@@ -12,20 +12,15 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from billing import ledger
-from billing.models import Grant, Model, Payer, Tier, TierAssignment, TierChange, TierLimit
+from billing.models import Grant, Model, Payer, Tier, TierAssignment, TierChange, TierLimit, Unit
 from keys import audit, publication
 from keys.audit import Actor
 from keys.models import Organization, User
 
 ORGANIZATION_FACTS = {
     "tier_id": "SELECT t.tier_id FROM billing_tierassignment t WHERE t.organization_id = o.id",
-    "tier_since_ms": "SELECT floor(extract(epoch FROM t.assigned_at) * 1000)::bigint"
-    " FROM billing_tierassignment t WHERE t.organization_id = o.id",
 }
 """What an organization's published record says of its tier; null where nobody assigned one."""
-
-COUNTED_AS = ("unit", "window", "scope", "model_id")
-"""What makes a limit another counter, whose older windows must be seeded."""
 
 
 class OtherBrandsTier(ValueError):
@@ -44,14 +39,15 @@ def assign(
     if tier.brand_id != organization.brand_id:
         raise OtherBrandsTier(f"{tier} is not on the ladder of {organization}'s brand")
     with transaction.atomic():
-        # The version first: it locks the organization, so two changes of tier cannot read the same "from".
-        publication.record(publication.ORGANIZATION, organization.id)
+        # Two changes of tier at once must not read the same "from".
+        Organization.objects.select_for_update(no_key=True).get(pk=organization.pk)
         standing = TierAssignment.objects.filter(organization=organization).select_related("tier").first()
         if standing is not None and standing.tier_id == tier.id:
             return None
         TierAssignment.objects.update_or_create(
             organization=organization, defaults={"tier": tier, "assigned_at": Now()}
         )
+        publication.record(publication.ORGANIZATION, organization.id)
         before = standing.tier if standing else None
         audit.note(
             *("organization.tier_changed", organization.public_id),
@@ -101,7 +97,7 @@ def save_tier(tier: Tier, *, actor: Actor) -> Tier:
         if tier.is_default:  # one default per brand: the new one takes over
             Tier.objects.filter(brand_id=tier.brand_id, is_default=True).exclude(pk=tier.pk).update(is_default=False)
         tier.full_clean()
-        _check_models(tier)
+        _check_tier(tier)
         is_new = tier.pk is None
         tier.save()
         publication.record(publication.BRAND, tier.brand_id)
@@ -111,15 +107,12 @@ def save_tier(tier: Tier, *, actor: Actor) -> Tier:
 
 
 def save_limit(limit: TierLimit, *, actor: Actor) -> TierLimit:
-    """Write a new or changed limit. A limit that counts something else from now on is a young one."""
+    """Write a new or changed limit. ValidationError names the field that is wrong."""
     with transaction.atomic():
         limit.full_clean()
-        _check_limit(limit)
+        _check_limit(limit, limit.tier)
         before = TierLimit.objects.filter(pk=limit.pk).first() if limit.pk else None
-        if before is not None and any(getattr(before, name) != getattr(limit, name) for name in COUNTED_AS):
-            limit.since = Now()
         limit.save()
-        limit.refresh_from_db()
         publication.record(publication.BRAND, limit.tier.brand_id)
         audit.note(
             *("tier.limit_set", limit.tier.slug),
@@ -143,21 +136,26 @@ def remove_limit(limit: TierLimit, *, actor: Actor) -> None:
         limit.delete()
 
 
-def _check_models(tier: Tier) -> None:
-    if tier.model_slugs is None:
-        return
+def _check_tier(tier: Tier) -> None:
+    if tier.pk is not None and Tier.objects.get(pk=tier.pk).brand_id != tier.brand_id:
+        raise ValidationError({"brand": "A tier stays on its brand's ladder."})
     known = set(Model.objects.filter(brand_id=tier.brand_id).values_list("slug", flat=True))
-    unknown = sorted(set(tier.model_slugs) - known)
+    unknown = sorted(set(tier.model_slugs or ()) - known)
     if unknown:
         raise ValidationError({"model_slugs": f"No such model: {', '.join(unknown)}."})
+    try:
+        for limit in tier.limits.all() if tier.pk is not None else ():
+            _check_limit(limit, tier)
+    except ValidationError as error:
+        raise ValidationError({"payer": f"A limit of this tier does not fit: {' '.join(error.messages)}"}) from error
 
 
-def _check_limit(limit: TierLimit) -> None:
-    if limit.is_allotment and limit.tier.payer != Payer.INCLUDED_THEN_PREPAID:
+def _check_limit(limit: TierLimit, tier: Tier) -> None:
+    if limit.is_allotment and tier.payer != Payer.INCLUDED_THEN_PREPAID:
         raise ValidationError({"is_allotment": "Only where the balance pays past it: included_then_prepaid."})
-    if limit.unit == "nanos" and limit.tier.payer == Payer.INCLUDED:
+    if limit.unit == Unit.NANOS and tier.payer == Payer.INCLUDED:
         raise ValidationError({"unit": "An included tier charges nothing, so a spend limit would never act."})
-    if limit.model is not None and limit.model.brand_id != limit.tier.brand_id:
+    if limit.model is not None and limit.model.brand_id != tier.brand_id:
         raise ValidationError({"model": "This model is another brand's."})
 
 

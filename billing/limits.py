@@ -29,8 +29,6 @@ SCOPES = ("key", "organization", "model")
 CONCURRENT = "concurrent"
 AMOUNT_MAX = 2**53 - 1
 KEY_LIMITS_MAX = 32
-SEED_ALWAYS_MS = AMOUNT_MAX
-"""The `since_ms` of a limit whose age nobody knows: its counters are seeded from PostgreSQL whenever absent."""
 
 
 class LimitInvalid(ValueError):
@@ -73,7 +71,6 @@ class CounterLimit(NamedTuple):
     fixed: int
     per: int
     scale: int
-    since_ms: int
 
 
 class ConcurrencyLimit(NamedTuple):
@@ -109,18 +106,13 @@ def plans(
     model: ModelRecord,
     rate: RateRecord,
     estimate: Estimate,
-    tier_since_ms: int = 0,
 ) -> Plans:
-    """What the reserve step judges. `tier_since_ms`: when the organization came onto the tier (counters that the tier
-    before did not need are seeded). Raises PriceMissing, HoldTooLarge."""
+    """What the reserve step judges. Raises PriceMissing, HoldTooLarge."""
     fixed, per = hold_picos(rate, estimate.prompt_tokens_max, choices=estimate.choices, images_max=estimate.images_max)
     worst_case_picos(fixed, per, estimate.output_tokens_wanted)
     needs = _needs(estimate, rate.credits_per_request)
     charged = Need(fixed, per, PICOS_PER_NANO)
-    bound = [
-        *(_bound(limit, key_id, model.id, max(limit.since_ms, tier_since_ms)) for limit in tier.limits),
-        *(_bound(limit, key_id, model.id, limit.since_ms) for limit in key_limits),
-    ]
+    bound = [_bound(limit, key_id, model.id) for limit in (*tier.limits, *key_limits)]
     mine = [limit for limit in bound if limit is not None]
     counted = [limit for limit in mine if limit.unit != CONCURRENT]
     past_allotment = [limit._replace(amount=None) if limit.is_allotment else limit for limit in counted]
@@ -148,14 +140,13 @@ class _Bound(NamedTuple):
     field: str
     amount: int | None  # None: past an allotment, counted only
     is_allotment: bool
-    since_ms: int
 
 
-def _bound(limit: LimitRecord, key_id: int, model_id: int, since_ms: int) -> _Bound | None:
+def _bound(limit: LimitRecord, key_id: int, model_id: int) -> _Bound | None:
     if limit.model_id is not None and limit.model_id != model_id:
         return None
     field = scope_field(limit.scope, key_id=key_id, model_id=model_id)
-    return _Bound(limit.unit, limit.window, limit.scope, field, limit.amount, limit.is_allotment, since_ms)
+    return _Bound(limit.unit, limit.window, limit.scope, field, limit.amount, limit.is_allotment)
 
 
 def scope_field(scope: str, *, key_id: int, model_id: int) -> str:
@@ -180,12 +171,10 @@ def _needs(estimate: Estimate, credits_per_request: int) -> dict[str, Need]:
 
 
 def _counters(limits: Iterable[_Bound], needs: Mapping[str, Need]) -> tuple[CounterLimit, ...]:
-    """One entry per counter: of several limits on it the tightest judges, and the youngest decides about seeding. The
-    organization's day is always counted, so that /usage can show it."""
+    """One entry per counter: of several limits on it the tightest judges. The organization's day is always counted, so
+    that /usage can show it."""
     found = {
-        ("organization", "day", unit): CounterLimit(
-            f"organization.{unit}.day", "day", "o", field, None, *needs[unit], 0
-        )
+        ("organization", "day", unit): CounterLimit(f"organization.{unit}.day", "day", "o", field, None, *needs[unit])
         for unit, field in UNIT_FIELDS.items()
     }
     for limit in limits:
@@ -193,18 +182,13 @@ def _counters(limits: Iterable[_Bound], needs: Mapping[str, Need]) -> tuple[Coun
             continue  # nothing is charged, so a spend limit cannot stand in the way
         counter = (limit.scope, limit.window, limit.unit)
         other = found.get(counter)
-        amount, since_ms = limit.amount, limit.since_ms
-        if other is not None:
-            amount = _tighter(amount, other.limit)
-            since_ms = max(since_ms, other.since_ms)
         found[counter] = CounterLimit(
             f"{limit.scope}.{limit.unit}.{limit.window}",
             limit.window,
             limit.field,
             UNIT_FIELDS[limit.unit],
-            amount,
+            limit.amount if other is None else _tighter(limit.amount, other.limit),
             *needs[limit.unit],
-            since_ms,
         )
     return tuple(found.values())
 
@@ -239,20 +223,19 @@ def amounts(usage: Usage, *, credits: int, cost_nanos: int) -> dict[str, int]:
 
 
 def key_limits(raw: Sequence[Mapping[str, Any]]) -> tuple[LimitRecord, ...]:
-    """ApiKey.limits as stored: a list of {"unit", "window", "amount"[, "since_ms"]}. Raises LimitInvalid."""
+    """ApiKey.limits as stored: a list of {"unit", "window", "amount"}. Raises LimitInvalid."""
     return tuple(_key_limit(position, item) for position, item in enumerate(raw, start=1))
 
 
-def normalised_key_limits(raw: Any, now_ms: int) -> list[dict[str, int | str]]:
-    """What a form gives → what ApiKey.limits stores, with the time since when it holds. Raises LimitInvalid."""
+def normalised_key_limits(raw: Any) -> list[dict[str, int | str]]:
+    """What a form or a command gives → what ApiKey.limits stores. Raises LimitInvalid."""
     if not isinstance(raw, Sequence) or isinstance(raw, str | bytes):
         raise LimitInvalid('limits are a list, e.g. [{"unit": "tokens", "window": "day", "amount": 100000}]')
     if len(raw) > KEY_LIMITS_MAX:
         raise LimitInvalid(f"a key has at most {KEY_LIMITS_MAX} limits")
-    found: list[dict[str, int | str]] = []
-    for limit in key_limits(raw):
-        since_ms = now_ms if limit.since_ms == SEED_ALWAYS_MS else limit.since_ms
-        found.append({"unit": limit.unit, "window": limit.window, "amount": limit.amount, "since_ms": since_ms})
+    found: list[dict[str, int | str]] = [
+        {"unit": limit.unit, "window": limit.window, "amount": limit.amount} for limit in key_limits(raw)
+    ]
     if len({(limit["unit"], limit["window"]) for limit in found}) < len(found):
         raise LimitInvalid("each unit and window is limited once")
     return found
@@ -261,7 +244,7 @@ def normalised_key_limits(raw: Any, now_ms: int) -> list[dict[str, int | str]]:
 def _key_limit(position: int, item: Mapping[str, Any]) -> LimitRecord:
     if not isinstance(item, Mapping):
         raise LimitInvalid(f"limit {position} is an object with unit, window and amount")
-    unknown = sorted(set(item) - {"unit", "window", "amount", "since_ms"})
+    unknown = sorted(set(item) - {"unit", "window", "amount"})
     if unknown:
         raise LimitInvalid(f"limit {position} has a field that means nothing here: {', '.join(map(str, unknown))}")
     unit, window, amount = item.get("unit"), item.get("window", ""), item.get("amount")
@@ -273,7 +256,4 @@ def _key_limit(position: int, item: Mapping[str, Any]) -> LimitRecord:
         raise LimitInvalid(f"limit {position}: window is one of {', '.join(WINDOWS)}")
     if type(amount) is not int or not 0 <= amount <= AMOUNT_MAX:
         raise LimitInvalid(f"limit {position}: amount is a whole number from 0 to {AMOUNT_MAX}")
-    since_ms = item.get("since_ms", SEED_ALWAYS_MS)
-    if type(since_ms) is not int or since_ms < 0:
-        raise LimitInvalid(f"limit {position}: since_ms is a time in Unix milliseconds")
-    return LimitRecord(unit=unit, window=window, scope="key", amount=amount, since_ms=since_ms)
+    return LimitRecord(unit=unit, window=window, scope="key", amount=amount)

@@ -261,7 +261,6 @@ class TierLimit(models.Model):
     model = models.ForeignKey(Model, null=True, blank=True, on_delete=models.CASCADE)
     amount = models.BigIntegerField()
     is_allotment = models.BooleanField(default=False)
-    since = models.DateTimeField(db_default=Now(), editable=False, help_text="Counters of older windows are seeded")
 
     class Meta:
         constraints = [

@@ -12,15 +12,13 @@ from collections.abc import Iterable
 import redis
 from django.db.models.functions import Now
 
+from billing import script
 from billing.models import CounterChange
-from billing.script import apply_change_sync
 from keys.connections import redis_client
 
 log = logging.getLogger(__name__)
 
 CHANGES_MAX = 1_000
-DONE = frozenset({"applied", "already", "unseeded"})
-"""Verdicts after which a change is Redis' own: an unseeded account remembers only to be seeded from this number on."""
 
 
 def apply_changes(organization_id: int) -> int:
@@ -43,8 +41,8 @@ def _apply_in_order(changes: Iterable[CounterChange]) -> int:
         for change in changes:
             if change.organization_id in stopped:
                 continue
-            verdict = apply_change_sync(redis_client(), change)
-            if verdict in DONE:
+            verdict = _apply(change)
+            if verdict in script.DONE:
                 done.append(change.pk)
             else:
                 stopped.add(change.organization_id)
@@ -54,3 +52,10 @@ def _apply_in_order(changes: Iterable[CounterChange]) -> int:
     if done:
         CounterChange.objects.filter(pk__in=done, applied_at=None).update(applied_at=Now())
     return len(done)
+
+
+def _apply(change: CounterChange) -> str:
+    try:
+        return script.apply_change_sync(redis_client(), change)
+    except script.CountersFailed as error:
+        return str(error)

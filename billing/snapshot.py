@@ -102,7 +102,7 @@ class ModelRecord(Record, frozen=True, kw_only=True, dict=True):
 
 
 class LimitRecord(Record, frozen=True, kw_only=True):
-    """`model_id` None with scope "model" means each model by itself. `since_ms`: when the limit came into force."""
+    """`model_id` None with scope "model" means each model by itself."""
 
     unit: str
     window: str
@@ -110,7 +110,6 @@ class LimitRecord(Record, frozen=True, kw_only=True):
     amount: int
     model_id: int | None = None
     is_allotment: bool = False
-    since_ms: int = 0
 
 
 class TierRecord(Record, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from billing.limits import PREPAID_WITHOUT_LIMITS, SEED_ALWAYS_MS
+from billing.limits import PREPAID_WITHOUT_LIMITS
 from billing.snapshot import ModelRecord, Snapshot, TierRecord
 from keys.caller import OrganizationRecord
 
@@ -23,11 +23,6 @@ def tier_of(snapshot: Snapshot, organization: OrganizationRecord) -> TierRecord:
     if tier is None:
         raise TierUnknown(f"tier {organization.tier_id} is not in version {snapshot.version} of {snapshot.brand.slug}")
     return tier
-
-
-def since_ms(organization: OrganizationRecord) -> int:
-    """Since when its tier's limits hold for the organization; unknown when nobody assigned one."""
-    return SEED_ALWAYS_MS if organization.tier_since_ms is None else organization.tier_since_ms
 
 
 def unlocks(tier: TierRecord, model: ModelRecord) -> bool:

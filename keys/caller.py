@@ -23,7 +23,6 @@ class OrganizationRecord:
     state: str
     tier_id: int | None
     version: int
-    tier_since_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

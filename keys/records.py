@@ -165,7 +165,6 @@ def _standing(key_version: int, key: dict[str, Any], organization_version: int, 
             state=org["state"],
             tier_id=org.get("tier_id"),
             version=organization_version,
-            tier_since_ms=org.get("tier_since_ms"),
         ),
     )
     return Standing(caller, bytes.fromhex(key["digest"]))

@@ -131,7 +131,7 @@ class KeyForm(forms.Form):
             "scopes": data["scopes"],
             "model_slugs": data["models"] or None,
             "cidrs": data["cidrs"].split(),
-            "limits": limits.normalised_key_limits(asked, int(now.timestamp() * 1000)),
+            "limits": limits.normalised_key_limits(asked),
             "expires_at": now + timedelta(days=int(data["expires_in"])) if data["expires_in"] else None,
         }
 

@@ -1,4 +1,4 @@
-"""The books in real PostgreSQL. Redis' side of the outbox is stood in for by a list of what it was told."""
+"""The books in real PostgreSQL, and their changes told to real Redis (or, where order is the matter, to a list)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from django.db import IntegrityError, connection, transaction
 from django.db.models import Sum
 from django.db.utils import DatabaseError
 
-from billing import ledger, outbox
+from billing import ledger, outbox, rebuild, script
 from billing.ledger import AccountKind, Change, Entry, Line
 from billing.models import CounterChange, Grant, LedgerAccount, Posting, PostingLine
+from billing.script import CountersFailed
+from keys.caller import shard_of
 from tests import cast
 
 USAGE = Posting.Kind.USAGE
@@ -32,7 +34,7 @@ def told(monkeypatch):
         heard.append(change)
         return "applied"
 
-    monkeypatch.setattr("billing.outbox.apply_change_sync", apply_change_sync)
+    monkeypatch.setattr("billing.script.apply_change_sync", apply_change_sync)
     return heard
 
 
@@ -169,7 +171,7 @@ def test_changes_wait_in_order_while_redis_does_not_take_them(organization, monk
         tried.append(change.seq)
         return verdicts[change.seq]
 
-    monkeypatch.setattr("billing.outbox.apply_change_sync", apply_change_sync)
+    monkeypatch.setattr("billing.script.apply_change_sync", apply_change_sync)
     for number in (1, 2, 3):
         give(organization, number, f"grant:{number}")
     assert outbox.apply_changes(organization.id) == 1
@@ -179,14 +181,41 @@ def test_changes_wait_in_order_while_redis_does_not_take_them(organization, monk
     assert tried == [1, 2, 2, 3]
 
 
-def test_a_redis_that_is_away_delays_a_grant_but_loses_nothing(
-    organization, monkeypatch, settings, django_capture_on_commit_callbacks
-):
-    def apply_change_sync(connection, _change):
-        connection.ping()
+def test_one_change_that_cannot_be_applied_holds_up_nobody_else(organization, monkeypatch):
+    other = cast.organization(organization.brand)
+
+    def apply_change_sync(_redis, change):
+        if change.organization_id == organization.id:
+            raise CountersFailed("passes int64")
         return "applied"
 
-    monkeypatch.setattr("billing.outbox.apply_change_sync", apply_change_sync)
+    monkeypatch.setattr("billing.script.apply_change_sync", apply_change_sync)
+    give(organization, 5)
+    give(other, 5, "grant:2")
+    assert outbox.apply_pending() == 1
+    assert CounterChange.objects.get(applied_at=None).organization == organization
+
+
+def test_a_grant_raises_the_balance_in_redis_once(organization, redis_connection, django_capture_on_commit_callbacks):
+    account = script.name(shard_of(organization.id), f"a:{organization.id}")
+    with django_capture_on_commit_callbacks(execute=True):
+        give(organization, 5)
+    assert CounterChange.objects.get().applied_at is None, "the shard is closed until it is rebuilt"
+    rebuild.ensure_epochs(redis_connection)
+    assert outbox.apply_pending() == 1
+    assert redis_connection.hgetall(account) == {b"min": b"1"}, "an account nobody asked for is seeded when it is"
+    redis_connection.hset(account, mapping={"bal": "5", "seq": "1"})
+    with django_capture_on_commit_callbacks(execute=True):
+        give(organization, 7, "grant:2")
+    CounterChange.objects.update(applied_at=None)
+    assert outbox.apply_changes(organization.id) == 2
+    assert redis_connection.hmget(account, "bal", "seq") == [b"12", b"2"]
+
+
+def test_a_redis_that_is_away_delays_a_grant_but_loses_nothing(
+    organization, redis_connection, settings, django_capture_on_commit_callbacks
+):
+    rebuild.ensure_epochs(redis_connection)
     there, settings.REDIS_URL = settings.REDIS_URL, "redis://127.0.0.1:1/0"
     with django_capture_on_commit_callbacks(execute=True):
         give(organization, 5)

@@ -21,10 +21,8 @@ def tier(payer, *found):
     return TierRecord(id=1, rank=1, slug="t", name="T", payer=payer, limits=found)
 
 
-def plans(standing, *, key=(), rate=RATE, estimate=ESTIMATE, since=0):
-    return limits.plans(
-        tier=standing, key_id=5, key_limits=key, model=MODEL, rate=rate, estimate=estimate, tier_since_ms=since
-    )
+def plans(standing, *, key=(), rate=RATE, estimate=ESTIMATE):
+    return limits.plans(tier=standing, key_id=5, key_limits=key, model=MODEL, rate=rate, estimate=estimate)
 
 
 def judged(plan):
@@ -78,11 +76,10 @@ def test_a_free_call_asks_no_balance():
 
 
 def test_of_several_limits_on_a_counter_the_tightest_judges():
-    standing = tier("prepaid", limit("tokens", "day", 900, scope="key", since_ms=5), limit("tokens", "day", 800))
-    key = (limit("tokens", "day", 300, scope="key", since_ms=9),)
+    standing = tier("prepaid", limit("tokens", "day", 900, scope="key"), limit("tokens", "day", 800))
+    key = (limit("tokens", "day", 300, scope="key"),)
     (plan,) = plans(standing, key=key).plans
     assert judged(plan) == {"key.tokens.day": 300, "organization.tokens.day": 800}
-    assert {entry.since_ms for entry in plan.limits if entry.name == "key.tokens.day"} == {9}
     counters = [(entry.window, entry.scope, entry.unit) for entry in plan.limits]
     assert len(set(counters)) == len(counters)
 
@@ -108,11 +105,6 @@ def test_concurrency_is_apart_and_tightest_per_scope():
     found = plans(standing, key=limits.key_limits([{"unit": "concurrent", "amount": 2}]))
     assert set(found.concurrency) == {("organization.concurrent", "o", 8), ("key.concurrent", "k5", 2)}
     assert judged(found.plans[0]) == {}
-
-
-def test_a_limit_is_as_young_as_the_organizations_tier():
-    (plan,) = plans(tier("included", limit("tokens", "month", 5, since_ms=10)), since=99).plans
-    assert {entry.since_ms for entry in plan.limits if entry.window == "month"} == {99}
 
 
 def test_quota_windows_may_use_a_likelier_prompt_but_money_never():
@@ -150,19 +142,13 @@ def test_settled_amounts_name_every_unit():
 
 def test_key_limits_are_read_as_stored():
     stored = limits.normalised_key_limits(
-        [{"unit": "tokens", "window": "day", "amount": 10}, {"unit": "concurrent", "amount": 2}], 1234
+        [{"unit": "tokens", "window": "day", "amount": 10}, {"unit": "concurrent", "amount": 2}]
     )
-    found = limits.key_limits(stored)
-    assert [(r.unit, r.window, r.scope, r.amount, r.since_ms) for r in found] == [
-        ("tokens", "day", "key", 10, 1234),
-        ("concurrent", "minute", "key", 2, 1234),
+    assert [(r.unit, r.window, r.scope, r.amount) for r in limits.key_limits(stored)] == [
+        ("tokens", "day", "key", 10),
+        ("concurrent", "minute", "key", 2),
     ]
-    assert limits.normalised_key_limits(stored, 9999) == stored, "an unchanged limit keeps its age"
-
-
-def test_a_stored_limit_without_an_age_is_always_seeded():
-    (found,) = limits.key_limits([{"unit": "tokens", "window": "day", "amount": 10}])
-    assert found.since_ms == limits.SEED_ALWAYS_MS
+    assert limits.normalised_key_limits(stored) == stored
 
 
 @pytest.mark.parametrize(
@@ -181,11 +167,10 @@ def test_a_stored_limit_without_an_age_is_always_seeded():
         ([{"unit": "tokens", "window": "day", "amount": -1}], "amount is a whole number"),
         ([{"unit": "tokens", "window": "day", "amount": 2**53}], "amount is a whole number"),
         ([{"unit": "tokens", "window": "day", "amount": 1, "scope": "key"}], "scope"),
-        ([{"unit": "tokens", "window": "day", "amount": 1, "since_ms": "x"}], "since_ms"),
         ([{"unit": "tokens", "window": "day", "amount": 1}] * 2, "once"),
         ([{"unit": "tokens", "window": "day", "amount": 1}] * 33, "at most"),
     ],
 )
 def test_limits_that_cannot_be_read_say_what_to_write(raw, message):
     with pytest.raises(LimitInvalid, match=message):
-        limits.normalised_key_limits(raw, 0)
+        limits.normalised_key_limits(raw)
