@@ -1,0 +1,230 @@
+"""The portal's stories in a real browser. A clean console is proved too (so a clean policy), and no sideways scroll."""
+
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from billing import journal, ledger
+from keys import issuing
+from portal.pages import SECTIONS
+from tests import cast as casting
+from tests.billing import draining, settled
+from tests.billing.settled import Customer
+from tests.portal import browsing
+from tests.portal.browsing import Window
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+PASSWORD = "a long enough sentence"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    # Playwright's synchronous interface runs an event loop in this thread; Django takes that for a mistake.
+    with pytest.MonkeyPatch.context() as patch, browsing.chromium() as browser:
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+        yield browser
+
+
+@pytest.fixture(autouse=True)
+def _demo(settings, tmp_path):
+    settings.DEMO = True
+    settings.VAR_DIR = tmp_path
+    settings.EMAIL_BACKEND = "portal.mailbox.EmailBackend"
+
+
+@pytest.fixture
+def open_window(chromium, live_server) -> Iterator[Callable[..., Window]]:
+    windows: list[Window] = []
+
+    def opened(**options) -> Window:
+        windows.append(Window(chromium, live_server.url, **options))
+        return windows[-1]
+
+    yield opened
+    for window in windows:
+        window.context.close()
+
+
+def sign_in(page: Page, email: str, password: str = casting.PASSWORD) -> None:
+    page.goto("/accounts/login/")
+    page.get_by_label("E-mail address").fill(email)
+    page.get_by_label("Password", exact=True).fill(password)
+    page.get_by_role("button", name="Sign in").click()
+
+
+def test_from_sign_up_to_a_revoked_key(open_window, house):
+    casting.model(house, "aion-v3")
+    window = open_window()
+    page: Page = window.page
+    window.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto("/")
+    page.get_by_role("link", name="Create an account").click()
+    page.get_by_label("E-mail address").fill("ada@example.com")
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_role("button", name="Create account").click()
+    page.get_by_role("link", name="Open the demo mailbox").click()
+    page.locator("article a").first.click()
+    expect(page.get_by_role("main")).to_contain_text("ada@example.com")
+    page.get_by_role("button", name="Confirm").click()
+    expect(page.get_by_role("heading", name="Make your first call")).to_be_visible()
+
+    page.get_by_role("main").get_by_role("link", name="create a key").click()
+    page.get_by_label("Name").fill("my laptop")
+    page.get_by_role("button", name="Create key").click()
+    secret = page.locator("#secret").inner_text()
+    assert secret.startswith("ak-")
+    page.locator(".secret").get_by_role("button", name="Copy").click()
+    expect(page.locator(".secret").get_by_role("button")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == secret
+    words = shlex.split(page.locator("#text-curl").inner_text().replace("\\\n", " "))
+    assert words[1] == page.evaluate("location.origin") + "/v1/chat/completions"
+    assert f"Authorization: Bearer {secret}" in words
+    page.get_by_role("tab", name="Python").click()
+    expect(page.locator("#text-python")).to_contain_text(f'api_key="{secret}"')
+    expect(page.locator("#text-curl")).to_be_hidden()
+
+    page.get_by_role("link", name="I have copied it").click()
+    expect(page.get_by_role("row", name="my laptop")).to_contain_text("live")
+    assert secret not in page.content()
+    page.goto("/keys/")
+    page.get_by_role("link", name="Revoke my laptop").click()
+    page.get_by_role("button", name="Revoke").click()
+    expect(page.get_by_role("status").first).to_contain_text("my laptop is revoked")
+    expect(page.get_by_role("row", name="my laptop")).to_contain_text("revoked")
+    window.check()
+
+
+def test_signing_in_out_and_being_wrong(open_window, cast):
+    window = open_window(size="phone", dark=True)
+    page: Page = window.page
+    sign_in(page, cast.owner.email, "wrong")
+    expect(page.get_by_role("alert")).to_contain_text("not correct")
+    sign_in(page, cast.owner.email)
+    expect(page.get_by_role("heading", name="Acme")).to_be_visible()
+    page.locator("summary").first.click()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("status").first).to_contain_text("signed out")
+    window.check()
+
+
+def test_a_password_can_be_shown(open_window, house):
+    page: Page = open_window().page
+    page.goto("/accounts/login/")
+    field = page.get_by_label("Password", exact=True)
+    field.fill("secret")
+    expect(field).to_have_attribute("type", "password")
+    page.get_by_role("button", name="Show password").click()
+    expect(field).to_have_attribute("type", "text")
+
+
+@pytest.fixture
+def busy(cast, redis_connection) -> Customer:
+    """Ten calls, one cut by its client, credit and a second key, so that every page has something to show."""
+    key = issuing.issue(organization=cast.organization, name="production server", actor=cast.owner).key
+    issuing.issue(organization=cast.organization, name="x" * 100, actor=cast.owner)
+    customer = Customer(cast.brand, cast.organization, key, casting.model(cast.brand, "aion-v3"))
+    ledger.grant(
+        organization=cast.organization,
+        amount_nanos=10**11,
+        kind="paid",
+        reason="Bank transfer",
+        reference="transfer-1",
+        actor="operator",
+    )
+    calls = [customer.event(end_reason="client_gone" if number == 0 else "stop") for number in range(10)]
+    settled.settle(redis_connection, *calls)
+    draining.drain(journal.Journal(redis_connection, name="browser", notify=lambda _line: None))
+    return customer
+
+
+def test_a_pasted_request_id_is_explained(open_window, cast, busy):
+    from billing.models import UsageEvent
+
+    call_id = str(UsageEvent.objects.get(end_reason="client_gone").call_id)
+    window = open_window()
+    page: Page = window.page
+    sign_in(page, cast.viewer.email)
+    page.get_by_role("link", name="Requests").click()
+    page.get_by_label("Request id").fill(call_id)
+    page.get_by_role("button", name="Find").click()
+    expect(page.get_by_role("heading", name="A call of aion-v3")).to_be_visible()
+    expect(page.get_by_role("main")).to_contain_text("Your client closed the connection")
+    expect(page.get_by_role("row", name="Output")).to_contain_text("5")
+    window.check()
+
+
+def test_times_are_shown_in_the_readers_zone(chromium, live_server, cast, busy):
+    context = chromium.new_context(base_url=live_server.url, timezone_id="Asia/Tokyo", locale="en-GB")
+    page = context.new_page()
+    sign_in(page, cast.owner.email)
+    page.goto("/requests/")
+    time = page.locator("time[data-to]").first
+    utc = time.get_attribute("title") or ""
+    assert utc.endswith("UTC")
+    shown_hour, utc_hour = (int(re.findall(r"(\d\d):\d\d", text)[0]) for text in (time.inner_text(), utc))
+    assert (shown_hour - utc_hour) % 24 == 9
+    context.close()
+
+
+def test_everything_works_without_scripts(chromium, live_server, cast):
+    context = chromium.new_context(base_url=live_server.url, java_script_enabled=False)
+    page = context.new_page()
+    sign_in(page, cast.owner.email)
+    page.goto("/keys/")
+    page.get_by_role("link", name="Create a key").click()
+    page.get_by_label("Name").fill("no scripts")
+    page.get_by_role("button", name="Create key").click()
+    expect(page.locator("#secret")).to_be_visible()
+    expect(page.locator("#text-curl")).to_be_visible()
+    expect(page.locator("#text-python")).to_be_visible()
+    context.close()
+
+
+def test_the_keyboard_reaches_the_content_first(open_window, cast):
+    page: Page = open_window().page
+    sign_in(page, cast.owner.email)
+    page.goto("/usage/")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#main")).to_be_focused()
+
+
+@pytest.mark.parametrize(("size", "dark"), [("desk", False), ("desk", True), ("phone", False)])
+def test_every_page_is_clean_and_fits(open_window, cast, busy, tmp_path, size, dark):
+    """Pictures go to SCREENSHOTS, where that is set."""
+    from billing.models import UsageEvent
+
+    window = open_window(size=size, dark=dark)
+    page: Page = window.page
+    base = f"/{cast.organization.public_id}/"
+    event = UsageEvent.objects.filter(end_reason="client_gone").first()
+    assert event is not None
+    paths = {
+        "landing": "/",
+        "sign-in": "/accounts/login/",
+        "sign-up": "/accounts/signup/",
+        "mailbox": "/mailbox/",
+        **{name: base if name == "overview" else f"{base}{name}/" for name in SECTIONS},
+        "key-new": f"{base}keys/new/",
+        "key-revoke": f"{base}keys/{busy.key.public_id}/revoke/",
+        "key-rotate": f"{base}keys/{busy.key.public_id}/rotate/",
+        "usage-by-key": f"{base}usage/?by=key&days=7",
+        "request": f"{base}requests/?id={event.call_id}",
+        "password": "/accounts/password/change/",
+        "address": "/accounts/email/",
+    }
+    folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
+    for name, path in paths.items():
+        if name == "overview":
+            sign_in(page, cast.owner.email)
+        answer = page.goto(path)
+        assert answer is not None
+        assert answer.ok, path
+        window.check()
+        window.shoot(folder, f"{name}-{size}-{'dark' if dark else 'light'}")

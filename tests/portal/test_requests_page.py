@@ -1,0 +1,161 @@
+import os
+import time
+from html import unescape
+from uuid import UUID
+
+import pytest
+
+from billing import call_ids, calls, journal, pricing
+from billing.usage import Usage
+from keys import issuing
+from portal import explaining
+from tests import cast as casting
+from tests.billing import draining, settled
+from tests.billing.settled import Customer
+
+pytestmark = pytest.mark.django_db(transaction=True)
+RATES = {"input_picos": 200_001, "output_picos": 600_000, "cache_read_picos": 50_000, "request_nanos": 7}
+
+
+@pytest.fixture
+def customer(cast) -> Customer:
+    key = issuing.issue(organization=cast.organization, name="server", actor=cast.owner).key
+    return Customer(cast.brand, cast.organization, key, casting.model(cast.brand, "m-1"))
+
+
+@pytest.fixture
+def book(redis_connection):
+    """Takes events the whole way: settle's stream, journal, PostgreSQL."""
+
+    def take(*events, late=False):
+        settled.settle(redis_connection, *events, late=late)
+        draining.drain(journal.Journal(redis_connection, name="test", notify=lambda _line: None))
+
+    return take
+
+
+def event(customer: Customer, **changes):
+    fields = {
+        "rates": RATES,
+        "uncached_input_tokens": 1_001,
+        "cache_read_tokens": 500,
+        "output_tokens": 80,
+        "list_cost_nanos": 273_209,
+        "cost_nanos": 273_209,
+        "held_nanos": 900_000,
+    }
+    return customer.event(**{**fields, **changes})
+
+
+def requests_page(cast, query="", user=None):
+    browser = casting.browser_of(user or cast.owner)
+    return browser.get(f"/{cast.organization.public_id}/requests/{query}")
+
+
+def test_a_call_is_explained_line_by_line(cast, customer, book):
+    call = event(customer)
+    book(call)
+    page = requests_page(cast, f"?id={call.call_id}")
+    assert page.status_code == 200
+    text = unescape(page.content.decode())
+    for said in ("1,001", "$0.200001 per million", "$0.000200201001", "$0.000025", "$0.000048", "$0.000000007 each"):
+        assert said in text, said
+    assert "Sum, rounded up once to a billionth" in text
+    assert "$0.000273209" in text
+    assert customer.key.hint in text
+    assert "192.0.2.7" in text
+
+
+def test_the_explained_sum_is_the_charge_of_pricing():
+    rate = explaining.frozen_rate(RATES)
+    usage = Usage(input=1_001, cache_read=500, output=80)
+    assert pricing.charge(rate, usage) == 273_209
+
+
+def test_an_included_call_says_why_it_cost_nothing(cast, customer, book):
+    call = event(customer, payer="included", cost_nanos=0)
+    book(call)
+    text = requests_page(cast, f"?id={call.call_id}").content.decode()
+    assert "Your plan includes this call, so nothing was charged." in text
+
+
+def test_a_correction_is_folded_in_and_told(cast, customer, book):
+    call = event(customer, end_reason="lapsed", output_tokens=0, list_cost_nanos=225_209, cost_nanos=225_209)
+    book(call)
+    later = event(customer, call_id=call.call_id)
+    book(later, late=True)
+    text = requests_page(cast, f"?id={call.call_id}").content.decode()
+    assert "Corrected by $0.000048" in text
+    assert "$0.000273209" in text
+
+
+def test_a_client_that_left_is_told_what_it_paid_for(cast, customer, book):
+    call = event(customer, end_reason="client_gone", usage_source="running", flags=("cache_unknown",))
+    book(call)
+    text = requests_page(cast, f"?id={call.call_id}").content.decode()
+    assert "Your client closed the connection" in text
+    assert "does not say what it read from its cache" in text
+
+
+@pytest.mark.parametrize("asked", ["nonsense", "019", "' OR 1=1 --", "\x00", "0" * 300])
+def test_what_is_no_id_is_told_how_ids_look(cast, asked):
+    page = casting.browser_of(cast.owner).get(f"/{cast.organization.public_id}/requests/", {"id": asked})
+    assert page.status_code == 404
+    assert "not a request id" in page.content.decode()
+
+
+def test_another_accounts_call_is_like_a_missing_one(cast, customer, book):
+    call = event(customer)
+    book(call)
+    missing = call_ids.mint(int(time.time() * 1000), os.urandom(10))
+    stranger = casting.browser_of(cast.stranger)
+    path = f"/{cast.elsewhere.public_id}/requests/"
+    texts = [casting.text_of(stranger.get(path, {"id": asked})).replace(asked, "") for asked in (call.call_id, missing)]
+    assert texts[0] == texts[1]
+    assert "This account has no request with that id" in texts[0]
+
+
+def test_calls_are_listed_newest_first_page_by_page(cast, customer, book, monkeypatch, django_assert_max_num_queries):
+    monkeypatch.setattr("portal.views.requests.PER_PAGE", 3)
+    now_ms = int(time.time() * 1000)
+    made = [event(customer, call_id=call_ids.mint(now_ms + n, os.urandom(10))) for n in range(5)]
+    book(*made)
+    page = requests_page(cast).content.decode()
+    shown = [str(call.event.call_id) for call in calls.latest(cast.organization.pk, limit=3)]
+    assert [page.index(f"?id={call_id}") for call_id in shown] == sorted(page.index(f"?id={i}") for i in shown)
+    assert f"?before={shown[-1]}" in page
+    older = requests_page(cast, f"?before={shown[-1]}").content.decode()
+    assert sum(f"?id={one.call_id}" in older for one in made) == 2
+    browser = casting.browser_of(cast.owner)
+    with django_assert_max_num_queries(11):
+        browser.get(f"/{cast.organization.public_id}/requests/")
+
+
+def test_staff_find_any_accounts_call(cast, customer, book):
+    call = event(customer)
+    book(call)
+    staff = casting.person("staff", is_staff=True, is_superuser=True)
+    page = casting.browser_of(staff).get("/admin/support/", {"id": call.call_id})
+    assert page.status_code == 200
+    assert "Acme" in page.content.decode()
+    assert "$0.000273209" in page.content.decode()
+    for someone in (cast.owner, cast.stranger):
+        assert casting.browser_of(someone).get("/admin/support/", {"id": call.call_id}).status_code in {302, 403}
+
+
+def test_every_end_and_source_has_words():
+    from billing.models import EndReason, UsageSource
+
+    assert set(EndReason.values) == set(explaining.END_REASONS)
+    assert set(UsageSource.values) == set(explaining.USAGE_SOURCES)
+
+
+def test_every_flag_of_the_meter_has_words():
+    from billing.facts import USAGE_ABOVE_HOLD
+    from proxy.bounds import Flag
+
+    assert {*(flag.value for flag in Flag), USAGE_ABOVE_HOLD} <= set(explaining.FLAGS)
+
+
+def test_call_ids_are_uuids():
+    assert UUID(call_ids.mint(0, bytes(10)))
