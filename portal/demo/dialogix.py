@@ -6,14 +6,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.conf import settings
-
 from billing import engines, ladder, ledger, prices
 from billing.models import Engine, Grant, Model, Payer, Rate, Tier, TierAssignment, TierLimit
 from billing.money import nanos
 from billing.snapshot import Capabilities
 from keys import brands, issuing, organizations, tokens
 from keys.models import Brand, Organization, Role, Scheme
+from portal.demo.inference import fit, real_engine
 from portal.demo.people import person, secret_bytes
 
 ACTOR = "demo"
@@ -134,14 +133,13 @@ def _brand() -> Brand:
 
 def _catalogue(brand: Brand, engine_url: str) -> None:
     demo = _engine("demo", engine_url, Engine.Kind.VLLM, _demo_capabilities())
-    real = None
-    if settings.DEMO_INFERENCE_URL:
-        real = _engine("demo-inference", settings.DEMO_INFERENCE_URL, Engine.Kind.OPENAI, Capabilities())
+    real = real_engine(ACTOR)
     for position, (slug, facts) in enumerate(MODELS.items()):
         model = _model(brand, slug, position, facts, demo)
         chosen, there = demo, facts["there"]
         if real is not None and slug in REAL:
-            chosen, there = real, settings.DEMO_INFERENCE_MODEL or facts["there"]
+            chosen, there = real.engine, real.name_there or facts["there"]
+            fit(model, real, ACTOR)
         _serve(model, chosen, there)
         if not Rate.objects.filter(model=model).exists():
             prices.set_price(model=model, actor=ACTOR, per_million=PRICES)
