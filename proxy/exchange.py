@@ -81,8 +81,10 @@ class Deadlines:
     total_ms: int = 900_000
 
     @classmethod
-    def of(cls, model: ModelRecord) -> Deadlines:
-        return cls(model.connect_ms, model.first_byte_ms, model.idle_ms, model.total_ms)
+    def of(cls, model: ModelRecord, *, whole: bool = False) -> Deadlines:
+        """A whole answer's first byte comes when the last token is made: only its total deadline can be judged."""
+        first_byte_ms = model.total_ms if whole else model.first_byte_ms
+        return cls(model.connect_ms, first_byte_ms, model.idle_ms, model.total_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from billing.snapshot import EngineRecord
+from billing.snapshot import EngineRecord, ModelRecord
 from proxy import exchange
 from proxy.upstream import (
     ConnectFailed,
@@ -589,6 +589,12 @@ async def test_path_injection_is_a_programming_error(pool, path):
 def test_engine_url_must_be_plain_http(url):
     with pytest.raises(ValueError, match="base URL"):
         Target(EngineRecord(id=1, name="e", kind="openai", base_url=url), str)
+
+
+def test_deadlines_of_a_model():
+    model = ModelRecord(id=1, slug="m", context_length=1, max_completion_tokens=1, first_byte_ms=7, total_ms=9)
+    assert Deadlines.of(model) == Deadlines(5_000, 7, 60_000, 9)
+    assert Deadlines.of(model, whole=True).first_byte_ms == 9
 
 
 def test_llamacpp_is_asked_to_close_each_connection():
