@@ -41,6 +41,7 @@ PORT = env.integer("PORT", default=8000, at_least=1, at_most=65535)
 BIND = env.addresses("BIND")
 SERVE = env.choice("SERVE", "both", ("both", "portal", "proxy"))
 WORKERS = env.integer("WORKERS", default=2, at_least=1, at_most=256)
+METRICS_TOKEN = env.text("METRICS_TOKEN")
 DRAIN_SECONDS = env.integer("DRAIN_SECONDS", default=20, at_least=0, at_most=3600)
 
 # PostgreSQL

@@ -33,7 +33,7 @@ class Reason(StrEnum):
     RATE_LIMITED = "rate_limited"
     CONCURRENCY = "concurrency"
     PRICE_MISSING = "price_missing"
-    WORST_CASE_TOO_LARGE = "worst_case_too_large"
+    HOLD_TOO_LARGE = "hold_too_large"
     STORE_UNAVAILABLE = "store_unavailable"
     DRAINING = "draining"
 
@@ -175,7 +175,7 @@ TABLE: dict[Reason, Row] = {
         False,
         60_000,
     ),
-    Reason.WORST_CASE_TOO_LARGE: Row(
+    Reason.HOLD_TOO_LARGE: Row(
         400, REQUEST, "request_too_large", "The worst case of this request is too large to be priced; ask for less."
     ),
     Reason.STORE_UNAVAILABLE: Row(

@@ -37,6 +37,7 @@ class Asked:
     prompt_tokens_max: int
     output_wanted: int
     choices: int = 1
+    prompts: int = 1
     stream: bool = False
     include_usage: bool = False
     length_field: str = ""
@@ -110,6 +111,7 @@ def _completion(sent: dict[str, Any], kept: dict[str, Any], dropped: list[str], 
     asked = Asked(COMPLETIONS, sent, prompt_bound.of_completion(sent, model), 0)
     _lengths(asked, kept, model)
     _streaming(asked, kept)
+    asked.prompts = prompts
     asked.choices = _choices(asked, kept) * prompts
     if asked.choices > CHOICES_MAX:
         raise invalid("n", f"prompts times n is more than {CHOICES_MAX}")
@@ -121,8 +123,8 @@ def _completion(sent: dict[str, Any], kept: dict[str, Any], dropped: list[str], 
 
 
 def _embedding(sent: dict[str, Any], kept: dict[str, Any], dropped: list[str], model: ModelRecord) -> Asked:
-    _texts("input", sent)
-    return Asked(EMBEDDINGS, sent, prompt_bound.of_embedding(sent, model), 0)
+    inputs = _texts("input", sent)
+    return Asked(EMBEDDINGS, sent, prompt_bound.of_embedding(sent, model), 0, prompts=inputs)
 
 
 _READERS = {CHAT.name: _chat, COMPLETIONS.name: _completion, EMBEDDINGS.name: _embedding}

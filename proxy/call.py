@@ -1,0 +1,82 @@
+"""One request from its head to its last byte: what is known of it so far. A plain record; the pipeline fills it."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from billing import call_ids
+from billing.hold import Hold
+from billing.snapshot import BrandRecord, EngineRecord, ModelRecord, Route, Snapshot
+from keys.caller import Caller
+from proxy.answers import EventStream
+from proxy.bodies import Receive
+from proxy.dialects.protocol import Dialect, Stamp
+from proxy.dispatch import Place
+from proxy.endpoints import Endpoint
+from proxy.engine_slots import Slot
+from proxy.requests import Asked
+
+AGENT_CHARS_MAX = 200
+
+
+class Call:
+    """`fields`: the head as a dict, of repeated names the last. Attributes without a value here are set on the way, in
+    the order in which they stand; who needs one before it is surely set asks `known`."""
+
+    __slots__ = (
+        *("address", "agent", "asked", "began", "brand", "caller", "dialect", "endpoint", "engine", "fields"),
+        *("first_token_at", "gone", "headers", "hold", "id", "idempotency", "method", "model", "model_name", "out"),
+        *("path", "place", "prompt_tokens", "query", "receive", "route", "sent_at", "slot", "snapshot", "started_ms"),
+        *("unread", "upstream_status"),
+    )
+    place: Place
+    endpoint: Endpoint
+    caller: Caller
+    snapshot: Snapshot
+    model: ModelRecord
+    asked: Asked
+    hold: Hold
+    engine: EngineRecord
+    route: Route
+
+    def __init__(self, scope: dict[str, Any], receive: Receive, fields: dict[bytes, bytes], dialect: Dialect) -> None:
+        self.began = time.perf_counter()
+        self.started_ms = time.time_ns() // 1_000_000
+        self.id = call_ids.mint(self.started_ms, os.urandom(10))
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.query: bytes = scope["query_string"]
+        self.headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self.fields = fields
+        self.receive = receive
+        self.dialect = dialect
+        self.address = ""
+        self.agent = fields.get(b"user-agent", b"")[:AGENT_CHARS_MAX].decode("latin-1")
+        self.brand: BrandRecord | None = None
+        self.model_name = ""
+        self.prompt_tokens: int | None = None  # as the engine's tokenizer counted, where it was asked
+        self.idempotency: str | None = None  # the record's name, while this call runs under it
+        self.slot: Slot | None = None
+        self.out: EventStream | None = None
+        self.sent_at = 0.0
+        self.first_token_at = 0.0
+        self.upstream_status = 0
+        self.gone = False
+        self.unread = b""  # what the engine had sent when its client left
+
+    def known(self, name: str) -> Any:
+        """The attribute, None before it is set."""
+        return getattr(self, name, None)
+
+    @property
+    def stamp(self) -> Stamp:
+        prefix = "" if self.brand is None else self.brand.id_prefix
+        return Stamp(prefix + self.id, self.started_ms // 1000, self.model_name)
+
+    def elapsed_ms(self) -> int:
+        return int((time.perf_counter() - self.began) * 1000)
+
+    def first_token_ms(self) -> int | None:
+        return int((self.first_token_at - self.began) * 1000) if self.first_token_at else None

@@ -1,0 +1,203 @@
+"""From the engine's answer to the client's: metered as it passes, settled before its last bytes leave.
+
+Whole or streamed, one meter and one way of settling. Once the head of a stream has left, trouble becomes an event and
+what was delivered is charged; before that nothing was delivered and nothing is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import orjson
+
+from billing.hold import Outcome
+from proxy import engine_errors
+from proxy.answers import DONE, EventStream, Header, Send, send_body
+from proxy.call import Call
+from proxy.endpoints import EMBEDDINGS
+from proxy.meter import Bounds, Ending, Event, Kind, Measured, Meter
+from proxy.refusals import Declined, Problem, Reason, problem
+from proxy.rewriting import StreamRewriter
+from proxy.upstream import FirstByteTimeout, IdleTimeout, Response, TotalTimeout, UpstreamFailure
+from proxy.worker import Worker
+
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+TAIL_SECONDS_MAX = 1.0
+"""How long an engine may take to end its body after [DONE] before its connection is not worth keeping."""
+
+
+def meter_for(call: Call) -> Meter:
+    estimate = call.hold.estimate
+    bounds = Bounds(
+        prompt_tokens_max=estimate.prompt_tokens_max,
+        output_tokens_max=call.hold.granted,
+        context_length=call.model.context_length,
+        choices=call.asked.choices,
+        prompt_bytes=estimate.prompt_tokens_max,
+        prompt_tokens=call.prompt_tokens,
+        generates=call.asked.endpoint is not EMBEDDINGS,
+    )
+    return Meter(call.engine.capabilities, bounds)
+
+
+async def settle(call: Call, worker: Worker, measured: Measured, *, status: int = 200) -> None:
+    """The charge is in the write-ahead log when this returns. It runs to its end even if the request is cancelled."""
+    outcome = Outcome(
+        usage=measured.usage,
+        usage_source=measured.source.value,
+        end_reason=measured.end_reason,  # type: ignore[arg-type]  # Ending and _END_REASONS spell billing's
+        flags=(*measured.flags, "client_gone") if call.gone and measured.succeeded else measured.flags,
+        http_status=status,
+        engine_id=call.engine.id if call.engine is not None else None,
+        first_token_ms=call.first_token_ms(),
+        duration_ms=call.elapsed_ms(),
+        agent=call.agent,
+        metadata=call.asked.metadata,
+        user=call.asked.user,
+    )
+    worker.metrics.settled(call, measured)
+    await asyncio.shield(worker.own(worker.admission.settle(call.hold, outcome)))
+
+
+# whole ----------------------------------------------------------------------------------------------------------------
+
+
+async def deliver_whole(call: Call, worker: Worker, response: Response, send: Send, headers: list[Header]) -> None:
+    """Reads the whole answer, settles, sends. A client that has gone meanwhile pays for what was made."""
+    meter = meter_for(call)
+    try:
+        body = await response.read(ANSWER_BYTES_MAX)
+    except UpstreamFailure as failure:
+        if call.gone:
+            await settle(call, worker, meter.result(Ending.CLIENT_GONE), status=499)
+            return
+        raise Declined(engine_errors.of_failure(failure, call.model)) from failure
+    finally:
+        response.close()
+    answer = meter.whole(body)
+    if answer is None or meter.error is not None:
+        raise Declined(engine_errors.of_error_event(meter.error, call.model, call.engine, call.route))
+    call.first_token_at = time.perf_counter()
+    measured = meter.result(Ending.COMPLETE)
+    if not measured.succeeded:
+        raise Declined(problem(Reason.ENGINE_ERROR, model=call.model_name))
+    await settle(call, worker, measured)
+    ours = orjson.dumps(call.dialect.whole(answer, call.stamp, call.dialect.usage(measured.usage)))
+    if call.idempotency is not None:
+        await worker.idempotency.finish(call.idempotency, call.id, ours)
+        call.idempotency = None
+    await send_body(send, 200, headers, ours)
+
+
+# streamed -------------------------------------------------------------------------------------------------------------
+
+
+class Streamed:
+    """One streamed answer on its way."""
+
+    def __init__(self, call: Call, worker: Worker, response: Response, out: EventStream) -> None:
+        self.call = call
+        self.worker = worker
+        self.response = response
+        self.out = out
+        self.meter = meter_for(call)
+        self.rewriter = StreamRewriter(call.dialect, call.stamp, include_usage=call.asked.include_usage)
+        self.loop = asyncio.get_running_loop()
+        self.source = "running" if call.engine.capabilities.running_usage else "estimated"
+
+    async def deliver(self) -> None:
+        call, worker = self.call, self.worker
+        try:
+            ending = await self._pass_on()
+        except asyncio.CancelledError:  # the client does not read, or the server is stopping
+            await self._settle_cut(Ending.CLIENT_GONE if call.gone else Ending.TIMEOUT)
+            raise
+        if call.gone and not self.meter.finished:
+            ending = Ending.CLIENT_GONE
+        if ending is not Ending.COMPLETE:
+            self.meter.absorb(call.unread + self.response.close())
+        measured = self.meter.result(ending)
+        trouble = None if measured.succeeded or ending is Ending.CLIENT_GONE else self._trouble(ending)
+        if trouble is not None and not self.out.began:
+            self.response.close()
+            raise Declined(trouble)  # nothing was delivered: an ordinary error, and nothing charged
+        await settle(call, worker, measured, status=499 if ending is Ending.CLIENT_GONE else 200)
+        if trouble is not None:
+            worker.refusals.note(call, trouble)
+        await self._end(trouble, measured)
+
+    async def _pass_on(self) -> Ending:
+        """Events as they come, until the engine is done, fails, or nobody listens any more."""
+        call, meter, hold = self.call, self.meter, self.call.hold
+        clock = self.loop.time
+        try:
+            async for piece in self.response:
+                data = self._rewritten(meter.feed(piece))
+                now = clock()
+                if data:
+                    if not call.first_token_at and meter.content_events:
+                        call.first_token_at = time.perf_counter()
+                    await self.out.write(data, now=now)
+                if meter.done or meter.error is not None:
+                    break
+                if now >= hold.next_progress:
+                    self.worker.admission.progress(hold, meter.running(), self.source)
+                if hold.lapsed:
+                    return Ending.LAPSED
+            else:
+                data = self._rewritten(meter.finish())
+                if data:
+                    await self.out.write(data, now=clock())
+        except (FirstByteTimeout, IdleTimeout, TotalTimeout):
+            return Ending.TIMEOUT
+        except UpstreamFailure:
+            return Ending.CLIENT_GONE if call.gone else Ending.CUT
+        return Ending.ERROR if meter.error is not None else Ending.COMPLETE
+
+    def _rewritten(self, events: list[Event]) -> bytes:
+        if len(events) == 1:
+            event = events[0]
+            return self.rewriter.rewrite(event.data, event.parsed) if event.kind <= Kind.FINISH else b""
+        return b"".join(
+            [self.rewriter.rewrite(event.data, event.parsed) for event in events if event.kind <= Kind.FINISH]
+        )
+
+    def _trouble(self, ending: Ending) -> Problem:
+        model, call = self.call.model, self.call
+        if self.meter.error is not None:
+            return engine_errors.of_error_event(self.meter.error, model, call.engine, call.route)
+        reason = {Ending.TIMEOUT: Reason.ENGINE_TIMEOUT, Ending.LAPSED: Reason.CALL_LAPSED}.get(
+            ending, Reason.ENGINE_CUT
+        )
+        return problem(reason, model=call.model_name)
+
+    async def _settle_cut(self, ending: Ending) -> None:
+        self.meter.absorb(self.call.unread + self.response.close())
+        await settle(self.call, self.worker, self.meter.result(ending), status=499)
+
+    async def _end(self, trouble: Problem | None, measured: Measured) -> None:
+        """The last bytes. SDKs hang up at [DONE], so what follows it would be lost; without it they raise."""
+        call = self.call
+        if call.gone and not self.meter.finished:
+            return
+        if trouble is not None:
+            event = orjson.dumps(call.dialect.error_event(trouble, call.brand))
+            await self.out.end(b"data: %b\n\n" % event)
+            return
+        last = self.rewriter.usage(measured.usage) if call.asked.include_usage else b""
+        await self.out.end(last + DONE)
+        if not self.response.complete:
+            self.worker.own(_read_tail(self.response))
+
+
+async def _read_tail(response: Response) -> None:
+    """After [DONE] only the end of the body is left; with it the connection can be used again."""
+    try:
+        async with asyncio.timeout(TAIL_SECONDS_MAX):
+            async for _ in response:
+                continue
+    except (UpstreamFailure, TimeoutError):
+        pass
+    finally:
+        response.close()

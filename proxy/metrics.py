@@ -1,0 +1,217 @@
+"""A dozen numbers about this worker and its fellows, for Prometheus.
+
+On a call's way a metric is an entry of a dict. Every second a worker writes its numbers to a file of its own below
+VAR_DIR; whoever is asked for /metrics adds up all files. Files of the dead keep their counts and lose their gauges.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
+from redis.exceptions import RedisError
+
+from billing import script
+from billing.reconcile import LAST
+from billing.snapshot import EngineRecord
+from keys.caller import SHARDS
+from proxy.call import Call
+from proxy.meter import Measured
+from proxy.refusals import Problem
+
+WRITE_SECONDS = 1.0
+SECONDS_MAX = 2.0
+ADDED_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+FIRST_TOKEN_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+DURATION_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+COUNTERS = {
+    "gateway_calls": ("Settled calls.", ("endpoint", "end_reason")),
+    "gateway_tokens": ("Metered tokens; cached ones are part of input.", ("kind",)),
+    "gateway_refusals": ("Requests answered with an error.", ("reason", "status")),
+    "gateway_limit_refusals": ("Refusals by the limit that stood in the way.", ("unit", "window", "scope")),
+    "gateway_engine_failures": ("Exchanges with engines that failed.", ("engine", "kind")),
+}
+HISTOGRAMS = {
+    "gateway_added_seconds": ("From a request's arrival to its dispatch.", ADDED_S),
+    "gateway_first_token_seconds": ("From a request's arrival to its first token.", FIRST_TOKEN_S),
+    "gateway_call_seconds": ("From a request's arrival to its settlement.", DURATION_S),
+}
+
+
+class Metrics:
+    def __init__(self, folder: Path, gauges: Callable[[], dict[str, Any]]) -> None:
+        self._folder = folder
+        self._gauges = gauges
+        self._path = folder / f"{os.getpid()}-{time.time_ns()}.json"
+        self._counts: dict[str, dict[tuple[str, ...], int]] = {name: {} for name in COUNTERS}
+        self._buckets = {name: [0] * (len(bounds) + 1) for name, (_, bounds) in HISTOGRAMS.items()}
+        self._sums = dict.fromkeys(HISTOGRAMS, 0.0)
+        self._writing: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._writing = asyncio.get_running_loop().create_task(self._write_forever(), name="proxy: metrics")
+
+    async def stop(self) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.gather(self._writing, return_exceptions=True)
+        self.write()
+
+    # what happens on a call's way ---------------------------------------------------------------------------------
+
+    def dispatched(self, call: Call) -> None:
+        call.sent_at = time.perf_counter()
+        self._observe("gateway_added_seconds", call.sent_at - call.began)
+
+    def settled(self, call: Call, measured: Measured) -> None:
+        self._count("gateway_calls", (call.endpoint.name, measured.end_reason))
+        usage = measured.usage
+        for kind, tokens in (
+            ("input", usage.prompt_tokens),
+            ("cached", usage.cache_read or 0),
+            ("output", usage.output),
+            ("reasoning", usage.reasoning or 0),
+        ):
+            if tokens:
+                self._count("gateway_tokens", (kind,), tokens)
+        if call.first_token_at:
+            self._observe("gateway_first_token_seconds", call.first_token_at - call.began)
+        self._observe("gateway_call_seconds", time.perf_counter() - call.began)
+
+    def refused(self, call: Call, problem: Problem) -> None:
+        self._count("gateway_refusals", (problem.reason.value, str(problem.status)))
+        if problem.quota is not None:
+            quota = problem.quota
+            self._count("gateway_limit_refusals", (quota.unit, quota.window, quota.scope))
+
+    def engine_failed(self, engine: EngineRecord, kind: str) -> None:
+        self._count("gateway_engine_failures", (engine.name, kind))
+
+    def _count(self, name: str, labels: tuple[str, ...], amount: int = 1) -> None:
+        counts = self._counts[name]
+        counts[labels] = counts.get(labels, 0) + amount
+
+    def _observe(self, name: str, seconds: float) -> None:
+        self._buckets[name][bisect_left(HISTOGRAMS[name][1], seconds)] += 1
+        self._sums[name] += seconds
+
+    # files --------------------------------------------------------------------------------------------------------
+
+    def write(self) -> None:
+        numbers = {
+            "pid": os.getpid(),
+            "counts": {name: [[*labels, n] for labels, n in counts.items()] for name, counts in self._counts.items()},
+            "buckets": self._buckets,
+            "sums": self._sums,
+            "gauges": self._gauges(),
+        }
+        temporary = self._path.with_suffix(".new")
+        with contextlib.suppress(OSError):  # a full disk is the WAL's affair to tell
+            temporary.write_bytes(orjson.dumps(numbers))
+            temporary.replace(self._path)
+
+    async def _write_forever(self) -> None:
+        while True:
+            self.write()
+            await asyncio.sleep(WRITE_SECONDS)
+
+    async def exposition(self, redis: Any) -> bytes:
+        """Everything as Prometheus reads it: this worker's numbers as of now, its fellows' as of a second ago."""
+        self.write()
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(_All(_read(self._folder), await _of_the_books(redis)))
+        return generate_latest(registry)
+
+
+def _read(folder: Path) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        with contextlib.suppress(OSError, orjson.JSONDecodeError):
+            found.append(orjson.loads(path.read_bytes()))
+    return found
+
+
+async def _of_the_books(redis: Any) -> list[Metric]:
+    """What Redis knows of the journal and of the last reconcile; nothing when it cannot be asked."""
+    try:
+        async with asyncio.timeout(SECONDS_MAX):
+            waiting = sum([int(await redis.xlen(script.name(shard, script.JOURNAL))) for shard in range(SHARDS)])
+            last = await redis.hgetall(LAST)
+    except (RedisError, OSError, TimeoutError):
+        return []
+    found: list[Metric] = [
+        GaugeMetricFamily("gateway_journal_entries", "Settled calls on their way to PostgreSQL.", waiting)
+    ]
+    if last:
+        text = "Differences that the last complete reconcile found."
+        found.append(GaugeMetricFamily("gateway_reconcile_differences", text, int(last[b"differences"])))
+    return found
+
+
+class _All(Collector):
+    def __init__(self, files: list[dict[str, Any]], books: list[Metric]) -> None:
+        self._files = files
+        self._books = books
+
+    def collect(self) -> Iterable[Metric]:
+        for name, (text, labels) in COUNTERS.items():
+            yield self._counter(name, text, labels)
+        for name, (text, bounds) in HISTOGRAMS.items():
+            yield self._histogram(name, text, bounds)
+        yield from self._gauges()
+        yield from self._books
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Metric:
+        sums: dict[tuple[str, ...], int] = {}
+        for numbers in self._files:
+            for *values, amount in numbers["counts"].get(name, ()):
+                sums[tuple(values)] = sums.get(tuple(values), 0) + amount
+        family = CounterMetricFamily(name, text, labels=labels)
+        for values, amount in sorted(sums.items()):
+            family.add_metric(values, amount)
+        return family
+
+    def _histogram(self, name: str, text: str, bounds: tuple[float, ...]) -> Metric:
+        counts = [0] * (len(bounds) + 1)
+        for numbers in self._files:
+            counts = [a + b for a, b in zip(counts, numbers["buckets"].get(name, counts), strict=True)]
+        running, buckets = 0, []
+        for bound, amount in zip((*map(str, bounds), "+Inf"), counts, strict=True):
+            running += amount
+            buckets.append((bound, running))
+        family = HistogramMetricFamily(name, text)
+        family.add_metric([], buckets, sum(numbers["sums"].get(name, 0.0) for numbers in self._files))
+        return family
+
+    def _gauges(self) -> Iterable[Metric]:
+        alive = [numbers["gauges"] for numbers in self._files if _is_alive(numbers["pid"])]
+        in_flight: dict[str, int] = {}
+        for gauges in alive:
+            for engine, calls in gauges["in_flight"].items():
+                in_flight[engine] = in_flight.get(engine, 0) + calls
+        family = GaugeMetricFamily("gateway_engine_in_flight", "Calls on an engine now.", labels=("engine_id",))
+        for engine, calls in sorted(in_flight.items()):
+            family.add_metric((engine,), calls)
+        yield family
+        running = sum(gauges["running"] for gauges in alive)
+        yield GaugeMetricFamily("gateway_calls_running", "Calls that hold something now.", running)
+        healthy = int(all(gauges["wal_healthy"] for gauges in alive))
+        yield GaugeMetricFamily("gateway_wal_healthy", "1: every write-ahead log can be written.", healthy)
+        workers = max([gauges["workers"] for gauges in alive], default=0)
+        yield GaugeMetricFamily("gateway_workers", "Proxy workers that live, on all hosts.", workers)
+
+
+def _is_alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()

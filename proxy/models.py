@@ -1,0 +1,54 @@
+"""What support looks at after a call was refused or failed. Not imported on a call's way."""
+
+from __future__ import annotations
+
+from django.db import models
+
+
+class RefusalRecord(models.Model):
+    """One refused or failed call. Partitioned by day on its call id, like usage events, and kept for a week
+    (refusal_records.py). Ids are plain numbers: records outlive what they name, and none of it is money."""
+
+    call_id = models.UUIDField(primary_key=True)
+    at = models.DateTimeField()
+    brand_id = models.BigIntegerField(null=True)
+    organization_id = models.BigIntegerField(null=True)
+    key_id = models.BigIntegerField(null=True)
+    key_hint = models.CharField(max_length=40, blank=True)
+    model = models.CharField(max_length=120, blank=True)
+    endpoint = models.CharField(max_length=20, blank=True)
+    status = models.SmallIntegerField()
+    reason = models.CharField(max_length=40)
+    limit = models.CharField(max_length=60, blank=True, db_column="limit_name")
+    message = models.CharField(max_length=300, blank=True)
+    engine_id = models.BigIntegerField(null=True)
+    engine_status = models.SmallIntegerField(null=True)
+    address = models.GenericIPAddressField(null=True)
+    agent = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        managed = False
+        db_table = "refusal_record"
+
+    def __str__(self) -> str:
+        return f"{self.call_id} {self.status} {self.reason}"
+
+
+class RefusalCount(models.Model):
+    """How often a reason was given in a minute; complete where rows are not."""
+
+    minute = models.DateTimeField()
+    brand_id = models.BigIntegerField(default=0)
+    organization_id = models.BigIntegerField(default=0)
+    reason = models.CharField(max_length=40)
+    count = models.BigIntegerField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["minute", "organization_id", "brand_id", "reason"], name="refusal_count_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.minute} {self.reason}: {self.count}"

@@ -1,0 +1,123 @@
+"""The way of one metered call, on one screen: authenticate, reserve, forward, meter, settle.
+
+Everything that says no raises, and app.py words it. A hold never outlives its call: whatever ends the call here, the
+hold was settled, or is voided.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from billing.events import End
+from billing.hold import Outcome
+from proxy.answers import EventStream, Send, send_body
+from proxy.authentication import authenticate, refresh, resolve_model
+from proxy.bodies import parse_object, read_body
+from proxy.call import Call
+from proxy.delivery import Streamed, deliver_whole
+from proxy.forwarding import extras_of
+from proxy.headers import answer_headers, common_headers
+from proxy.idempotency import Replay, record_name
+from proxy.refusals import Problem, Reason, decline
+from proxy.requests import model_named, read
+from proxy.reservation import reserve
+from proxy.sending import release, send
+from proxy.upstream import Response
+from proxy.watching import Watch
+from proxy.worker import Worker
+
+
+async def run(call: Call, worker: Worker, asgi_send: Send) -> None:
+    """Raises what says no; `abandon` must follow then."""
+    await authenticate(call, worker)
+    replay = await read_request(call, worker)
+    if replay is not None:
+        await answer_again(call, replay, asgi_send)
+        return
+    call.hold = await reserve(call, worker)
+    await forward(call, worker, asgi_send)
+
+
+async def read_request(call: Call, worker: Worker) -> Replay | None:
+    """Body → what is asked. An answer from record, where the same call was answered before."""
+    body = await read_body(call.receive)
+    fields = parse_object(body)
+    call.model_name = model_named(fields, call.snapshot.brand.default_model)
+    call.model = await resolve_model(call, worker)
+    call.asked = read(fields, call.endpoint, call.model, extras_of(call.model, call.snapshot))
+    key = call.fields.get(b"idempotency-key")
+    return None if key is None else await _recorded(call, worker, key, body)
+
+
+async def _recorded(call: Call, worker: Worker, key: bytes, body: bytes) -> Replay | None:
+    """Takes the key's name for this call, or finds the answer under it. A replay reserves nothing, so that the caller
+    still may call is asked here."""
+    name = record_name(call.caller, key, call.endpoint.name, body)
+    replay = await worker.idempotency.begin(name, call.id, call.model.total_ms)
+    if replay is None:
+        call.idempotency = name
+        return None
+    await refresh(call, worker)
+    await authenticate(call, worker)
+    await resolve_model(call, worker)
+    return replay
+
+
+async def forward(call: Call, worker: Worker, asgi_send: Send) -> None:
+    """To an engine and back. The client is watched from here on: one that leaves stops the engine."""
+    headers = answer_headers(call, worker)
+    if call.asked.stream:
+        now = asyncio.get_running_loop().time()
+        call.out = EventStream(asgi_send, headers, now=now, until=now + call.model.total_ms / 1000)
+        worker.heart.add(call.out)
+    watch = Watch(call)
+    try:
+        response = watch.response = await watch.until_gone(send(call, worker))
+        _check_kind(call, response)
+        if call.out is not None:
+            await Streamed(call, worker, response, call.out).deliver()
+        else:
+            await deliver_whole(call, worker, response, asgi_send, headers)
+    finally:
+        watch.stop()
+        if call.out is not None:
+            worker.heart.discard(call.out)
+        release(call, worker)
+
+
+def _check_kind(call: Call, response: Response) -> None:
+    """Engines may answer with the other kind than was asked for: nobody can be charged for what cannot be read."""
+    is_stream = response.headers.get(b"content-type", b"").startswith(b"text/event-stream")
+    if is_stream != call.asked.stream:
+        response.close()
+        raise decline(Reason.ENGINE_ERROR, model=call.model_name)
+
+
+async def answer_again(call: Call, replay: Replay, asgi_send: Send) -> None:
+    call.id = replay.call_id
+    await send_body(asgi_send, 200, [*common_headers(call), (b"idempotent-replayed", b"true")], replay.body)
+
+
+async def abandon(call: Call, worker: Worker, problem: Problem | None) -> None:
+    """After a call that ended without being settled: everything it held is given back."""
+    if call.idempotency is not None:
+        name, call.idempotency = call.idempotency, None
+        worker.own(worker.idempotency.forget(name, call.id))
+    hold, engine = call.known("hold"), call.known("engine")
+    if hold is None or hold.charge is not None:
+        return
+    outcome = Outcome(
+        end_reason="client_gone" if call.gone else _end_reason(problem),
+        http_status=problem.status if problem is not None else 499,
+        engine_id=None if engine is None else engine.id,
+        duration_ms=call.elapsed_ms(),
+        agent=call.agent,
+        billable=False,
+    )
+    await asyncio.shield(worker.own(worker.admission.void(hold, outcome)))
+
+
+def _end_reason(problem: Problem | None) -> End:
+    if problem is None:
+        return "client_gone"
+    return "timeout" if problem.reason is Reason.ENGINE_TIMEOUT else "upstream_error"

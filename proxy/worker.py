@@ -1,0 +1,178 @@
+"""What one proxy worker holds for its whole life, opened in order at start and closed in reverse at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import time
+from typing import Any
+
+from django.conf import settings
+from psycopg.conninfo import make_conninfo
+from psycopg_pool import AsyncConnectionPool
+from redis.exceptions import RedisError
+
+from billing.admission import Admission
+from billing.catalogue import Catalogue
+from billing.counters import Counters
+from billing.seeds import Seeds
+from billing.snapshot import BrandRecord
+from billing.wal import Wal
+from keys.connections import asyncio_client
+from keys.directory import Directory
+from keys.sealing import open_text
+from proxy.answers import Heart
+from proxy.dispatch import Brands
+from proxy.engine_slots import EngineSlots
+from proxy.idempotency import Idempotency
+from proxy.metrics import Metrics
+from proxy.refusal_log import RefusalLog
+from proxy.routing import Routing
+from proxy.upstream import Pool
+
+log = logging.getLogger(__name__)
+
+POSTGRESQL_CONNECTIONS_MAX = 8
+HEARTBEAT_SECONDS = 5.0
+WORKER_LEASE_MS = 15_000
+WORKERS_NAME = "proxy:workers"
+"""Sorted set in Redis: worker → when it counts as gone (Unix ms). What an engine's slots are divided by."""
+_CONNECTION_OPTIONS = {"pool", "prepare_threshold", "server_side_binding", "isolation_level", "assume_role"}
+DRAIN_SECONDS_MAX = 10.0
+
+
+class Worker:
+    """`async with Worker()`. Settings are read here and nowhere on a call's way."""
+
+    def __init__(self) -> None:
+        self.redis = asyncio_client()
+        self.postgresql: AsyncConnectionPool[Any] = AsyncConnectionPool(
+            _conninfo(),
+            min_size=0,
+            max_size=POSTGRESQL_CONNECTIONS_MAX,
+            open=False,
+            kwargs={"prepare_threshold": None, "autocommit": True},
+        )
+        self.counters = Counters(self.redis)
+        self.wal = Wal(settings.WAL_DIR)
+        self.catalogue = Catalogue(self.redis)
+        self.directory = Directory(self.redis, self.postgresql)
+        self.admission = Admission(
+            self.counters, self.wal, self.catalogue, self.directory, Seeds(self.counters, self.postgresql)
+        )
+        self.upstream = Pool(open_text)
+        self.slots = EngineSlots()
+        self.routing = Routing(self.slots)
+        self.heart = Heart()
+        self.idempotency = Idempotency(self.redis)
+        self.refusals = RefusalLog(self.redis)
+        self.metrics = Metrics(settings.VAR_DIR / "metrics", self._gauges)
+        self.salt_key = hmac.digest(settings.SECRET_KEY.encode(), b"proxy: cache salt", hashlib.sha256)
+        self.trusted_proxies = tuple(settings.TRUSTED_PROXIES)
+        self.metrics_token: str = settings.METRICS_TOKEN
+        self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self.live_workers = 1
+        self.draining = False
+        self._known: tuple[BrandRecord, ...] | None = None
+        self._brands = self._indexed(())
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._heartbeat: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Worker:
+        await self.postgresql.open()
+        await self.catalogue.start()
+        self.admission.start()
+        self.heart.start()
+        self.refusals.start()
+        self.metrics.start()
+        await self._beat()
+        self._heartbeat = asyncio.get_running_loop().create_task(self._beat_forever(), name="proxy: worker lease")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """New calls are refused; what runs has ended or is cut by the server before this. Then everything owed is
+        settled, and only then are stores let go."""
+        self.draining = True
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.heart.stop()
+        await self.upstream.close()
+        left = await self.admission.drain(DRAIN_SECONDS_MAX)
+        if left:
+            log.warning("%d settlements are left to the write-ahead log", left)
+        await self.refusals.stop()
+        await self.metrics.stop()
+        await self._leave()
+        await self.catalogue.close()
+        await self.counters.close()
+        await self.redis.aclose()
+        await self.postgresql.close()
+        self.wal.close()
+
+    @property
+    def brands(self) -> Brands:
+        """The dispatch index, made anew when the published list of brands has changed."""
+        published = self.catalogue.brands()
+        if published is not self._known:
+            self._brands, self._known = self._indexed(published), published
+        return self._brands
+
+    def own(self, work: Any) -> asyncio.Task[Any]:
+        """Run `work` to its end whatever becomes of the request that began it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._owned)
+        return task
+
+    def _owned(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("an owned task failed", exc_info=task.exception())
+
+    def _indexed(self, brands: tuple[BrandRecord, ...]) -> Brands:
+        return Brands(brands, default_brand=settings.DEFAULT_BRAND, allowed_hosts=settings.ALLOWED_HOSTS)
+
+    def _gauges(self) -> dict[str, Any]:
+        return {
+            "in_flight": {str(engine): calls for engine, calls in self.slots.in_flight().items()},
+            "running": self.admission.running,
+            "wal_healthy": int(self.wal.healthy),
+            "workers": self.live_workers,
+        }
+
+    async def _beat_forever(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            await self._beat()
+
+    async def _beat(self) -> None:
+        """Renew this worker's lease and count the living. A Redis that is away changes nothing."""
+        now_ms = int(time.time() * 1000)
+        try:
+            await self.redis.zadd(WORKERS_NAME, {self.name: now_ms + WORKER_LEASE_MS})
+            await self.redis.zremrangebyscore(WORKERS_NAME, "-inf", now_ms)
+            self.live_workers = max(1, await self.redis.zcard(WORKERS_NAME))
+        except (RedisError, OSError):
+            return
+        self.slots.set_workers(self.live_workers)
+
+    async def _leave(self) -> None:
+        try:
+            await self.redis.zrem(WORKERS_NAME, self.name)
+        except (RedisError, OSError):
+            return
+
+
+def _conninfo() -> str:
+    """Django's default database for psycopg: PgBouncer in transaction mode must work, so nothing is prepared."""
+    facts = settings.DATABASES["default"]
+    names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
+    given = {names[name]: facts[name] for name in names if facts.get(name)}
+    given |= {name: value for name, value in facts.get("OPTIONS", {}).items() if name not in _CONNECTION_OPTIONS}
+    given["application_name"] = "gateway proxy"
+    return make_conninfo(**given)
