@@ -12,14 +12,10 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
-import redis
 import redis.asyncio
-from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from billing import script
 from billing.script import (
@@ -32,6 +28,7 @@ from billing.script import (
     forget_journaled,
     read_holds,
 )
+from billing.transports import ClusterTransport, NeverSent, SingleTransport, StoreUnavailable, Transport
 from keys.caller import SHARDS
 
 __all__ = [
@@ -50,21 +47,7 @@ log = logging.getLogger(__name__)
 BATCH_MAX: Final = 128
 WAITING_MAX: Final = 20_000
 IN_FLIGHT_MAX: Final = 2
-CONNECT_SECONDS_MAX: Final = 1.0
-ANSWER_SECONDS_MAX: Final = 2.0
 RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-
-_EVALSHA: Final = b"$7\r\nEVALSHA\r\n$40\r\n" + script.SHA + b"\r\n"
-_EPOCHS: Final = tuple(script.name(shard, script.EPOCH).encode() for shard in range(SHARDS))
-
-
-class StoreUnavailable(Exception):
-    """Redis could not be asked, refused, or did not answer in time; whether it acted is unknown. Nothing is owed to the
-    caller: what it may have reserved is given back."""
-
-
-class _NeverSent(StoreUnavailable):
-    """No connection: it certainly did not act."""
 
 
 class _Item(NamedTuple):
@@ -76,12 +59,6 @@ class _Item(NamedTuple):
     future: asyncio.Future[Verdict] | None
     until_done: Callable[[Verdict], bool] | None
     tries: int
-
-
-class _Transport(Protocol):
-    async def call(self, items: list[_Item]) -> list[Verdict]: ...
-
-    async def close(self) -> None: ...
 
 
 class Counters:
@@ -180,7 +157,7 @@ class Counters:
             if item.future is None:
                 self._again(item)
                 continue
-            if item.entry[0] == "reserve" and not isinstance(error, _NeverSent):
+            if item.entry[0] == "reserve" and not isinstance(error, NeverSent):
                 self._give_back(item.entry)
             if not item.future.done():
                 item.future.set_exception(error)
@@ -206,8 +183,8 @@ class _Queue:
     def __init__(self, counters: Counters, client: Any, in_flight: int, clustered: bool) -> None:
         self._counters = counters
         self._waiting: deque[_Item] = deque()
-        self._transports: list[_Transport] = [
-            _ClusterTransport(client) if clustered else _SingleTransport(client) for _ in range(in_flight)
+        self._transports: list[Transport] = [
+            ClusterTransport(client) if clustered else SingleTransport(client) for _ in range(in_flight)
         ]
         self._free = list(self._transports)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -242,9 +219,10 @@ class _Queue:
                 self._counters._waiting -= 1  # its caller has gone before it was sent
         return batch
 
-    async def _send(self, transport: _Transport, batch: list[_Item]) -> None:
+    async def _send(self, transport: Transport, batch: list[_Item]) -> None:
         try:
-            verdicts = await transport.call(batch)
+            reply = await transport.call([item.entry[1] for item in batch], [item.encoded for item in batch])
+            verdicts = script.decode(reply)
             if len(verdicts) != len(batch):
                 raise StoreUnavailable(f"{len(verdicts)} verdicts for {len(batch)} entries")
         except StoreUnavailable as error:
@@ -271,101 +249,3 @@ class _Queue:
                 item.future.set_exception(StoreUnavailable("the worker is closing"))
         for transport in self._transports:
             await transport.close()
-
-
-async def _within(seconds: float, question: Awaitable[Any]) -> Any:
-    try:
-        async with asyncio.timeout(seconds):
-            return await question
-    except (redis.RedisError, OSError, TimeoutError) as error:
-        raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
-
-
-class _SingleTransport:
-    """A connection of its own to a single server, one batch at a time, without the client's retries: a reserve is sent
-    once, and what becomes of it is decided by whoever asked."""
-
-    def __init__(self, client: redis.asyncio.Redis) -> None:
-        self._pool = client.connection_pool
-        self._connection: AbstractConnection | None = None
-
-    async def call(self, items: list[_Item]) -> list[Verdict]:
-        connection = self._connection or await self._connect()
-        try:
-            reply = await _within(ANSWER_SECONDS_MAX, self._ask(connection, _packed(items)))
-        except BaseException:
-            # What is left unread on it would be taken for the next batch's answer.
-            self._connection = None
-            await _disconnected(connection)
-            raise
-        return script.decode(reply)
-
-    async def _connect(self) -> AbstractConnection:
-        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        connection.retry = Retry(NoBackoff(), 0)
-        connection.socket_timeout = None  # ANSWER_SECONDS_MAX spans the whole exchange
-        try:
-            await _within(CONNECT_SECONDS_MAX, connection.connect())  # type: ignore[no-untyped-call]
-        except StoreUnavailable as error:
-            await _disconnected(connection)
-            raise _NeverSent(str(error)) from error
-        self._connection = connection
-        return connection
-
-    async def _ask(self, connection: AbstractConnection, command: bytes) -> bytes:
-        try:
-            return await self._answer(connection, command)
-        except redis.exceptions.NoScriptError:
-            await self._answer(connection, connection.pack_command("SCRIPT LOAD", script.TEXT))
-            return await self._answer(connection, command)
-
-    async def _answer(self, connection: AbstractConnection, command: Any) -> bytes:
-        await connection.send_packed_command(command, check_health=False)
-        reply: bytes = await connection.read_response(disable_decoding=True)
-        return reply
-
-    async def close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await _disconnected(connection)
-
-
-def _packed(items: list[_Item]) -> bytes:
-    """EVALSHA in Redis' own spelling: what redis-py's packer would make, at a fraction of its time."""
-    names = {_EPOCHS[item.entry[1]] for item in items}
-    payload = script.packed([item.encoded for item in items])
-    parts = [b"*%d\r\n" % (len(names) + 4), _EVALSHA, b"$%d\r\n%d\r\n" % (len(str(len(names))), len(names))]
-    parts += [b"$%d\r\n%b\r\n" % (len(name), name) for name in names]
-    parts.append(b"$%d\r\n%b\r\n" % (len(payload), payload))
-    return b"".join(parts)
-
-
-async def _disconnected(connection: AbstractConnection) -> None:
-    try:
-        await connection.disconnect(nowait=True)
-    except (redis.RedisError, OSError):
-        log.debug("a broken connection could not be closed", exc_info=True)
-
-
-class _ClusterTransport:
-    """One shard of a cluster. The client finds the node and follows redirections."""
-
-    def __init__(self, client: redis.asyncio.RedisCluster) -> None:
-        self._client = client
-
-    async def call(self, items: list[_Item]) -> list[Verdict]:
-        key, payload = _EPOCHS[items[0].entry[1]], script.packed([item.encoded for item in items])
-        try:
-            reply = await _within(
-                ANSWER_SECONDS_MAX, self._client.execute_command("EVALSHA", script.SHA, 1, key, payload)
-            )
-        except StoreUnavailable as error:
-            if not isinstance(error.__cause__, redis.exceptions.NoScriptError):
-                raise
-            reply = await _within(
-                ANSWER_SECONDS_MAX, self._client.execute_command("EVAL", script.TEXT, 1, key, payload)
-            )
-        return script.decode(reply)
-
-    async def close(self) -> None:
-        pass

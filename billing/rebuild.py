@@ -44,7 +44,7 @@ class Shard:
     client: SyncRedis
     number: int
     token: str
-    counters: list[bytes] = field(default_factory=list)
+    counters: list[str] = field(default_factory=list)
 
     def step(self, word: str, *values: Any) -> list[Any]:
         (verdict,) = script.run(self.client, [(word, self.number, 0, *values)])
@@ -97,7 +97,7 @@ def _find_counters(client: SyncRedis, claimed: Sequence[Shard]) -> None:
     for name in _scanned(client):
         found = _COUNTERS.match(name)
         if found is not None and (shard := by_number.get(int(found[1]))) is not None:
-            shard.counters.append(name)
+            shard.counters.append(name.decode())
 
 
 def _scanned(client: SyncRedis) -> Iterator[bytes]:
@@ -117,7 +117,7 @@ def forget_counters(shard: Shard) -> None:
 def assert_holds(shard: Shard) -> None:
     """What surviving holds froze is frozen again, so that their calls may go on."""
     names = shard.client.hscan_iter(script.name(shard.number, script.HOLDS))
-    call_ids = sorted({name for name, _ in names if not name.endswith(b":u")})
+    call_ids = sorted({name.decode() for name, _ in names if not name.endswith(b":u")})
     for part in _parts(call_ids, HOLDS_PER_STEP):
         shard.step("assert", shard.token, part)
 

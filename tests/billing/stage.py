@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
+import redis
 import redis.asyncio
 
 from billing import script
@@ -142,18 +143,27 @@ class Stage:
     """`async with Stage(...)`: a caller, a snapshot, published, with admission before them."""
 
     def __init__(
-        self, sync: Any, folder: Any, url: str, *limits: LimitRecord, balance: int = 10**12, **fields: Any
+        self,
+        sync: Any,
+        folder: Any,
+        url: str,
+        *limits: LimitRecord,
+        balance: int = 10**12,
+        connect: Any = redis.asyncio.Redis.from_url,
+        **fields: Any,
     ) -> None:
         self.sync, self.folder, self.url, self.balance = sync, folder, url, balance
         self.journal: Any = None
+        self.connect = connect
         self.caller, self.snapshot = caller(), snapshot(*limits, **fields)
         self.model = self.snapshot.models[0]
         self.sources = Sources(self.caller, self.snapshot)
 
     async def __aenter__(self) -> Stage:
-        open_epoch(self.sync)
+        if not isinstance(self.sync, redis.RedisCluster):
+            open_epoch(self.sync)
         publish(self.sync, self.caller, self.snapshot)
-        self.client = redis.asyncio.Redis.from_url(self.url)
+        self.client = self.connect(self.url)
         self.counters = Counters(self.client)
         self.wal = Wal(self.folder)
         self.seeds = GivenSeeds(self.counters, self.balance)

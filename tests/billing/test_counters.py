@@ -9,7 +9,7 @@ import redis
 import redis.asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from billing import admission, counters, script
+from billing import admission, counters, script, transports
 from billing.admission import Refused, StoreUnavailable
 from billing.call_ids import mint
 from billing.counters import Counters
@@ -70,18 +70,18 @@ async def test_a_script_that_redis_forgot_is_loaded_again(stage, redis_connectio
 @contextlib.contextmanager
 def failing(monkeypatch, *, after: bool, times: int = 1):
     """The next exchanges break: before the script runs, or after it (the reply is lost)."""
-    ask, left = counters._SingleTransport._ask, [times]
+    ask, left = transports.exchange, [times]
 
-    async def broken(self, connection, command):
+    async def broken(connection, command):
         if not left[0]:
-            return await ask(self, connection, command)
+            return await ask(connection, command)
         left[0] -= 1
         if after:
-            await ask(self, connection, command)
+            await ask(connection, command)
         raise RedisConnectionError("connection reset")
 
     with monkeypatch.context() as patch:
-        patch.setattr(counters._SingleTransport, "_ask", broken)
+        patch.setattr(transports, "exchange", broken)
         yield
 
 
@@ -126,14 +126,14 @@ async def test_a_caller_that_goes_away_while_it_waits_leaves_nothing_held(stage,
     async with stage() as s:
         await s.admission.void(await s.reserve())
         await s.admission.drain(5)
-        ask = counters._SingleTransport._ask
+        ask = transports.exchange
 
-        async def slow(self, connection, command):
-            reply = await ask(self, connection, command)
+        async def slow(connection, command):
+            reply = await ask(connection, command)
             await asyncio.sleep(0.1)
             return reply
 
-        monkeypatch.setattr(counters._SingleTransport, "_ask", slow)
+        monkeypatch.setattr(transports, "exchange", slow)
         task = asyncio.create_task(s.reserve())
         await asyncio.sleep(0.05)
         assert len(script.read_holds(s.sync, s.caller.shard)) == 1
@@ -208,7 +208,7 @@ async def test_while_redis_is_away_calls_are_refused_at_once_and_owe_nothing(sta
 
 async def test_a_redis_that_stalls_is_given_up_in_time(stage, own_redis, monkeypatch):
     _, client, url = own_redis
-    monkeypatch.setattr(counters, "ANSWER_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(transports, "ANSWER_SECONDS_MAX", 0.2)
     async with stage(url=url, sync=client) as s:
         await s.admission.void(await s.reserve())
         await s.admission.drain(5)
