@@ -231,7 +231,10 @@ class Catalogue:
             await asyncio.to_thread(publish_missing)
             version, data = await self._redis.hmget(records.BRANDS, "v", "data")
         if data is not None and version != self._brands_version:
-            self._brands, self._brands_version = _brand_lists.decode(data), version
+            found = _brand_lists.decode(data)
+            if found != self._brands:  # the list is numbered anew whenever any brand is published
+                self._brands = found
+            self._brands_version = version
 
     async def _keep_fresh(self) -> None:
         while True:

@@ -23,6 +23,12 @@ ORGANIZATION_FACTS = {
 """What an organization's published record says of its tier; null where nobody assigned one."""
 
 
+TIER_FIELDS = ("rank", "slug", "name", "label", "payer", "model_slugs", "priority", "is_default")
+LIMIT_FIELDS = ("unit", "window", "scope", "model_id", "amount", "is_allotment")
+
+Row = Tier | TierLimit
+
+
 class OtherBrandsTier(ValueError):
     """The tier belongs to another brand's ladder."""
 
@@ -34,6 +40,7 @@ def assign(
     reason: str,
     actor: Actor,
     facts: dict[str, Any] | None = None,
+    address: str | None = None,
 ) -> TierChange | None:
     """Put the organization on the tier; None when it stands there already. It holds on the next request."""
     if tier.brand_id != organization.brand_id:
@@ -55,6 +62,7 @@ def assign(
             organization=organization,
             before={"tier": before.slug if before else None},
             after={"tier": tier.slug, "reason": reason},
+            address=address,
         )
         return TierChange.objects.create(
             organization=organization,
@@ -66,14 +74,14 @@ def assign(
         )
 
 
-def welcome(*, organization: Organization, actor: Actor) -> None:
+def welcome(*, organization: Organization, actor: Actor, address: str | None = None) -> None:
     """What a new organization starts with: the brand's default tier and its sign-up credit. Twice changes nothing, and
     a person gets a brand's credit once, however many organizations they open."""
     brand = organization.brand
     tier = Tier.objects.filter(brand=brand, is_default=True).first()
     with transaction.atomic():
         if tier is not None and not TierAssignment.objects.filter(organization=organization).exists():
-            assign(organization=organization, tier=tier, reason="sign-up", actor=actor)
+            assign(organization=organization, tier=tier, reason="sign-up", actor=actor, address=address)
         if brand.sign_up_grant_nanos and not _credited_before(actor, organization):
             ledger.grant(
                 organization=organization,
@@ -82,81 +90,101 @@ def welcome(*, organization: Organization, actor: Actor) -> None:
                 reason="Sign-up credit",
                 reference=f"sign-up:{organization.public_id}",
                 actor=actor,
+                address=address,
             )
 
 
 def _credited_before(actor: Actor, organization: Organization) -> bool:
+    """Locks the person, so that two organizations opened at once do not both see none."""
+    if not isinstance(actor, User):
+        return False
+    User.objects.select_for_update(no_key=True).get(pk=actor.pk)
     credits = Grant.objects.filter(kind=Grant.Kind.SIGN_UP, organization__brand_id=organization.brand_id)
-    theirs = credits.exclude(organization=organization)
-    return isinstance(actor, User) and theirs.filter(posting__actor=actor).exists()
+    return credits.exclude(organization=organization).filter(posting__actor=actor).exists()
 
 
-def save_tier(tier: Tier, *, actor: Actor) -> Tier:
-    """Write a new or changed tier. ValidationError names the field that is wrong."""
+def save_tier(tier: Tier, *, actor: Actor, address: str | None = None) -> Tier:
+    """Write a new or changed tier; the trail has what changed. ValidationError names the field that is wrong."""
     with transaction.atomic():
+        publication.record(publication.BRAND, tier.brand_id)  # locks the brand: its ladder is changed by one at a time
         if tier.is_default:  # one default per brand: the new one takes over
             Tier.objects.filter(brand_id=tier.brand_id, is_default=True).exclude(pk=tier.pk).update(is_default=False)
         tier.full_clean()
-        _check_tier(tier)
-        is_new = tier.pk is None
+        _refuse(tier_problems(tier))
+        known = Tier.objects.filter(pk=tier.pk).first() if tier.pk else None
+        before, after = _difference(known, tier, TIER_FIELDS)
         tier.save()
-        publication.record(publication.BRAND, tier.brand_id)
-        after = {name: getattr(tier, name) for name in ("rank", "payer", "model_slugs", "is_default")}
-        audit.note("tier.created" if is_new else "tier.changed", tier.slug, actor=actor, brand=tier.brand, after=after)
+        action = "tier.changed" if known else "tier.created"
+        audit.note(action, tier.slug, actor=actor, brand=tier.brand, before=before, after=after, address=address)
     return tier
 
 
-def save_limit(limit: TierLimit, *, actor: Actor) -> TierLimit:
+def save_limit(limit: TierLimit, *, actor: Actor, address: str | None = None) -> TierLimit:
     """Write a new or changed limit. ValidationError names the field that is wrong."""
     with transaction.atomic():
+        brand = limit.tier.brand
+        publication.record(publication.BRAND, brand.id)
         limit.full_clean()
-        _check_limit(limit, limit.tier)
-        before = TierLimit.objects.filter(pk=limit.pk).first() if limit.pk else None
+        _refuse(limit_problems(limit, limit.tier))
+        known = TierLimit.objects.filter(pk=limit.pk).first() if limit.pk else None
+        before, after = _difference(known, limit, LIMIT_FIELDS)
         limit.save()
-        publication.record(publication.BRAND, limit.tier.brand_id)
-        audit.note(
-            *("tier.limit_set", limit.tier.slug),
-            actor=actor,
-            brand=limit.tier.brand,
-            before={"limit": str(before)} if before else {},
-            after={"limit": str(limit)},
-        )
+        slug = limit.tier.slug
+        audit.note("tier.limit_set", slug, actor=actor, brand=brand, before=before, after=after, address=address)
     return limit
 
 
-def remove_limit(limit: TierLimit, *, actor: Actor) -> None:
+def remove_limit(limit: TierLimit, *, actor: Actor, address: str | None = None) -> None:
     with transaction.atomic():
-        publication.record(publication.BRAND, limit.tier.brand_id)
-        audit.note(
-            *("tier.limit_removed", limit.tier.slug),
-            actor=actor,
-            brand=limit.tier.brand,
-            before={"limit": str(limit)},
-        )
+        brand = limit.tier.brand
+        publication.record(publication.BRAND, brand.id)
+        _, before = _difference(None, limit, LIMIT_FIELDS)
+        audit.note("tier.limit_removed", limit.tier.slug, actor=actor, brand=brand, before=before, address=address)
         limit.delete()
 
 
-def _check_tier(tier: Tier) -> None:
-    if tier.pk is not None and Tier.objects.get(pk=tier.pk).brand_id != tier.brand_id:
-        raise ValidationError({"brand": "A tier stays on its brand's ladder."})
-    known = set(Model.objects.filter(brand_id=tier.brand_id).values_list("slug", flat=True))
-    unknown = sorted(set(tier.model_slugs or ()) - known)
+def tier_problems(tier: Tier) -> dict[str, str]:
+    """What is wrong with a tier beyond what its fields check themselves, by field name."""
+    found: dict[str, str] = {}
+    known = Tier.objects.filter(pk=tier.pk).first() if tier.pk else None
+    if known is not None and known.brand_id != tier.brand_id:
+        found["brand"] = "A tier stays on its brand's ladder."
+    sold = set(Model.objects.filter(brand_id=tier.brand_id).values_list("slug", flat=True))
+    unknown = sorted(set(tier.model_slugs or ()) - sold)
     if unknown:
-        raise ValidationError({"model_slugs": f"No such model: {', '.join(unknown)}."})
-    try:
-        for limit in tier.limits.all() if tier.pk is not None else ():
-            _check_limit(limit, tier)
-    except ValidationError as error:
-        raise ValidationError({"payer": f"A limit of this tier does not fit: {' '.join(error.messages)}"}) from error
+        found["model_slugs"] = f"No such model: {', '.join(unknown)}."
+    limits = known.limits.all() if known else ()
+    unfit = [problem for limit in limits for problem in limit_problems(limit, tier).values()]
+    if unfit:
+        found["payer"] = f"A limit of this tier does not fit: {unfit[0]}"
+    return found
 
 
-def _check_limit(limit: TierLimit, tier: Tier) -> None:
+def limit_problems(limit: TierLimit, tier: Tier) -> dict[str, str]:
+    """What is wrong with a limit on that tier beyond what its fields check themselves, by field name."""
+    found: dict[str, str] = {}
     if limit.is_allotment and tier.payer != Payer.INCLUDED_THEN_PREPAID:
-        raise ValidationError({"is_allotment": "Only where the balance pays past it: included_then_prepaid."})
+        found["is_allotment"] = "Only where the balance pays past it: included_then_prepaid."
     if limit.unit == Unit.NANOS and tier.payer == Payer.INCLUDED:
-        raise ValidationError({"unit": "An included tier charges nothing, so a spend limit would never act."})
+        found["unit"] = "An included tier charges nothing, so a spend limit would never act."
     if limit.model is not None and limit.model.brand_id != tier.brand_id:
-        raise ValidationError({"model": "This model is another brand's."})
+        found["model"] = "This model is another brand's."
+    return found
+
+
+def _refuse(problems: dict[str, str]) -> None:
+    if problems:
+        raise ValidationError(problems)
+
+
+def _difference(known: Row | None, row: Row, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(before, after) of what differs, as JSON values."""
+    after = {name: audit.plain(getattr(row, name)) for name in names}
+    if known is None:
+        return {}, after
+    before = {name: audit.plain(getattr(known, name)) for name in names}
+    differing = [name for name in names if before[name] != after[name]]
+    return {name: before[name] for name in differing}, {name: after[name] for name in differing}
 
 
 def standing_of(organization: Organization) -> tuple[Tier | None, datetime | None]:

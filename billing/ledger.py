@@ -225,6 +225,7 @@ def grant(
     reference: str,
     actor: Actor,
     expires_at: datetime | None = None,
+    address: str | None = None,
 ) -> Grant:
     """Credit an organization. It counts on the next request: after commit Redis is told before this returns; if Redis
     is away the outbox tells it later. The same reference again gives the same grant and credits nothing.
@@ -256,6 +257,7 @@ def grant(
             actor=actor,
             organization=organization,
             after={"amount_nanos": amount_nanos, "kind": str(kind), "reason": reason, "reference": reference},
+            address=address,
         )
         return Grant.objects.create(
             organization=organization,

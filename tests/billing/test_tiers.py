@@ -1,0 +1,56 @@
+import pytest
+
+from billing import tiers
+from billing.snapshot import BrandRecord, ModelRecord, Snapshot, TierRecord
+from keys.caller import OrganizationRecord
+
+
+def tier(number, **fields):
+    return TierRecord(**{"id": number, "rank": number, "slug": f"t{number}", "name": "T", "payer": "prepaid", **fields})
+
+
+def model(slug, **fields):
+    return ModelRecord(**{"id": 1, "slug": slug, "context_length": 8192, "max_completion_tokens": 4096, **fields})
+
+
+def snapshot(*found, models=()):
+    return Snapshot(version=3, brand=BrandRecord(id=2, slug="b", name="B"), tiers=found, models=models)
+
+
+def organization(tier_id):
+    return OrganizationRecord(1, "org_1", "o", 2, "active", tier_id, version=4)
+
+
+def test_an_organization_stands_on_its_own_tier():
+    found = snapshot(tier(1, is_default=True), tier(2))
+    assert tiers.tier_of(found, organization(2)).id == 2
+
+
+def test_one_that_nobody_assigned_stands_on_the_default():
+    assert tiers.tier_of(snapshot(tier(1), tier(2, is_default=True)), organization(None)).id == 2
+
+
+def test_without_a_ladder_the_balance_is_the_only_limit():
+    alone = tiers.tier_of(snapshot(), organization(None))
+    assert (alone.payer, alone.limits, alone.models) == ("prepaid", (), None)
+
+
+def test_a_tier_newer_than_the_snapshot_is_never_replaced_by_another():
+    with pytest.raises(tiers.TierUnknown):
+        tiers.tier_of(snapshot(tier(1, is_default=True)), organization(2))
+
+
+def test_a_tier_unlocks_the_models_it_names():
+    models = (model("small"), model("large"), model("old", state="retired"), model("ill", state="maintenance"))
+    found = snapshot(models=models)
+    assert [m.slug for m in tiers.models_of(found, tier(1))] == ["small", "large", "ill"]
+    assert [m.slug for m in tiers.models_of(found, tier(1, models=("large", "old")))] == ["large"]
+    assert tiers.models_of(found, tier(1, models=())) == ()
+
+
+def test_only_included_leaves_the_balance_alone():
+    assert [tiers.asks_balance(tier(1, payer=payer)) for payer in ("included", "prepaid", "included_then_prepaid")] == [
+        False,
+        True,
+        True,
+    ]
