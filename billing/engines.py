@@ -1,10 +1,12 @@
 """The only writers of Engine, Model and ModelEngine. A change is published before they return, to every brand it
 touches: draining an engine, maintenance on a model and a new route hold on the next request.
+
+Locks are taken in one order: the engine, then brands by id, then the model. An engine that gains a route is locked like
+one that changes, so whoever changes it knows every brand that must hear of it.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,16 +16,22 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils.text import slugify
 
+from billing.engine_facts import model_problems, problems, without_values
 from billing.models import Engine, Model, ModelEngine
 from billing.snapshot import Capabilities
 from keys import audit, publication, sealing
 from keys.audit import Actor
 from keys.models import Brand
+from keys.publication import Version
 
 DEFAULT_MAX_TOKENS = 4096
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_OURS = frozenset({"host", "content-length", "transfer-encoding", "accept-encoding", "authorization", "connection"})
-"""Headers the engine client writes itself."""
+CHANGEABLE = (
+    *("brand", "name", "kind", "base_url", "headers", "verify_tls", "max_in_flight", "weight"),
+    *("cost_per_hour_nanos", "state", "capabilities"),
+)
+MODEL_CHANGEABLE = tuple(
+    field.name for field in Model._meta.concrete_fields if field.name not in ("id", "brand", "created_at")
+)
 
 
 def register(
@@ -35,36 +43,59 @@ def register(
     brand: Brand | None = None,
     api_key: str = "",
     capabilities: Capabilities | None = None,
+    address: str | None = None,
     **fields: Any,
 ) -> Engine:
     """A new engine; `brand` None lets every brand's models use it. `api_key` is plain and kept sealed. `fields` as
     Engine has them. ValidationError names the field that is wrong."""
     engine = Engine(name=name, kind=kind, base_url=base_url.rstrip("/"), brand=brand, **fields)
     engine.capabilities = as_stored(capabilities or Capabilities())
-    engine.api_key_sealed = sealing.seal_text(api_key).encode() if api_key else None
+    engine.api_key_sealed = _sealed(api_key)
     _check(engine)
     with transaction.atomic():
         engine.save(force_insert=True)
         after = {"name": name, "kind": kind, "base_url": engine.base_url}
-        audit.note("engine.registered", name, actor=actor, brand=brand, after=after)
+        audit.note("engine.registered", name, actor=actor, brand=brand, after=after, address=address)
     return engine
 
 
-def change(*, engine: Engine, actor: Actor, api_key: str | None = None, **values: Any) -> None:
-    """Change any field; `state="draining"` lets running calls end and sends no new ones. `api_key` "" removes it."""
+def change(
+    *, engine: Engine, actor: Actor, api_key: str | None = None, address: str | None = None, **values: Any
+) -> tuple[Version, ...]:
+    """Change any of CHANGEABLE; `state="draining"` lets running calls end and sends no new ones. `api_key` "" removes
+    it. The versions are those of the brands whose models it serves."""
+    _only(values, CHANGEABLE)
     with transaction.atomic():
-        row = Engine.objects.select_for_update().get(pk=engine.pk)
+        row = _locked(engine)
+        if "base_url" in values:
+            values["base_url"] = values["base_url"].rstrip("/")
         before, after = audit.assign(row, values)
-        if api_key is not None:
-            row.api_key_sealed = sealing.seal_text(api_key).encode() if api_key else None
-            after["api_key"] = "changed"
+        if api_key is not None and (api_key or row.api_key_sealed):
+            row.api_key_sealed = _sealed(api_key)
+            after["api_key"] = "changed" if api_key else "removed"
         if not after:
-            return
+            return ()
         _check(row)
         row.save()
-        _publish(Model.objects.filter(routes__engine=row))
-        audit.note("engine.changed", row.name, actor=actor, brand=row.brand, before=before, after=after)
+        versions = _publish(Model.objects.filter(routes__engine=row))
+        before, after = without_values(before), without_values(after)
+        audit.note(
+            *("engine.changed", row.name), actor=actor, brand=row.brand, before=before, after=after, address=address
+        )
     engine.refresh_from_db()
+    return versions
+
+
+def create_model(
+    *, brand: Brand, slug: str, context_length: int, actor: Actor, address: str | None = None, **fields: Any
+) -> Model:
+    """A model that no engine serves yet: calls to it are refused until it has a route and a price. `fields` as Model
+    has them; what is not given is drafted from the slug and the context length."""
+    with transaction.atomic():
+        publication.record(publication.BRAND, brand.id)  # locks the brand: a name means one model
+        model = _created(brand, slug, context_length, fields)
+        audit.note("model.created", slug, actor=actor, brand=brand, address=address)
+    return model
 
 
 def draft_model(
@@ -75,58 +106,65 @@ def draft_model(
     name_there: str,
     context_length: int,
     actor: Actor,
+    address: str | None = None,
     **fields: Any,
 ) -> tuple[Model, bool]:
     """The brand's model `slug`, served by `engine` under `name_there`, and whether it is new. One that exists keeps its
     facts and gains the route. It refuses calls until it has a price."""
     with transaction.atomic():
-        publication.record(publication.BRAND, brand.id)  # locks the brand: two drafts cannot make one slug twice
+        _locked(engine)
+        publication.record(publication.BRAND, brand.id)
         model = Model.objects.filter(brand=brand, slug=slug).first()
         is_new = model is None
         if model is None:
-            model = Model(
-                brand=brand, slug=slug, context_length=context_length, **_drafted(slug, context_length, fields)
-            )
-            model.full_clean()
-            _check_names(model)
-            model.save(force_insert=True)
+            model = _created(brand, slug, context_length, fields)
         _route(model, engine, name_there)
-        action = "model.drafted" if is_new else "model.route_added"
+        action = "model.drafted" if is_new else "model.route_set"
         after = {"engine": engine.name, "name_there": name_there}
-        audit.note(action, slug, actor=actor, brand=brand, after=after)
+        audit.note(action, slug, actor=actor, brand=brand, after=after, address=address)
     return model, is_new
 
 
-def change_model(*, model: Model, actor: Actor, **values: Any) -> None:
-    """Change any field but the brand; state, maintenance message and deadlines hold on the next request."""
+def change_model(*, model: Model, actor: Actor, address: str | None = None, **values: Any) -> Version | None:
+    """Change any of MODEL_CHANGEABLE; state, maintenance message and deadlines hold on the next request. A slug that a
+    tier, a key or the brand's default names is theirs: change it there first. None when nothing differs."""
+    _only(values, MODEL_CHANGEABLE)
     with transaction.atomic():
-        publication.record(publication.BRAND, model.brand_id)
-        row = Model.objects.select_for_update().get(pk=model.pk)
+        Brand.objects.select_for_update(no_key=True).get(pk=model.brand_id)
+        row = Model.objects.select_for_update(of=("self",), no_key=True).select_related("brand").get(pk=model.pk)
         before, after = audit.assign(row, values)
         if not after:
-            return
-        row.full_clean()
-        _check_names(row)
+            return None
+        _check_model(row)
         row.save()
-        audit.note("model.changed", row.slug, actor=actor, brand=row.brand, before=before, after=after)
+        version = publication.record(publication.BRAND, model.brand_id)
+        audit.note(
+            *("model.changed", row.slug), actor=actor, brand=row.brand, before=before, after=after, address=address
+        )
     model.refresh_from_db()
+    return version
 
 
-def set_route(*, model: Model, engine: Engine, name_there: str, actor: Actor) -> ModelEngine:
+def set_route(
+    *, model: Model, engine: Engine, name_there: str, actor: Actor, address: str | None = None
+) -> ModelEngine:
     """Let `engine` serve `model` under `name_there`, from the next request on."""
     with transaction.atomic():
+        _locked(engine)
         publication.record(publication.BRAND, model.brand_id)
         route = _route(model, engine, name_there)
         after = {"engine": engine.name, "name_there": name_there}
-        audit.note("model.route_set", model.slug, actor=actor, brand=model.brand, after=after)
+        audit.note("model.route_set", model.slug, actor=actor, brand=model.brand, after=after, address=address)
     return route
 
 
-def remove_route(*, route: ModelEngine, actor: Actor) -> None:
+def remove_route(*, route: ModelEngine, actor: Actor, address: str | None = None) -> None:
+    """The engine serves the model no more, from the next request on; running calls end."""
     with transaction.atomic():
         publication.record(publication.BRAND, route.model.brand_id)
         before = {"engine": route.engine.name, "name_there": route.name_there}
-        audit.note("model.route_removed", route.model.slug, actor=actor, brand=route.model.brand, before=before)
+        model = route.model
+        audit.note("model.route_removed", model.slug, actor=actor, brand=model.brand, before=before, address=address)
         route.delete()
 
 
@@ -145,61 +183,57 @@ def free_name(base_url: str, kind: str) -> str:
     return next(name for name in numbered if name not in taken)
 
 
-def _route(model: Model, engine: Engine, name_there: str) -> ModelEngine:
-    if engine.brand_id not in (None, model.brand_id):
-        raise ValidationError({"engine": f"Engine {engine} serves another brand only."})
-    route, _ = ModelEngine.objects.update_or_create(model=model, engine=engine, defaults={"name_there": name_there})
-    return route
+def _only(values: dict[str, Any], changeable: tuple[str, ...]) -> None:
+    wrong = set(values) - set(changeable)
+    if wrong:
+        raise TypeError(f"not changeable: {', '.join(sorted(wrong))}")
 
 
-def _drafted(slug: str, context_length: int, fields: dict[str, Any]) -> dict[str, Any]:
+def _locked(engine: Engine) -> Engine:
+    return Engine.objects.select_for_update(of=("self",), no_key=True).select_related("brand").get(pk=engine.pk)
+
+
+def _sealed(api_key: str) -> bytes | None:
+    return sealing.seal_text(api_key).encode() if api_key else None
+
+
+def _created(brand: Brand, slug: str, context_length: int, fields: dict[str, Any]) -> Model:
     drafted: dict[str, Any] = {
         "name": slug,
         "max_completion_tokens": context_length,
-        "default_max_tokens": min(DEFAULT_MAX_TOKENS, context_length),
+        "default_max_tokens": min(DEFAULT_MAX_TOKENS, fields.get("max_completion_tokens", context_length)),
     }
-    return drafted | fields
+    model = Model(brand=brand, slug=slug, context_length=context_length, **(drafted | fields))
+    _check_model(model)
+    model.save(force_insert=True)
+    return model
 
 
-def _publish(models: Iterable[Model]) -> None:
+def _route(model: Model, engine: Engine, name_there: str) -> ModelEngine:
+    if engine.brand_id not in (None, model.brand_id):
+        raise ValidationError({"engine": f"Engine {engine} serves another brand only."})
+    route = ModelEngine.objects.filter(model=model, engine=engine).first() or ModelEngine(model=model, engine=engine)
+    route.name_there = name_there
+    route.full_clean()
+    route.save()
+    return route
+
+
+def _publish(models: Iterable[Model]) -> tuple[Version, ...]:
     """In the order of their ids, so that two changes never wait for each other in a circle."""
-    for brand_id in sorted({model.brand_id for model in models}):
-        publication.record(publication.BRAND, brand_id)
+    brands = sorted({model.brand_id for model in models})
+    return tuple(publication.record(publication.BRAND, brand_id) for brand_id in brands)
 
 
 def _check(engine: Engine) -> None:
     engine.full_clean()
-    url = urlsplit(engine.base_url)
-    wrong = {}
-    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment or url.username:
-        wrong["base_url"] = "An http(s) address without user, query or fragment, as an SDK takes it."
-    headers = engine.headers
-    if not isinstance(headers, dict) or not all(map(_is_header, headers.items())):
-        wrong["headers"] = "An object of header names and printable values; not those that the client writes itself."
-    try:
-        msgspec.convert(engine.capabilities, Capabilities)
-    except msgspec.ValidationError as error:
-        wrong["capabilities"] = f"Not what the catalogue reads: {error}"
+    wrong = problems(engine)
     if wrong:
         raise ValidationError(wrong)
 
 
-def _is_header(pair: tuple[Any, Any]) -> bool:
-    name, value = pair
-    return (
-        isinstance(name, str)
-        and _HEADER_NAME.fullmatch(name) is not None
-        and name.lower() not in _OURS
-        and isinstance(value, str)
-        and value.isascii()
-        and value.isprintable()
-    )
-
-
-def _check_names(model: Model) -> None:
-    """A name means one model: neither its slug nor an alias is another's."""
-    mine = {model.slug, *model.aliases}
-    for other in Model.objects.filter(brand=model.brand).exclude(pk=model.pk):
-        shared = mine & {other.slug, *other.aliases}
-        if shared:
-            raise ValidationError({"aliases": f"{', '.join(sorted(shared))} is {other.slug}'s already."})
+def _check_model(model: Model) -> None:
+    model.full_clean()
+    wrong = model_problems(model)
+    if wrong:
+        raise ValidationError(wrong)

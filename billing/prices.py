@@ -1,4 +1,8 @@
-"""The only writer of Rate. A price holds from a moment on; the one before it ends there and stays in history."""
+"""The only writer of Rate. A price holds from a moment on; the one before it ends there and stays in history.
+
+All writers lock the brand first, so prices are set one after another; the database's exclusion constraint proves that
+the periods of one model and customer never overlap, and its trigger that a price which has begun never changes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from billing import money
@@ -18,6 +22,9 @@ from keys.audit import Actor
 from keys.models import Organization
 
 PER_MILLION = ("input", "output", "cache_read", "cache_write", "reasoning")
+AMOUNTS = (*(f"{name}_picos" for name in PER_MILLION), "request_nanos", "image_nanos")
+SAYS = (*AMOUNTS, "credits_per_request", "is_free")
+"""What makes two prices the same."""
 
 
 def set_price(
@@ -31,40 +38,100 @@ def set_price(
     image_nanos: int = 0,
     credits_per_request: int = 0,
     per_million: Mapping[str, str | None] | None = None,
+    address: str | None = None,
 ) -> Rate:
     """The price of `model` from `effective_from` (now) on, for everybody or for one organization. `per_million` holds
     prices per million tokens as text ("0.20") by the names in PER_MILLION; input and output are required, except where
-    free is said. ValidationError says what is wrong."""
-    now = timezone.now()
-    start = effective_from or now
-    picos = _picos(per_million or {})
-    if is_free:
-        picos = {name: value or 0 for name, value in picos.items() if name in ("input", "output") or value}
+    free is said. ValidationError says what is wrong.
+
+    The price in force then ends at that moment. One that is to begin later stays, and the new one holds until it does.
+    Setting from now on what holds already changes nothing.
+    """
     rate = Rate(
         model=model,
         organization=organization,
-        effective_from=start,
+        effective_from=_beginning(effective_from),
         is_free=is_free,
         request_nanos=request_nanos,
         image_nanos=image_nanos,
         credits_per_request=credits_per_request,
-        **{f"{name}_picos": value for name, value in picos.items()},
+        **_picos(per_million or {}, is_free),
     )
     _check(rate)
-    if effective_from is not None and effective_from < now:
-        raise ValidationError({"effective_from": "A price cannot begin in the past: calls have been charged by then."})
     with transaction.atomic():
-        publication.record(publication.BRAND, model.brand_id)  # locks the brand: prices are set one after another
+        publication.record(publication.BRAND, model.brand_id)
+        rate.effective_from = max(rate.effective_from, timezone.now())  # the lock may have been waited for
         others = Rate.objects.filter(model=model, organization=organization)
+        standing = _in_force(others, rate.effective_from)
+        if standing is not None and effective_from is None and _same(standing, rate):
+            return standing
         _make_room(rate, others)
         rate.save(force_insert=True)
         audit.note(
-            "price.set", model.slug, actor=actor, brand=model.brand, organization=organization, after=_said(rate)
+            *("price.set", model.slug),
+            actor=actor,
+            brand=model.brand,
+            organization=organization,
+            before={} if standing is None else _said(standing),
+            after=_said(rate),
+            address=address,
         )
     return rate
 
 
-def _picos(per_million: Mapping[str, str | None]) -> dict[str, int | None]:
+def end_price(*, rate: Rate, actor: Actor, address: str | None = None) -> None:
+    """The price in force ends now: a customer's own gives way to everybody's; without everybody's, calls are refused.
+    ValidationError when it is not in force."""
+    with transaction.atomic():
+        row, now = _locked(rate), timezone.now()
+        if row.effective_from > now or (row.effective_until is not None and row.effective_until <= now):
+            raise ValidationError("This price is not in force.")
+        row.effective_until = now
+        row.save(update_fields=["effective_until"])
+        _note("price.ended", row, actor, address)
+    rate.effective_until = row.effective_until
+
+
+def withdraw_price(*, rate: Rate, actor: Actor, address: str | None = None) -> None:
+    """Take back a price that is still to begin; the one before it holds on in its place. ValidationError when it has
+    begun: calls are charged by it."""
+    with transaction.atomic():
+        row, now = _locked(rate), timezone.now()
+        if row.effective_from <= now:
+            raise ValidationError("This price has begun, so it stays; set another, or end it.")
+        _note("price.withdrawn", row, actor, address)
+        others = Rate.objects.filter(model=row.model, organization=row.organization)
+        begin, end = row.effective_from, row.effective_until
+        row.delete()
+        others.filter(effective_until=begin).update(effective_until=end)
+
+
+def drafted(
+    *,
+    model: Model,
+    organization: Organization | None,
+    is_free: bool,
+    per_million: Mapping[str, str | None],
+    **more: int,
+) -> None:
+    """For a form: raises the ValidationError that set_price would, and writes nothing."""
+    moment = timezone.now()
+    fields = {**more, **_picos(per_million, is_free), "is_free": is_free, "effective_from": moment}
+    _check(Rate(model=model, organization=organization, **fields))
+
+
+def _beginning(effective_from: datetime | None) -> datetime:
+    now = timezone.now()
+    if effective_from is None:
+        return now
+    if timezone.is_naive(effective_from):
+        raise ValidationError({"effective_from": "Say the time zone."})
+    if effective_from < now:
+        raise ValidationError({"effective_from": "A price cannot begin in the past: calls have been charged by then."})
+    return effective_from
+
+
+def _picos(per_million: Mapping[str, str | None], is_free: bool) -> dict[str, int | None]:
     unknown = per_million.keys() - set(PER_MILLION)
     if unknown:
         raise TypeError(f"no such price: {', '.join(sorted(unknown))}")
@@ -73,17 +140,23 @@ def _picos(per_million: Mapping[str, str | None]) -> dict[str, int | None]:
     for name in PER_MILLION:
         text = per_million.get(name)
         try:
-            picos[name] = None if text is None else money.picos_per_token(text)
+            picos[f"{name}_picos"] = None if text is None else money.picos_per_token(text)
         except money.AmountInvalid as error:
             wrong[f"{name}_picos"] = str(error)
     if wrong:
         raise ValidationError(wrong)
+    if is_free:
+        free: dict[str, int | None] = {"input_picos": 0, "output_picos": 0}
+        return free | {name: value for name, value in picos.items() if value}
     return picos
 
 
 def _check(rate: Rate) -> None:
-    money_names = (*(f"{name}_picos" for name in PER_MILLION), "request_nanos", "image_nanos")
-    priced = any(getattr(rate, name) for name in money_names)
+    for name in ("request_nanos", "image_nanos", "credits_per_request"):
+        value = getattr(rate, name)
+        if type(value) is not int or value < 0:
+            raise ValidationError({name: "A whole number from 0 on: money is not rounded here."})
+    priced = any(getattr(rate, name) for name in AMOUNTS)
     if rate.is_free and priced:
         raise ValidationError("A free model has no price.")
     if rate.input_picos is None or rate.output_picos is None:
@@ -92,13 +165,22 @@ def _check(rate: Rate) -> None:
         raise ValidationError("A price of nothing must be said: free.")
     if rate.organization is not None and rate.organization.brand_id != rate.model.brand_id:
         raise ValidationError({"organization": "Not a customer of this model's brand."})
+    rate.full_clean()
 
 
-def _make_room(rate: Rate, others: Any) -> None:
+def _in_force(rates: QuerySet[Rate], moment: datetime) -> Rate | None:
+    return rates.filter(Q(effective_until=None) | Q(effective_until__gt=moment), effective_from__lte=moment).first()
+
+
+def _same(one: Rate, other: Rate) -> bool:
+    return all(getattr(one, name) == getattr(other, name) for name in SAYS)
+
+
+def _make_room(rate: Rate, others: QuerySet[Rate]) -> None:
     """End the price that holds at the new one's beginning; the new one ends where a later one begins."""
     start = rate.effective_from
     if others.filter(effective_from=start).exists():
-        raise ValidationError({"effective_from": "Another price begins at this very moment."})
+        raise ValidationError({"effective_from": "Another price begins at this very moment; withdraw it first."})
     later = others.filter(effective_from__gt=start).order_by("effective_from").first()
     rate.effective_until = later.effective_from if later else None
     others.filter(Q(effective_until=None) | Q(effective_until__gt=start), effective_from__lt=start).update(
@@ -106,7 +188,24 @@ def _make_room(rate: Rate, others: Any) -> None:
     )
 
 
+def _locked(rate: Rate) -> Rate:
+    """As it stands behind the brand's lock."""
+    publication.record(publication.BRAND, rate.model.brand_id)
+    return Rate.objects.select_related("model__brand", "organization").get(pk=rate.pk)
+
+
+def _note(action: str, rate: Rate, actor: Actor, address: str | None) -> None:
+    model = rate.model
+    audit.note(
+        *(action, model.slug),
+        actor=actor,
+        brand=model.brand,
+        organization=rate.organization,
+        before=_said(rate),
+        address=address,
+    )
+
+
 def _said(rate: Rate) -> dict[str, Any]:
-    names = (*(f"{name}_picos" for name in PER_MILLION), "request_nanos", "image_nanos", "credits_per_request")
-    said = {name: getattr(rate, name) for name in names if getattr(rate, name)}
+    said = {name: getattr(rate, name) for name in SAYS if getattr(rate, name)}
     return said | {"is_free": rate.is_free, "effective_from": rate.effective_from.isoformat()}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 
 import pytest
 from django.core.exceptions import ValidationError
+from django.db import IntegrityError, connection
 from django.utils import timezone
 
 from billing import catalogue, engines, prices, pricing
-from billing.models import Rate
+from billing.models import RATE_PICOS_BOUND, Rate
+from keys.models import AuditEvent
 from tests import cast
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -90,6 +94,14 @@ def test_free_is_said(model):
         ({"is_free": True}, "has no price"),
         ({"per_million": {"input": "0.2e-3", "output": "1"}}, "plain decimal"),
         ({"per_million": {"input": "-1", "output": "1"}}, "plain decimal"),
+        ({"per_million": {"input": 0.2, "output": "1"}}, "given as text"),
+        ({"per_million": {"input": "0.0000001", "output": "1"}}, "at most 6 decimals"),
+        ({"per_million": {"input": "9007199255", "output": "1"}}, "more than"),
+        ({"request_nanos": 0.5}, "from 0 on"),
+        ({"request_nanos": True}, "from 0 on"),
+        ({"request_nanos": -1}, "from 0 on"),
+        ({"credits_per_request": -1}, "from 0 on"),
+        ({"effective_from": datetime(2099, 1, 1)}, "time zone"),  # noqa: DTZ001 - the mistake that is refused
     ],
 )
 def test_wrong_price_is_refused(model, fields, message):
@@ -110,3 +122,87 @@ def test_price_cannot_begin_in_the_past_or_at_anothers_moment(model):
 def test_stranger_gets_no_price_here(model):
     with pytest.raises(ValidationError, match="Not a customer"):
         price(model, organization=cast.organization(cast.brand()))
+
+
+def test_same_price_from_now_on_changes_nothing(model):
+    first = price(model)
+    assert price(model) == first
+    assert price(model, per_million={"input": "0.2", "output": "0.4"}) == first
+    assert AuditEvent.objects.filter(action="price.set").count() == 1
+    assert price(model, credits_per_request=1) != first
+
+
+def test_what_was_and_what_is_stands_in_the_trail(model):
+    price(model)
+    price(model, per_million={"input": "1", "output": "2"}, request_nanos=5)
+    noted = AuditEvent.objects.filter(action="price.set").latest("id")
+    assert (noted.before["input_picos"], noted.after["input_picos"]) == (200_000, 1_000_000)
+    assert noted.after["request_nanos"] == 5
+    assert noted.subject == "m"
+
+
+def test_ending_a_customers_price_gives_way_to_everybodys(model):
+    organization = cast.organization(model.brand)
+    everybody = price(model)
+    own = price(model, organization=organization, per_million={"input": "0.10", "output": "0.10"})
+    prices.end_price(rate=own, actor="test")
+    assert rate_now(model, organization.id).id == everybody.id
+    with pytest.raises(ValidationError, match="not in force"):
+        prices.end_price(rate=own, actor="test")
+    prices.end_price(rate=everybody, actor="test")
+    assert rate_now(model) is None
+
+
+def test_a_price_to_come_can_be_withdrawn_and_the_one_before_holds_on(model):
+    day = timedelta(days=1)
+    tomorrow = timezone.now() + day
+    first = price(model)
+    second = price(model, effective_from=tomorrow, per_million={"input": "2", "output": "2"})
+    third = price(model, effective_from=tomorrow + day, per_million={"input": "3", "output": "3"})
+    prices.withdraw_price(rate=second, actor="test")
+    first.refresh_from_db()
+    assert first.effective_until == third.effective_from
+    prices.withdraw_price(rate=third, actor="test")
+    first.refresh_from_db()
+    assert first.effective_until is None
+    with pytest.raises(ValidationError, match="has begun"):
+        prices.withdraw_price(rate=first, actor="test")
+    assert [record.id for record in catalogue.build(model.brand_id).models[0].rates] == [first.id]
+
+
+def test_the_database_itself_keeps_periods_apart_and_prices_as_they_were(model):
+    first = price(model)
+    with pytest.raises(IntegrityError, match="rate_periods_apart"):
+        Rate.objects.create(
+            model=model, effective_from=first.effective_from + timedelta(hours=1), input_picos=1, output_picos=1
+        )
+    with pytest.raises(IntegrityError, match="never change"):
+        Rate.objects.update(input_picos=1)
+    with pytest.raises(IntegrityError, match="has been in force"):
+        first.delete()
+    with pytest.raises(IntegrityError, match="bounded"):
+        Rate.objects.create(
+            model=model, organization=cast.organization(model.brand), effective_from=timezone.now(), input_picos=-1
+        )
+    assert RATE_PICOS_BOUND == 2**53
+
+
+@pytest.mark.parametrize("with_own", [False, True])
+def test_many_who_set_a_price_at_once_leave_one_unbroken_row_of_prices(model, with_own):
+    """No overlap, no gap, no lost change: each of the prices that were set has its period."""
+    organization = cast.organization(model.brand) if with_own else None
+    gate = threading.Barrier(6)
+
+    def set_one(number):
+        try:
+            gate.wait(10)
+            return price(model, organization=organization, per_million={"input": str(number + 1), "output": "1"}).pk
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(6) as threads:
+        made = list(threads.map(set_one, range(6)))
+    rates = list(Rate.objects.order_by("effective_from"))
+    assert sorted(made) == sorted(rate.pk for rate in rates)
+    assert [rate.effective_until for rate in rates] == [*(rate.effective_from for rate in rates[1:]), None]
+    assert catalogue.build(model.brand_id).models[0].rates[-1].id == rates[-1].pk
