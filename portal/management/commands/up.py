@@ -24,6 +24,7 @@ from portal.stores.running import Ownership, Stores
 from portal.supervisor import Program, StopAsked, Store, Supervisor, say
 
 READY_SECONDS_MAX = 120.0
+USE_UP_SECONDS_MAX = 30.0
 STOP_ORDER = ("web", "journal", "celery", "demo engine", "redis", "postgresql")
 MANAGE: list[str | Path] = [sys.executable, PROJECT_DIR / "manage.py"]
 
@@ -38,7 +39,7 @@ class Command(BaseCommand):
         parser.add_argument("--no-demo", action="store_true", help="no demo brands, no demo engine")
 
     def handle(self, *args: Any, port: int, workers: int, serve: str, no_demo: bool, **options: Any) -> None:
-        settings.PORT, settings.DEMO = port, settings.DEMO and not no_demo
+        settings.PORT, settings.SERVE, settings.DEMO = port, serve, settings.DEMO and not no_demo
         os.environ |= {"PORT": str(port), "WORKERS": str(workers), "SERVE": serve, "DEMO": str(int(settings.DEMO))}
         supervisor.raise_on_signals()
         try:
@@ -94,15 +95,13 @@ class Installation:
         say("Bringing the database up to date")
         _migrate()
         self.ownership.declare(purpose="up", ready=True)
-        if settings.DEMO:
-            self._start_demo()
+        demo = self._start_demo() if settings.DEMO else {}
         connections.close_all()
         self._start_services()
         say("Waiting for the first answer")
-        if not self.supervisor.watch(
-            until=lambda: _answers(_own_address(), settings.PORT), within_seconds=READY_SECONDS_MAX
-        ):
-            raise CommandError(f"No answer on port {settings.PORT}; see {self.place.logs / 'web.log'}.")
+        self._wait_for("web", _own_address(), settings.PORT)
+        if demo and settings.SERVE != "portal":
+            self._use_up(demo)
         say(f"Logs are in {self.place.logs}; Ctrl-C stops.")
         say(f"Ready: {self.base_url}")
 
@@ -111,14 +110,35 @@ class Installation:
         if store.ended() is not None:
             raise CommandError(f"{store.name} did not start; see {store.log}.")
 
-    def _start_demo(self) -> None:
-        from portal.demo.seed import seed
+    def _wait_for(self, name: str, address: str, port: int) -> None:
+        if not self.supervisor.watch(until=lambda: _answers(address, port), within_seconds=READY_SECONDS_MAX):
+            raise CommandError(f"No answer on port {port}; see {self._log(name)}.")
 
-        engine_port = _remembered_port(self.place.var / "demo-engine.port")
-        self._start_program("demo engine", "demo_engine", "--port", str(engine_port))
+    def _start_demo(self) -> dict[str, Any]:
+        """The stand-in for an engine and what sells it; what demo.json says."""
+        from portal.demo.seed import seed
+        from proxy.probe import ProbeFailed
+
+        port = _remembered_port(self.place.var / "demo-engine.port")
+        self._start_program("demo engine", "demo_engine", "--port", str(port))
+        self._wait_for("demo engine", "127.0.0.1", port)
         say("Preparing the demo")
-        facts = seed(base_url=self.base_url, engine_url=f"http://127.0.0.1:{engine_port}/v1")
+        try:
+            facts = seed(base_url=self.base_url, engine_url=f"http://127.0.0.1:{port}/v1")
+        except ProbeFailed as error:
+            raise CommandError(f"DEMO_INFERENCE_URL={settings.DEMO_INFERENCE_URL}: {error}") from error
         _write_privately(self.place.var / "demo.json", json.dumps(facts, indent=2) + "\n")
+        return facts
+
+    def _use_up(self, demo: dict[str, Any]) -> None:
+        """Calls are answered once the journal has opened the shards."""
+        from portal.demo.exhausting import use_up
+
+        address = f"{_own_address()}:{settings.PORT}"
+        if not self.supervisor.watch(
+            until=lambda: not use_up(demo, address=address), within_seconds=USE_UP_SECONDS_MAX
+        ):
+            say(f"Calls are not answered as they should be; see {self._log('web')} and {self._log('journal')}.")
 
     def _start_services(self) -> None:
         self._start_program("journal", "journal")
@@ -130,8 +150,11 @@ class Installation:
             self.supervisor.start(self._program(name, [*MANAGE, command, *arguments], stop_seconds=30))
 
     def _program(self, name: str, argv: list[str | Path], *, stop_seconds: float) -> Program:
-        log = self.place.logs / f"{name.replace(' ', '-')}.log"
-        return Program(name=name, argv=argv, log=log, stop_seconds=stop_seconds, mark=str(self.place.var))
+        mark = str(self.place.var)
+        return Program(name=name, argv=argv, log=self._log(name), stop_seconds=stop_seconds, mark=mark)
+
+    def _log(self, name: str) -> Path:
+        return self.place.logs / f"{name.replace(' ', '-')}.log"
 
     def _stop(self) -> None:
         connections.close_all()
