@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import os
 import warnings
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,11 +14,10 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 django.setup()  # before the proxy is imported: its modules may name models
 
-# Until the proxy's front door is there, pages are served alone.
-proxy: Any = importlib.import_module("proxy.app") if importlib.util.find_spec("proxy.app") else None
+from proxy import app as proxy  # noqa: E402
 
 Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 pages = get_asgi_application()
@@ -28,7 +25,7 @@ pages = get_asgi_application()
 warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
 
 SERVES_PAGES = settings.SERVE in ("both", "portal")
-SERVES_CALLS = settings.SERVE in ("both", "proxy") and proxy is not None
+SERVES_CALLS = settings.SERVE in ("both", "proxy")
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

@@ -42,6 +42,10 @@ loglevel = "info"
 preload_app = False
 
 
+def on_starting(server: Any) -> None:
+    settings.WAL_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
 def post_fork(server: Any, worker: Any) -> None:
     """A killed master must not leave workers holding its port."""
     die_with_parent(signal.SIGKILL, server.pid)

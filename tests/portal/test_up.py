@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,26 @@ def status(host: str, port: int, path: str = "/static/robots.txt") -> int:
         connection.close()
 
 
+def call_with(facts: dict[str, Any], port: int) -> int:
+    """The status of one metered call."""
+    brand = facts["brands"]["dialogix"]
+    body = {"model": brand["model"], "messages": [{"role": "user", "content": "Hello"}]}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {"Authorization": f"Bearer {brand['api_key']}", "Content-Type": "application/json"}
+    try:
+        connection.request("POST", "/dialogix/v1/chat/completions", json.dumps(body), headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def events_of(place) -> list[str]:
+    """Hints of the keys whose calls are in the books."""
+    listed = manage(place, "usage", "--format", "jsonl")
+    assert listed.returncode == 0, listed.stderr
+    return [json.loads(line)["key_hint"] for line in listed.stdout.splitlines()]
+
+
 def answers(port: int) -> bool:
     try:
         return status("127.0.0.1", port) == 200
@@ -92,9 +113,13 @@ def test_up_serves_survives_kills_and_stops_cleanly(place):
     with up(place, port) as first:
         lines = expect(first, "Ready: ")
         assert [line for line in lines if line.startswith("Ready")] == [f"Ready: http://localhost:{port}"]
+        assert not [line for line in lines if "not answered" in line]
         assert status("localhost", port) == status("127.0.0.1", port) == 200
         facts = json.loads((place.var / "demo.json").read_text())
         assert facts["portal"] == f"http://localhost:{port}"
+        assert call_with(facts, port) == 200
+        hint = facts["brands"]["dialogix"]["api_key"][-4:]
+        assert children.wait_until(lambda: hint in "".join(events_of(place)), within_seconds=30, every_seconds=0.5)
 
         beside = manage(
             place, "shell", "-v", "0", "-c", "from keys.models import User; print(User.objects.count() > 0)"
@@ -122,6 +147,9 @@ def test_up_serves_survives_kills_and_stops_cleanly(place):
     with up(place, port) as again:
         expect(again, "Ready: ")
         assert json.loads((place.var / "demo.json").read_text()) == facts
+        assert hint in "".join(events_of(place))
+        assert call_with(facts, port) == 200
+        assert manage(place, "reconcile").returncode == 0
         again.send_signal(signal.SIGTERM)
         assert finish(again)[0] == 0
     assert everything_is_gone(place)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management import CommandError, call_command, get_commands
+from django.core.management import CommandError, call_command
 from django.core.management.base import BaseCommand
 from django.db import OperationalError, connections
 
@@ -95,6 +95,7 @@ class Installation:
         say("Bringing the database up to date")
         _migrate()
         self.ownership.declare(purpose="up", ready=True)
+        self._start_program("journal", "journal")  # first: it opens the shards that everything else counts in
         demo = self._start_demo() if settings.DEMO else {}
         connections.close_all()
         self._start_services()
@@ -141,13 +142,11 @@ class Installation:
             say(f"Calls are not answered as they should be; see {self._log('web')} and {self._log('journal')}.")
 
     def _start_services(self) -> None:
-        self._start_program("journal", "journal")
         self.supervisor.start(self._program("web", _gunicorn(), stop_seconds=settings.DRAIN_SECONDS + 30))
         self.supervisor.start(self._program("celery", _celery(self.place), stop_seconds=30))
 
     def _start_program(self, name: str, command: str, *arguments: str) -> None:
-        if command in get_commands():
-            self.supervisor.start(self._program(name, [*MANAGE, command, *arguments], stop_seconds=30))
+        self.supervisor.start(self._program(name, [*MANAGE, command, *arguments], stop_seconds=30))
 
     def _program(self, name: str, argv: list[str | Path], *, stop_seconds: float) -> Program:
         mark = str(self.place.var)
