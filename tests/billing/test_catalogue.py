@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import msgspec
 import pytest
@@ -75,7 +76,7 @@ def test_a_snapshot_is_the_same_after_its_way_through_redis(brand, model):
 
 def test_every_column_that_a_worker_needs_is_in_its_record(brand, model):
     """A column added to a row and its record, but forgotten between them, would silently keep its default."""
-    changed = {
+    changed: dict[str, Any] = {
         "name": "Name",
         "description": "Words",
         "owned_by": "us",

@@ -1,0 +1,29 @@
+"""Celery's tasks of this room: three lines each, unknown arguments accepted, safe to run twice or never."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+from celery import shared_task
+from django.utils import timezone
+
+from billing import reconcile
+from keys import publication
+from keys.connections import redis_client
+
+PUBLICATIONS_KEPT = timedelta(days=1)
+log = logging.getLogger(__name__)
+
+
+@shared_task
+def compare_the_books(**_: Any) -> None:
+    """What it finds is an alert: it is logged as an error, and metrics show the number."""
+    for difference in reconcile.reconcile(redis_client()):
+        log.error("the books differ: %s", difference)
+
+
+@shared_task
+def forget_old_publications(**_: Any) -> None:
+    publication.forget_applied(timezone.now() - PUBLICATIONS_KEPT)
