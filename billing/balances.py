@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import redis
 
-from billing import ledger
+from billing import ledger, script
 from keys.caller import shard_of
 from keys.connections import redis_client
 from keys.models import Organization
@@ -26,7 +26,7 @@ class Balance:
 def of(organization: Organization) -> Balance:
     posted = ledger.balance_nanos(organization)
     try:
-        account = redis_client().hmget(f"{{s{shard_of(organization.pk)}}}:a:{organization.pk}", ["bal", "held"])
+        account = redis_client().hmget(script.name(shard_of(organization.pk), f"a:{organization.pk}"), ["bal", "held"])
     except redis.RedisError:
         return Balance(posted, 0, posted, is_live=False)
     balance, held = (None if value is None else int(value) for value in account)

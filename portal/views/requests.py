@@ -11,9 +11,11 @@ from django.views.decorators.http import require_safe
 from billing import calls
 from billing.models import Model
 from keys.models import ApiKey, Organization
-from portal import explaining
+from portal import explaining, remedies
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page
+from portal.views.usage import Choice
+from proxy.models import RefusalRecord
 
 PER_PAGE = 30
 
@@ -32,6 +34,8 @@ def requests(request: MemberRequest, organization: Organization) -> HttpResponse
     asked = request.GET.get("id", "").strip()
     if asked:
         return _one(request, organization, asked)
+    if request.GET.get("show") == "refused":
+        return _refused(request, organization)
     before = read_id(request.GET.get("before", ""))
     found = calls.latest(organization.pk, before=before, limit=PER_PAGE + 1)
     context = {
@@ -39,6 +43,7 @@ def requests(request: MemberRequest, organization: Organization) -> HttpResponse
         "places": _exact_places(found[:PER_PAGE]),
         "before": before,
         "older": found[PER_PAGE - 1].event.call_id if len(found) > PER_PAGE else None,
+        "shows": _shows("served"),
     }
     return page(request, organization, "requests", "portal/requests.html", context)
 
@@ -46,17 +51,36 @@ def requests(request: MemberRequest, organization: Organization) -> HttpResponse
 def _one(request: MemberRequest, organization: Organization, asked: str) -> HttpResponse:
     call_id = read_id(asked)
     context: dict[str, object] = {"asked": asked, "is_id": call_id is not None}
-    call = calls.call_of(call_id, organization_id=organization.pk) if call_id else None
-    if call is not None:
-        context |= explained(call)
-    return page(request, organization, "requests", "portal/request.html", context, status=200 if call else 404)
+    if call_id is not None:
+        call = calls.call_of(call_id, organization_id=organization.pk)
+        refusal = RefusalRecord.objects.filter(call_id=call_id, organization_id=organization.pk).first()
+        context |= explained(call, refusal)
+    status = 200 if context.get("call") or context.get("refusal") else 404
+    return page(request, organization, "requests", "portal/request.html", context, status=status)
 
 
-def explained(call: calls.Call) -> dict[str, object]:
-    """Template context of portal/_call.html."""
+def _refused(request: MemberRequest, organization: Organization) -> HttpResponse:
+    rows = RefusalRecord.objects.filter(organization_id=organization.pk).order_by("-at")[:PER_PAGE]
+    context = {"refusals": rows, "shows": _shows("refused")}
+    return page(request, organization, "requests", "portal/refused.html", context)
+
+
+def _shows(chosen: str) -> list[Choice]:
+    return [
+        Choice("Served", "?", chosen == "served"),
+        Choice("Refused", "?show=refused", chosen == "refused"),
+    ]
+
+
+def explained(call: calls.Call | None, refusal: RefusalRecord | None) -> dict[str, object]:
+    """Template context of portal/_call.html and portal/_refusal.html. A call whose engine failed has both."""
+    found: dict[str, object] = {"call": call, "refusal": refusal}
+    if refusal is not None:
+        found["remedy"] = remedies.remedy(refusal.reason)
+    if call is None:
+        return found
     (listed,) = _named([call])
-    return {
-        "call": call,
+    return found | {
         "model": listed.model,
         "key": listed.key,
         "bill": explaining.bill(call),

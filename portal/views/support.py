@@ -10,15 +10,20 @@ from billing import calls
 from keys.models import Organization
 from portal.middleware import PortalRequest
 from portal.views.requests import explained, read_id
+from proxy.models import RefusalRecord
 
 
 @require_safe
 def support(request: PortalRequest) -> HttpResponse:
     asked = request.GET.get("id", "").strip()
     call_id = read_id(asked)
-    call = calls.call_of(call_id) if call_id else None
-    context: dict[str, object] = {"asked": asked, "is_id": call_id is not None}
-    if call is not None:
-        organization = Organization.objects.select_related("brand").get(pk=call.event.organization_id)
-        context |= explained(call) | {"organization": organization, "currency": organization.brand.currency}
-    return render(request, "portal/support.html", context, status=404 if asked and call is None else 200)
+    context: dict[str, object] = {"asked": asked, "is_id": call_id is not None, "for_staff": True}
+    if call_id is None:
+        return render(request, "portal/support.html", context, status=404 if asked else 200)
+    call, refusal = calls.call_of(call_id), RefusalRecord.objects.filter(call_id=call_id).first()
+    whose = call.event.organization_id if call else refusal.organization_id if refusal else None
+    organization = Organization.objects.select_related("brand").filter(pk=whose or 0).first()
+    context |= explained(call, refusal) | {"organization": organization}
+    if organization is not None:
+        context["currency"] = organization.brand.currency
+    return render(request, "portal/support.html", context, status=200 if call or refusal else 404)

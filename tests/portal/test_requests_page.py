@@ -1,5 +1,6 @@
 import os
 import time
+from datetime import UTC, datetime
 from html import unescape
 from uuid import UUID
 
@@ -8,7 +9,9 @@ import pytest
 from billing import call_ids, calls, journal, pricing
 from billing.usage import Usage
 from keys import issuing
-from portal import explaining
+from portal import explaining, remedies
+from proxy.models import RefusalRecord
+from proxy.refusals import Reason
 from tests import cast as casting
 from tests.billing import draining, settled
 from tests.billing.settled import Customer
@@ -129,6 +132,63 @@ def test_calls_are_listed_newest_first_page_by_page(cast, customer, book, monkey
     browser = casting.browser_of(cast.owner)
     with django_assert_max_num_queries(11):
         browser.get(f"/{cast.organization.public_id}/requests/")
+
+
+def refused(organization_id, **fields) -> RefusalRecord:
+    values = {
+        "call_id": call_ids.mint(int(time.time() * 1000), os.urandom(10)),
+        "at": datetime.now(UTC),
+        "organization_id": organization_id,
+        "key_hint": "ak-…Ab3d",
+        "model": "aion-v3",
+        "status": 429,
+        "reason": "insufficient_quota",
+        "limit": "balance",
+        "message": "You exceeded your current quota (balance).",
+    }
+    return RefusalRecord.objects.create(**{**values, **fields})
+
+
+def test_a_refused_request_says_why_and_what_to_do(cast):
+    refusal = refused(cast.organization.pk)
+    page = requests_page(cast, f"?id={refusal.call_id}")
+    assert page.status_code == 200
+    text = page.content.decode()
+    for said in ("HTTP 429", "Insufficient quota", "You exceeded your current quota (balance).", "get more credit"):
+        assert said in text, said
+    assert str(refusal.call_id) in requests_page(cast, "?show=refused").content.decode()
+
+
+def test_a_call_whose_engine_failed_shows_both_sides(cast, customer, book):
+    call = event(customer, end_reason="upstream_error", list_cost_nanos=0, cost_nanos=0, output_tokens=0)
+    book(call)
+    refused(cast.organization.pk, call_id=call.call_id, status=502, reason="engine_error", limit="", engine_status=500)
+    text = requests_page(cast, f"?id={call.call_id}").content.decode()
+    assert "A request that failed" in text
+    assert "Try again in a moment" in text
+    assert "The engine failed." in text
+    assert "answered 500" not in text
+
+
+def test_another_accounts_refusal_is_like_a_missing_one(cast):
+    theirs, nobodys = refused(cast.elsewhere.pk), refused(None)
+    for refusal in (theirs, nobodys):
+        assert requests_page(cast, f"?id={refusal.call_id}").status_code == 404
+    assert "Nothing was refused" in requests_page(cast, "?show=refused").content.decode()
+
+
+def test_staff_see_refusals_of_nobody_and_what_the_engine_said(cast):
+    refusal = refused(None, engine_id=7, engine_status=503, key_hint="")
+    staff = casting.browser_of(casting.person("staff", is_staff=True, is_superuser=True))
+    text = staff.get("/admin/support/", {"id": str(refusal.call_id)}).content.decode()
+    assert "answered 503" in text
+    assert "not known" in text
+
+
+def test_every_reason_has_a_next_step():
+    for reason in Reason:
+        assert remedies.remedy(reason.value)
+    assert remedies.remedy("a_reason_of_tomorrow") == remedies.TELL_US
 
 
 def test_staff_find_any_accounts_call(cast, customer, book):
