@@ -18,6 +18,9 @@ from billing.usage import Usage
 
 INCLUDED: Final = "included"
 USAGE_ABOVE_HOLD: Final = "usage_above_hold"
+USAGE_CLAMPED: Final = "usage_clamped"
+TOKENS_MAX: Final = 2**40
+"""Far past any context: a number above it, or below 0, is not believed, so that the script's doubles stay exact."""
 UNITS: Final = tuple(UNIT_FIELDS.values())
 """Unit fields in the order that the script knows them by."""
 
@@ -101,6 +104,17 @@ def price(rate: RateRecord, usage: Usage, *, payer: str, held_nanos: int) -> Pri
     return Price(min(listed, held_nanos), listed, listed > held_nanos)
 
 
+def possible(usage: Usage) -> Usage:
+    """The usage itself, or what of it can be: the meter has judged it, this guards the arithmetic."""
+    numbers = (usage.input, usage.cache_read, usage.cache_write, usage.output, usage.reasoning, usage.images)
+    if all(number is None or 0 <= number <= TOKENS_MAX for number in numbers):
+        return usage
+    input_, cache_read, cache_write, output, reasoning, images = (
+        None if number is None else max(0, min(number, TOKENS_MAX)) for number in numbers
+    )
+    return Usage(input_ or 0, cache_read, cache_write, output or 0, reasoning, images or 0)
+
+
 def beyond_bounds(facts: Facts, granted: int, usage: Usage) -> bool:
     """Whether an engine reports more than was held for: the bound on prompts, or its obedience, was wrong."""
     return usage.prompt_tokens > facts.prompt_tokens_max or usage.output > granted * facts.choices
@@ -114,7 +128,7 @@ def unit_amounts(event: Event) -> tuple[int, ...]:
 
 def event_of_lapsed(held: Held, facts: Facts, running: Running, now_ms: int) -> Event:
     """The event of a call that nobody settled: its last running usage. One of which nothing was heard costs nothing."""
-    usage = running.usage()
+    usage = possible(running.usage())
     heard = running.source != "none"
     priced = price(rate_of(facts), usage, payer=held.payer, held_nanos=held.held_nanos) if heard else Price(0, 0, False)
     return Event(

@@ -267,11 +267,11 @@ class Hold:
 
     def event(self, outcome: Outcome, now_ms: int) -> Event:
         """The immutable record of the call. The charge is never above the hold; what would be is flagged."""
-        usage, template = outcome.usage, self.template
+        usage, template = facts.possible(outcome.usage), self.template
         price = facts.Price(0, 0, False)
         if outcome.billable:
             price = facts.price(template.rate, usage, payer=self.payer, held_nanos=self.held_nanos)
-        flags = outcome.flags
+        flags = outcome.flags if usage is outcome.usage else (*outcome.flags, facts.USAGE_CLAMPED)
         bounds = self.estimate
         beyond = usage.prompt_tokens > bounds.prompt_tokens_max or usage.output > self.granted * bounds.choices
         if (price.above_hold or beyond) and facts.USAGE_ABOVE_HOLD not in flags:
