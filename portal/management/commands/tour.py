@@ -1,0 +1,53 @@
+"""`manage.py tour`: shows the claims on the running demo, one by one, each with its proof."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from portal.tour.claims import CLAIMS
+from portal.tour.demo import Demo
+
+
+class Command(BaseCommand):
+    help = "Show what this installation claims, on the running demo, with proofs. Exit status 1 when one fails."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("names", nargs="*", metavar="claim", help=f"of {', '.join(c.name for c in CLAIMS)}; all")
+        parser.add_argument("--brand", default="dialogix")
+
+    def handle(self, *, names: list[str], brand: str, **options: Any) -> None:
+        path = settings.VAR_DIR / "demo.json"
+        if not path.exists():
+            raise CommandError(f"There is no {path}: start the demo first, in another terminal, with: make run")
+        unknown = set(names) - {claim.name for claim in CLAIMS}
+        if unknown:
+            raise CommandError(f"No such claim: {', '.join(sorted(unknown))}.")
+        chosen = [claim for claim in CLAIMS if not names or claim.name in names]
+        failed = asyncio.run(self._show(chosen, Demo.read(path, brand)))
+        if failed:
+            self.stdout.write(f"{failed} of {len(chosen)} claims did not hold.")
+            sys.exit(1)
+        self.stdout.write(f"All {len(chosen)} claims hold.")
+
+    async def _show(self, chosen: list[Any], demo: Demo) -> int:
+        failed = 0
+        try:
+            for number, claim in enumerate(chosen, start=1):
+                started = time.monotonic()
+                self.stdout.write(f"{number}. {claim.sentence}")
+                proof = await claim.prove(demo)
+                for line in proof.lines:
+                    self.stdout.write(f"     {line}")
+                verdict = "holds" if proof.holds else "DOES NOT HOLD"
+                self.stdout.write(f"   {verdict} ({time.monotonic() - started:.1f} s)\n\n")
+                failed += not proof.holds
+        finally:
+            await demo.pool.close()
+        return failed

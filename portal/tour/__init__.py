@@ -1,0 +1,25 @@
+"""`manage.py tour`: the claims of this project, shown one after another on the running demo, each with its proof.
+
+A claim is a sentence and a coroutine that makes it true before your eyes, or not: it returns the lines that prove it
+and whether they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from portal.tour.demo import Demo
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    lines: list[str]
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    name: str
+    sentence: str
+    prove: Callable[[Demo], Awaitable[Proof]]

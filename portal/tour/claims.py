@@ -1,0 +1,14 @@
+"""The list. Later work adds its line here."""
+
+from __future__ import annotations
+
+from portal.tour import Claim
+from portal.tour.metering import a_call_is_explained
+from portal.tour.revoking import a_revoked_key_is_refused_at_once
+from portal.tour.spending import a_balance_is_never_overspent
+
+CLAIMS = (
+    Claim("metering", "A call is metered, priced and booked to the nano.", a_call_is_explained),
+    Claim("spending", "500 parallel calls never spend more than a balance for 10.", a_balance_is_never_overspent),
+    Claim("revoking", "A revoked key is refused on the very next request.", a_revoked_key_is_refused_at_once),
+)

@@ -1,0 +1,89 @@
+"""Five hundred calls at once on a balance for exactly ten."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+
+from asgiref.sync import sync_to_async
+from django.db.models import Sum
+
+from billing import ladder, ledger, prices
+from billing.models import Grant, LedgerAccount, Model, Tier, UsageEvent
+from keys import issuing, organizations
+from keys.models import Brand, Organization
+from portal.tour import Proof
+from portal.tour.demo import Demo, eventually
+from proxy.upstream import UpstreamFailure
+
+CALLS = 500
+AFFORDED = 10
+TOKENS = 50
+OUTPUT_PER_MILLION = "0.60"
+CALL_NANOS = TOKENS * 600
+ACTOR = "manage.py tour"
+REFUSED_BY_NAME = {"insufficient_quota", "quota_in_flight"}
+
+
+async def a_balance_is_never_overspent(demo: Demo) -> Proof:
+    organization, key = await sync_to_async(_customer)(demo)
+    started = time.monotonic()
+    words = Counter(await asyncio.gather(*(_one(demo, key, number) for number in range(CALLS))))
+    seconds = time.monotonic() - started
+    events = await eventually(lambda: _events(organization, words["served"]))
+    left = await sync_to_async(_left)(organization)
+    charged = events["charged"] if events else 0
+    lines = [
+        f"{CALLS} calls at once, each {CALL_NANOS} nanos, balance {AFFORDED * CALL_NANOS} nanos: {seconds:.1f} s",
+        *(f"{count:>5} {word}" for word, count in sorted(words.items())),
+        f"charged {charged} nanos, balance left {left}, overspent {max(0, -left)}",
+    ]
+    refused = sum(count for word, count in words.items() if word in REFUSED_BY_NAME)
+    holds = (
+        words["served"] == AFFORDED and refused == CALLS - AFFORDED and left == 0 and charged == AFFORDED * CALL_NANOS
+    )
+    return Proof(lines, holds)
+
+
+async def _one(demo: Demo, key: str, number: int) -> str:
+    try:
+        answer = await demo.ask(f"{number} demo:fill demo:rate=100", key=key, max_tokens=TOKENS)
+    except UpstreamFailure as failure:
+        return type(failure).__name__
+    return "served" if answer.status == 200 else answer.code or str(answer.status)
+
+
+def _customer(demo: Demo) -> tuple[Organization, str]:
+    """A new customer with its own price (input costs nothing) and credit for exactly ten calls."""
+    brand = Brand.objects.get(key_prefix=demo.brand["api_key"][:3])
+    organization = organizations.create(brand=brand, name=f"Tour {time.time_ns()}", actor=ACTOR)
+    ladder.assign(
+        organization=organization, tier=Tier.objects.get(brand=brand, slug="enterprise"), reason="tour", actor=ACTOR
+    )
+    prices.set_price(
+        model=Model.objects.get(brand=brand, slug=demo.model),
+        organization=organization,
+        actor=ACTOR,
+        per_million={"input": "0", "output": OUTPUT_PER_MILLION},
+    )
+    ledger.grant(
+        organization=organization,
+        amount_nanos=AFFORDED * CALL_NANOS,
+        kind=Grant.Kind.PROMOTIONAL,
+        reason="tour",
+        reference=f"tour:{organization.public_id}",
+        actor=ACTOR,
+    )
+    return organization, issuing.issue(organization=organization, name="tour", actor=ACTOR).secret
+
+
+def _events(organization: Organization, wanted: int) -> dict[str, int] | None:
+    events = UsageEvent.objects.filter(organization_id=organization.id)
+    found = events.aggregate(charged=Sum("cost_nanos"))
+    count = events.count()
+    return {"count": count, "charged": found["charged"] or 0} if count >= wanted else None
+
+
+def _left(organization: Organization) -> int:
+    return LedgerAccount.objects.get(organization=organization, kind=LedgerAccount.Kind.WALLET).balance_nanos
