@@ -165,7 +165,8 @@ class Wal:
     """The file of this process. All methods belong to the event loop's thread; only the sync thread is beside it."""
 
     def __init__(self, folder: Path) -> None:
-        """Makes the first segment; raises OSError when the folder cannot be written."""
+        """Makes the folder, which is this user's alone, and the first segment; raises OSError when it cannot."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder = folder
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(6)}"
         self._can_write = self._can_sync = True

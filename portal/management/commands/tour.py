@@ -6,11 +6,13 @@ import asyncio
 import sys
 import time
 from argparse import ArgumentParser
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from portal.tour import Claim
 from portal.tour.claims import CLAIMS
 from portal.tour.demo import Demo
 
@@ -30,14 +32,14 @@ class Command(BaseCommand):
         if unknown:
             raise CommandError(f"No such claim: {', '.join(sorted(unknown))}.")
         chosen = [claim for claim in CLAIMS if not names or claim.name in names]
-        failed = asyncio.run(self._show(chosen, Demo.read(path, brand)))
+        failed = asyncio.run(self._show(chosen, path, brand))
         if failed:
             self.stdout.write(f"{failed} of {len(chosen)} claims did not hold.")
             sys.exit(1)
         self.stdout.write(f"All {len(chosen)} claims hold.")
 
-    async def _show(self, chosen: list[Any], demo: Demo) -> int:
-        failed = 0
+    async def _show(self, chosen: list[Claim], path: Path, brand: str) -> int:
+        demo, failed = Demo.read(path, brand), 0
         try:
             for number, claim in enumerate(chosen, start=1):
                 started = time.monotonic()
