@@ -1,0 +1,123 @@
+"""What a newcomer does in the first minutes, on the real `manage.py up`: calls, books, refusals, the tour."""
+
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+
+from tests.portal.installations import expect, installation
+from tests.portal.test_up import finish, free_port, manage, up
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+INPUT_NANOS, CACHED_NANOS, OUTPUT_NANOS = 200, 50, 600
+"""Per token, as the demo's price list says per million: 0.20, 0.05 and 0.60."""
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """(place, the brand's entry of demo.json) of a running installation with two workers."""
+    with installation() as place, up(place, free_port(), "--workers", "2") as process:
+        expect(process, "Ready: ")
+        yield place, json.loads((place.var / "demo.json").read_text())["brands"]["dialogix"]
+        process.terminate()
+        assert finish(process)[0] == 0
+
+
+def client(brand, key: str | None = None) -> openai.OpenAI:
+    base_url = brand["base_url"].replace("localhost", "127.0.0.1")
+    return openai.OpenAI(base_url=base_url, api_key=key or brand["api_key"], max_retries=0)
+
+
+def events(place, *arguments: str) -> dict[str, dict]:
+    text = manage(place, "usage", "--format", "jsonl", *arguments).stdout
+    return {event["call_id"]: event for event in map(json.loads, text.splitlines())}
+
+
+def eventually(place, call_ids) -> dict[str, dict]:
+    for _ in range(20):
+        found = events(place, "--organization", "demo")
+        if found.keys() >= set(call_ids):
+            return found
+    raise AssertionError(f"not in the books: {set(call_ids) - found.keys()}")
+
+
+def cost_nanos(event) -> int:
+    tokens = event["uncached_input_tokens"], event["cache_read_tokens"] or 0, event["output_tokens"]
+    return sum(count * price for count, price in zip(tokens, (INPUT_NANOS, CACHED_NANOS, OUTPUT_NANOS), strict=True))
+
+
+def test_a_whole_and_a_streamed_call_stand_in_the_books_as_the_client_saw_them(demo):
+    place, brand = demo
+    asked = {"model": brand["model"], "messages": [{"role": "user", "content": "Hello AION!"}], "max_tokens": 40}
+    whole = client(brand).chat.completions.create(**asked)
+    assert whole.choices[0].message.content
+    chunks = list(client(brand).chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    seen = {answer.id.removeprefix("chatcmpl-"): answer.usage for answer in (whole, chunks[-1])}
+    assert len(seen) == 2
+    booked = eventually(place, seen)
+    for call_id, usage in seen.items():
+        event = booked[call_id]
+        prompt = event["uncached_input_tokens"] + (event["cache_read_tokens"] or 0)
+        assert (prompt, event["output_tokens"]) == (usage.prompt_tokens, usage.completion_tokens)
+        assert event["cost_nanos"] == cost_nanos(event) > 0
+        assert event["key_hint"].endswith(brand["api_key"][-4:])
+        assert (event["usage_source"], event["end_reason"]) == ("final", whole.choices[0].finish_reason)
+    books = manage(place, "reconcile")
+    assert books.returncode == 0, books.stdout
+
+
+@pytest.mark.parametrize(
+    ("key", "error", "code"),
+    [
+        ("revoked", openai.AuthenticationError, "invalid_api_key"),
+        ("exhausted", openai.RateLimitError, "insufficient_quota"),
+        ("restricted", openai.PermissionDeniedError, "model_not_allowed"),
+    ],
+)
+def test_every_key_of_the_demo_is_in_its_state(demo, key, error, code):
+    _, brand = demo
+    with pytest.raises(error) as refused:
+        client(brand, brand["keys"][key]).chat.completions.create(
+            model=brand["model"], messages=[{"role": "user", "content": "Hello"}]
+        )
+    assert refused.value.code == code
+    assert refused.value.request_id
+
+
+@pytest.mark.parametrize("key", ["second", "other", "free", "pro"])
+def test_the_other_keys_call(demo, key):
+    _, brand = demo
+    answer = client(brand, brand["keys"][key]).chat.completions.create(
+        model=brand["model"], messages=[{"role": "user", "content": "Hello"}], max_tokens=16
+    )
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 16
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "code"),
+    [
+        ("loading", 503, "engine_not_ready"),
+        ("broken", 502, "engine_error"),
+        ("misconfigured", 500, "engine_misconfigured"),
+    ],
+)
+def test_every_model_of_the_demo_is_in_its_state(demo, model, status, code):
+    _, brand = demo
+    with pytest.raises(openai.InternalServerError) as failed:
+        client(brand).chat.completions.create(
+            model=brand["models"][model], messages=[{"role": "user", "content": "Hello"}]
+        )
+    assert (failed.value.status_code, failed.value.code) == (status, code)
+
+
+def test_the_tour_proves_its_claims(demo):
+    place, _ = demo
+    tour = manage(place, "tour")
+    assert tour.returncode == 0, tour.stdout + tour.stderr
+    assert "DOES NOT HOLD" not in tour.stdout
+    assert tour.stdout.count("   holds (") == 3
+    assert manage(place, "reconcile").returncode == 0
