@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import openai
 import pytest
 
-from tests.portal.installations import expect, installation
-from tests.portal.test_up import finish, free_port, manage, up
+from tests.portal.installations import expect, finish, installation
+from tests.portal.test_up import free_port, manage, up
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 INPUT_NANOS, CACHED_NANOS, OUTPUT_NANOS = 200, 50, 600
@@ -30,12 +31,12 @@ def client(brand, key: str | None = None) -> openai.OpenAI:
     return openai.OpenAI(base_url=base_url, api_key=key or brand["api_key"], max_retries=0)
 
 
-def events(place, *arguments: str) -> dict[str, dict]:
+def events(place, *arguments: str) -> dict[str, dict[str, Any]]:
     text = manage(place, "usage", "--format", "jsonl", *arguments).stdout
     return {event["call_id"]: event for event in map(json.loads, text.splitlines())}
 
 
-def eventually(place, call_ids) -> dict[str, dict]:
+def eventually(place, call_ids) -> dict[str, dict[str, Any]]:
     for _ in range(20):
         found = events(place, "--organization", "demo")
         if found.keys() >= set(call_ids):
