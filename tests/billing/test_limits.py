@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing import limits
+from billing.events import COUNTED_SQL, Counted
 from billing.limits import Estimate, LimitInvalid, Need
 from billing.pricing import HoldTooLarge, PriceMissing
 from billing.snapshot import LimitRecord, ModelRecord, RateRecord, TierRecord
@@ -133,11 +134,12 @@ def test_need_is_the_exact_ceiling(fixed, per, scale, granted):
     assert (need - 1) * scale < fixed + granted * per <= need * scale
 
 
-def test_settled_amounts_name_every_unit():
+def test_settle_and_journal_count_a_call_alike():
     usage = Usage(input=5, cache_read=3, output=7)
     found = limits.amounts(usage, credits=2, cost_nanos=99)
     assert found == {"req": 1, "in": 8, "out": 7, "tok": 15, "cred": 2, "nano": 99}
-    assert set(found) == set(limits.UNIT_FIELDS.values())
+    assert found == Counted(req=1, input=8, out=7, tok=15, cred=2, nano=99).by_unit()
+    assert set(found) == set(limits.UNIT_FIELDS.values()) == set(COUNTED_SQL)
 
 
 def test_key_limits_are_read_as_stored():
