@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import orjson
 import pytest
 from django.conf import settings
 
@@ -86,3 +87,22 @@ def test_sigterm_finishes_and_frees_the_shards(redis_connection, start):
     assert child.stdout.read().splitlines()[-1] == "journal: stopped"
     assert not JournalWriter.objects.exists()
     assert not JournalShard.objects.exclude(holder="").exists()
+
+
+def test_refusals_reach_support(start, redis_connection):
+    from billing import script
+    from proxy.models import RefusalRecord
+    from proxy.refusal_log import STREAM
+
+    row = {
+        "call_id": "019ab3f2-7c1e-7d44-9f0a-3b5d1c2e4f60",
+        "at_ms": int(time.time() * 1000),
+        "organization_id": 7,
+        "status": 429,
+        "address": None,
+        **dict.fromkeys(("key_hint", "model", "endpoint", "limit", "message", "agent"), ""),
+        "reason": "rate_limited",
+    }
+    redis_connection.xadd(script.name(7, STREAM), {"rows": orjson.dumps([row])})
+    start()
+    wait_for(lambda: RefusalRecord.objects.filter(organization_id=7, reason="rate_limited").exists())

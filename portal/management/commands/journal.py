@@ -20,6 +20,7 @@ from billing.journal import Journal
 from keys import publication
 from keys.connections import redis_client
 from portal.chores import Chore, Chores
+from proxy import refusal_records
 
 SECOND = 1.0
 HOUR = 3_600.0
@@ -70,11 +71,23 @@ def _make_partitions() -> str:
     return f"made {made[0]} to {made[-1]}" if made else ""
 
 
+def _move_refusals() -> str:
+    refusal_records.move(redis_client())
+    return ""
+
+
+def _keep_refusals() -> str:
+    dropped = refusal_records.keep(datetime.now(UTC))
+    return f"dropped {', '.join(dropped)}" if dropped else ""
+
+
 CHORES = (
     Chore("epochs", SECOND, _open_epochs),
     Chore("publications", SECOND, _apply_publications),
     Chore("counter changes", SECOND, _apply_counter_changes),
     Chore("lapsed holds", SECOND, _settle_lapsed_holds),
+    Chore("refusals", SECOND, _move_refusals),
     Chore("partitions", HOUR, _make_partitions),
+    Chore("old refusals", HOUR, _keep_refusals),
 )
 """In this order: what opens a shard comes first."""
