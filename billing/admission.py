@@ -7,6 +7,7 @@ voiding are owned here, repeated until Redis has answered, and waited for by `dr
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
@@ -36,6 +37,8 @@ __all__ = [
     "Refused",
     "StoreUnavailable",
 ]
+
+log = logging.getLogger(__name__)
 
 LEASE_MS: Final = 60_000
 RENEW_MS: Final = 20_000
@@ -198,7 +201,8 @@ class Admission:
     async def settle(self, hold: Hold, outcome: Outcome) -> Charge:
         """Charge what was used. Returns once the S line is in the WAL; Redis follows, and is asked until it has
         answered. Where the WAL cannot be written it returns once Redis has it, and StoreUnavailable says that neither
-        does: what is left to deliver stays. A second call returns the first one's charge."""
+        does: what is left to deliver stays. A second call returns the first one's charge. Cancelling the caller loses
+        nothing: all is on its way before the first wait."""
         if hold.charge is not None:
             return hold.charge
         event = hold.event(outcome, self._counters.now_ms())
@@ -312,9 +316,12 @@ class Admission:
     async def _renew_forever(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            for hold in self._due():
-                self._renew(hold)
-            self._wal.probe()
+            try:
+                for hold in self._due():
+                    self._renew(hold)
+                self._wal.probe()
+            except Exception:
+                log.exception("leases could not be renewed; tried again in a second")
 
     def _due(self) -> Iterator[Hold]:
         now_ms = self._counters.now_ms()

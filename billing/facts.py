@@ -139,7 +139,7 @@ def event_of_lapsed(held: Held, facts: Facts, running: Running, now_ms: int) -> 
         model_id=held.model_id,
         engine_id=running.engine_id,
         tier_id=facts.tier_id,
-        rate_id=facts.rate_id,
+        rate_id=facts.rate_id or None,
         rates=facts.rates,
         endpoint=facts.endpoint,
         payer="included" if held.payer == INCLUDED else "prepaid",

@@ -29,11 +29,15 @@ FILES: Final = (
     "seed",
     "apply",
     "check",
+    "forget",
     "rebuild",
     "dispatch",
 )
 TEXT: Final = "".join((Path(__file__).parent / "lua" / f"{name}.lua").read_text() for name in FILES).encode()
 SHA: Final = sha1(TEXT, usedforsecurity=False).hexdigest().encode()
+
+FORGET_MAX: Final = 1_000
+"""Ids per step: Lua unpacks them onto its stack."""
 
 JOURNAL: Final = "journal"
 DRAINED: Final = "drained"
@@ -149,14 +153,8 @@ def forget_journaled(client: SyncRedis, shard: int, group: str, ids: Iterable[st
     """Delete entries whose effect is committed, `ids` in order. In the same step Redis notes how far the stream is
     drained: a seed whose reading of PostgreSQL is older than that starts again (lua/seed.lua)."""
     done = list(ids)
-    if not done:
-        return
-    stream = name(shard, JOURNAL)
-    pipe = client.pipeline(transaction=True)
-    pipe.set(name(shard, DRAINED), done[-1])
-    pipe.xack(stream, group, *done)
-    pipe.xdel(stream, *done)
-    pipe.execute()
+    for start in range(0, len(done), FORGET_MAX):
+        run(client, [("forget", shard, 0, group, done[start : start + FORGET_MAX])])
 
 
 class HoldRecord(NamedTuple):

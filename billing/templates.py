@@ -20,7 +20,7 @@ from billing.tiers import tier_of
 from billing.windows import LIFETIME_ID, Bounds, window_at
 from keys.caller import Caller
 
-TEMPLATES_MAX: Final = 20_000
+TEMPLATES_MAX: Final = 10_000
 WINDOW_NUMBERS: Final = {"day": 1, "month": 2, "lifetime": 3, "minute": 4}
 UNIT_NAMES: Final = {field: unit for unit, field in limits.UNIT_FIELDS.items()}
 _SCOPES: Final = {"o": "organization", "k": "key", "m": "model"}

@@ -38,7 +38,7 @@ class StoreUnavailable(Exception):
 
 
 class NeverSent(StoreUnavailable):
-    """There was no connection, or the node refused to look at it: it certainly did not act."""
+    """There was no connection, or the server refused to look at it: it certainly did not act."""
 
 
 class Transport(Protocol):
@@ -188,9 +188,21 @@ async def _closed(connection: AbstractConnection) -> None:
         log.debug("a broken connection could not be closed", exc_info=True)
 
 
+_REFUSED_UNSEEN = (
+    redis.exceptions.BusyLoadingError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.ClusterDownError,
+    redis.exceptions.AuthenticationError,
+    redis.exceptions.NoPermissionError,
+)
+"""Answers of a server that did not begin to run the script."""
+
+
 async def _within(seconds: float, question: Awaitable[Any]) -> Any:
     try:
         async with timeout(seconds):
             return await question
+    except _REFUSED_UNSEEN as error:
+        raise NeverSent(f"{type(error).__name__}: {error}") from error
     except (redis.RedisError, OSError, TimeoutError) as error:
         raise StoreUnavailable(f"{type(error).__name__}: {error}") from error

@@ -1,7 +1,10 @@
 -- One verdict per entry. An entry that fails says so ({'ERROR', now, message}) and never harms its neighbours.
 
-local steps = {reserve = reserve, look = look, settle = settle, lapse = lapse, void = void, renew = renew, due = due,
-  seed = seed, apply = apply, check = check, epoch = read_epoch, begin = begin, clear = clear, assert = assert_holds, finish = finish}
+local steps = {
+  reserve = reserve, look = look, settle = settle, lapse = lapse, void = void, renew = renew, due = due, check = check,
+  seed = seed, apply = apply, forget = forget,
+  epoch = read_epoch, begin = begin, clear = clear, assert = assert_holds, finish = finish,
+}
 
 -- A step gives its verdict as a list, or as msgpack already.
 local entries = cmsgpack.unpack(ARGV[1])

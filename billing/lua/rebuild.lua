@@ -6,7 +6,8 @@
 -- {'assert', shard, 0, token, {call ids}}                    → {'OK', now, how many}: their holds freeze their amounts again
 -- {'finish', shard, 0, token, stream id that PostgreSQL has} → {'OK', now, epoch}
 -- Invariant: every step names the token, so a rebuilder that slept and was replaced can do nothing more. A hold is
--- asserted once per clearing. Ids of the stream never fall behind what PostgreSQL has.
+-- asserted once, however often a step whose reply was lost is sent again (`asserted` names those that are). Ids of the
+-- stream never fall behind what PostgreSQL has.
 
 local LEASE_MS = 60000
 
@@ -25,6 +26,7 @@ local function begin(entry)
     return lost(shard)
   end
   redis.call('SET', shard.tag .. 'epoch', '~' .. entry[5])
+  redis.call('DEL', shard.tag .. 'asserted')
   shards[entry[2]] = nil
   return {'OK', now}
 end
@@ -69,7 +71,7 @@ local function assert_holds(entry)
   end
   for _, call_id in ipairs(entry[5]) do
     local record = redis.call('HGET', shard.tag .. 'holds', call_id)
-    if record then
+    if record and redis.call('HSETNX', shard.tag .. 'asserted', call_id, '1') == 1 then
       assert_hold(shard, call_id, hold_of(record))
       count = count + 1
     end
@@ -88,6 +90,7 @@ local function finish(entry)
   if type(id) == 'string' then
     redis.call('XDEL', shard.tag .. 'journal', id)
   end
+  redis.call('DEL', shard.tag .. 'asserted')
   local epoch = text(now) .. ':' .. run_id
   redis.call('SET', shard.tag .. 'epoch', epoch)
   shards[entry[2]] = nil

@@ -8,7 +8,7 @@ from billing import admission, leases, script
 from billing.admission import Refused
 from billing.events import decode
 from billing.usage import Usage
-from tests.billing.stage import Stage, limit
+from tests.billing.stage import Stage, call_id, limit
 
 
 @pytest.fixture
@@ -93,7 +93,6 @@ async def test_a_lease_that_was_renewed_meanwhile_is_kept(stage, redis_connectio
         await renewed(s, hold)
         (found,) = listed[0][2]
         entry = leases._lapse_entry(s.caller.shard, found, listed[0][1])
-        assert entry is not None
         assert script.run(redis_connection, [entry])[0][0] == "KEPT"
         await s.settle(hold)
         assert script.run(redis_connection, [entry])[0][0] == "KEPT"
@@ -137,13 +136,16 @@ async def test_a_slot_whose_lease_ran_out_is_free_before_anybody_sweeps(stage):
         await s.reserve()
 
 
-async def test_a_hold_that_cannot_be_read_does_not_stop_the_sweeper(stage, redis_connection, caplog):
+async def test_a_hold_that_cannot_be_read_ends_at_no_cost(stage, redis_connection, caplog):
     async with stage() as s:
         await s.reserve()
-        entry = ("reserve", s.caller.shard, 1000, "unreadable", s.admission._templates._known[11, 7].static)
+        strange = call_id()
+        entry = ("reserve", s.caller.shard, 1000, strange, s.admission._templates._known[11, 7].static)
         rest = (10, 10, [1, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1000], 60, 2**52, "no facts")
         assert script.run(redis_connection, [(*entry, *rest)])[0][0] == "OK"
         await asyncio.sleep(0.1)
-        assert leases.sweep(redis_connection) == 1
-        assert "unreadable" in caplog.text
-        assert [hold.call_id for hold in script.read_holds(redis_connection, s.caller.shard)] == ["unreadable"]
+        assert leases.sweep(redis_connection) == 2
+        assert strange in caplog.text
+        assert s.nothing_is_held()
+        events = [decode(found["e"].encode()) for found in s.entries()]
+        assert [(event.cost_nanos, event.brand_id) for event in events] == [(0, 2), (0, 2)]

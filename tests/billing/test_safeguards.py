@@ -173,6 +173,22 @@ def a_seed_keeps_what_is_there(lab):
     return lab.account() == 1_000
 
 
+def a_hold_is_asserted_once(lab):
+    lab.seed()
+    lab.reserve("c")
+    lab.client.set(script.name(SHARD, script.EPOCH), "~mine")
+    lab.client.delete(script.name(SHARD, f"a:{ORGANIZATION}"))
+    for _ in range(2):
+        lab.ask("assert", SHARD, 0, "mine", ["c"])
+    return lab.account("held") == 100
+
+
+def deletions_are_remembered_for_good(lab):
+    for newest in ("9-0", "5-0"):
+        lab.ask("forget", SHARD, 0, "books", [newest])
+    return lab.client.get(script.name(SHARD, script.DRAINED)) == b"9-0"
+
+
 def a_replaced_rebuilder_changes_nothing(lab):
     lab.client.set(script.name(SHARD, script.EPOCH), "~another")
     lab.client.hset(script.name(SHARD, "a:1"), "bal", "1")
@@ -243,6 +259,16 @@ SAFEGUARDS = {
         a_seed_keeps_what_is_there,
         "redis.call('HSETNX', key, field, value)",
         "redis.call('HSET', key, field, value)",
+    ),
+    "asserted holds are named": (
+        a_hold_is_asserted_once,
+        "and redis.call('HSETNX', shard.tag .. 'asserted', call_id, '1') == 1 then",
+        "then",
+    ),
+    "what was deleted is kept": (
+        deletions_are_remembered_for_good,
+        "if not drained or later(ids[#ids], drained) then",
+        "if true then",
     ),
     "rebuilders have tokens": (
         a_replaced_rebuilder_changes_nothing,
