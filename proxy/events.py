@@ -24,18 +24,6 @@ class Frame(NamedTuple):
     name: bytes = b""
 
 
-def without_count(data: bytes) -> bytes | None:
-    """An event's JSON without its running count, for clients who did not ask for one; None when that cannot be done by
-    cutting (the count is not its last member, or holds objects): then parse, remove, and write again."""
-    for opens in (b',"usage":{', b',"timings":{'):
-        at = data.rfind(opens)
-        if at >= 0:
-            if data.find(b"}", at) != len(data) - 2 or data.find(b"{", at + len(opens)) >= 0:
-                return None
-            return data[:at] + data[-1:]
-    return data
-
-
 class EventReader:
     """Feed it bytes as they come; it hands out complete frames. How the bytes were cut makes no difference."""
 

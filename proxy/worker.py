@@ -58,6 +58,7 @@ class Worker:
             kwargs={"prepare_threshold": None, "autocommit": True},
         )
         self.counters = Counters(self.redis)
+        settings.WAL_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.wal = Wal(settings.WAL_DIR)
         self.catalogue = Catalogue(self.redis)
         self.directory = Directory(self.redis, self.postgresql)

@@ -28,6 +28,7 @@ TEXT = """The quick brown fox jumps over the lazy dog, and the other animals of 
 A server reads a request, counts what it has read, writes an answer, and counts what it has written. When the reader
 goes away the server stops, and what was written until then is what is owed. Nothing is lost and nothing is counted
 twice. Numbers like 1, 12, 123 and 1234 appear here and there, as do words like "token", "model" and "meter"."""
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -65,6 +66,25 @@ def learn_merges(text: str, count: int) -> tuple[list[str], list[tuple[str, str]
     return tokens, merges
 
 
+def vocabulary() -> tuple[list[str], list[tuple[str, str]]]:
+    """Tokens by their ids, the special ones last, and the merges."""
+    tokens, merges = learn_merges(TEXT, MERGES)
+    return [*dict.fromkeys(tokens), *SPECIALS], merges
+
+
+def ends_and_halves() -> dict[str, int]:
+    """A logit bias against tokens that end an answer and against bytes that are no character by themselves (the server
+    holds those back until the character is whole, so that a cut stream has made more than it has shown)."""
+    letters = {letter: byte for byte, letter in byte_letters().items()}
+    tokens, _ = vocabulary()
+    unwanted = [
+        number
+        for number, token in enumerate(tokens)
+        if token in SPECIALS or any(letters[letter] >= 0x80 for letter in token)
+    ]
+    return {str(number): -100 for number in unwanted}
+
+
 def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
     out: list[str] = []
     for part in parts:
@@ -79,11 +99,9 @@ def write_model(path: Path) -> None:
     import gguf
     import numpy
 
-    tokens, merges = learn_merges(TEXT, MERGES)
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    types = [gguf.TokenType.NORMAL] * len(tokens) + [gguf.TokenType.CONTROL] * len(specials)
-    vocabulary = [*dict.fromkeys(tokens), *specials]
-    types = types[len(types) - len(vocabulary) :]
+    tokens, merges = vocabulary()
+    end = len(tokens) - len(SPECIALS)
+    types = [gguf.TokenType.NORMAL] * end + [gguf.TokenType.CONTROL] * len(SPECIALS)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(ALIAS)
     writer.add_context_length(CONTEXT)
@@ -94,13 +112,12 @@ def write_model(path: Path) -> None:
     writer.add_head_count_kv(HEADS)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(EMBEDDING // HEADS)
-    writer.add_vocab_size(len(vocabulary))
+    writer.add_vocab_size(len(tokens))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(vocabulary)
+    writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges([" ".join(pair) for pair in merges])
-    end = len(vocabulary) - len(specials)
     writer.add_bos_token_id(end)
     writer.add_eos_token_id(end + 2)
     writer.add_add_bos_token(False)
@@ -110,8 +127,8 @@ def write_model(path: Path) -> None:
     def tensor(name: str, *shape: int) -> None:
         writer.add_tensor(name, random.normal(0, 0.5, shape).astype(numpy.float32))
 
-    tensor("token_embd.weight", len(vocabulary), EMBEDDING)
-    tensor("output.weight", len(vocabulary), EMBEDDING)
+    tensor("token_embd.weight", len(tokens), EMBEDDING)
+    tensor("output.weight", len(tokens), EMBEDDING)
     writer.add_tensor("output_norm.weight", numpy.ones(EMBEDDING, numpy.float32))
     for layer in range(LAYERS):
         for name in ("attn_norm", "ffn_norm"):

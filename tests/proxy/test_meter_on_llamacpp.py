@@ -12,7 +12,7 @@ import pytest
 from billing.snapshot import Capabilities, EngineRecord
 from proxy.meter import Bounds, Ending, Kind, Measured, Meter, Source, reporting_fields
 from proxy.upstream import Pool
-from tests.llamacpp import LlamaCpp, llamacpp
+from tests.llamacpp import LlamaCpp, ends_and_halves, llamacpp
 
 CAPABILITIES = Capabilities(
     reports_cached=True, running_usage="timings_per_token", tokenize="llamacpp", counts_every_choice=False
@@ -122,13 +122,14 @@ async def test_mixed_calls_a_fifth_of_them_cut(engine):
     pool = Pool(str)
     calls = Calls(engine, pool)
     slots = asyncio.Semaphore(8)
+    bias = ends_and_halves()
     cuts = 0
 
     async def one(number: int) -> None:
         nonlocal cuts
         async with slots:
             if number % 5 == 0:
-                fields = chat(f"cut me {number}", stream=True, max_tokens=3000, ignore_eos=True)
+                fields = chat(f"cut me {number}", stream=True, max_tokens=3000, logit_bias=bias)
                 await calls.call("/chat/completions", fields, cut_after=chance.randint(1, 30))
                 cuts += 1
             else:
