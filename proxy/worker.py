@@ -49,6 +49,7 @@ class Worker:
     """`async with Worker()`. Settings are read here and nowhere on a call's way."""
 
     def __init__(self) -> None:
+        settings.WAL_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.redis = asyncio_client()
         self.postgresql: AsyncConnectionPool[Any] = AsyncConnectionPool(
             _conninfo(),

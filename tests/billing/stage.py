@@ -80,8 +80,7 @@ def caller(organization_id: int | None = None, key_id: int = 11, **fields: Any) 
 
 def open_epoch(client: Any, counter: int = EPOCH, shards: Iterable[int] = range(64)) -> None:
     run_id = client.info("server")["run_id"]
-    for shard in shards:
-        client.set(script.name(shard, script.EPOCH), f"{counter}:{run_id}")
+    client.mset({script.name(shard, script.EPOCH): f"{counter}:{run_id}" for shard in shards})
 
 
 def publish(client: Any, who: Caller, what: Snapshot) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 import redis
 import uvloop
+from django.core.management import call_command
 
+from tests.conftest import truncate_unmanaged_tables
 from tests.inference import Inference, demo_engine
 from tests.proxy.shop import Gateway, Shop, serve
 
@@ -30,14 +33,43 @@ def inference() -> Iterator[Inference]:
         yield running
 
 
-@pytest.fixture
-def shop(transactional_db: None, empty_redis: None, redis_connection: redis.Redis, inference: Inference) -> Shop:
-    """Tests that use it are marked django_db(transaction=True), so that unmanaged tables are emptied too."""
-    inference.engine.control.update({"loading": False, "tokens_per_second": 0, "reports_cached": True, "rules": []})
-    return Shop(inference, redis_connection)
+@pytest.fixture(autouse=True)
+def empty_redis(request: pytest.FixtureRequest, redis_connection: redis.Redis) -> None:
+    """As everywhere, but for tests that share a module's shop: what they did stands until the module ends."""
+    if "shop" not in request.fixturenames:
+        redis_connection.flushall()
 
 
 @pytest.fixture
+def _django_db_helper(request: pytest.FixtureRequest) -> None:
+    """pytest-django's own, which empties the tables after every test, but for tests that share a module's shop."""
+    if "shop" not in request.fixturenames:
+        request.getfixturevalue("_django_db_helper")
+
+
+@pytest.fixture(scope="module")
+def shop(
+    django_db_setup: None, django_db_blocker: Any, redis_connection: redis.Redis, inference: Inference
+) -> Iterator[Shop]:
+    """One shop for a module's tests: a test that changes something for good makes its own customer, model or brand.
+    Such modules are marked django_db(transaction=True), from which pytest-django knows that they need a database."""
+    with django_db_blocker.unblock():
+        redis_connection.flushall()
+        try:
+            yield Shop(inference, redis_connection)
+        finally:
+            call_command("flush", verbosity=0, interactive=False)
+            truncate_unmanaged_tables()
+
+
+@pytest.fixture(scope="module")
 def gateway(shop: Shop) -> Iterator[Gateway]:
     with serve(shop) as served:
         yield served
+
+
+@pytest.fixture(autouse=True)
+def _plain_engine(request: pytest.FixtureRequest) -> None:
+    if "inference" in request.fixturenames:
+        control = request.getfixturevalue("inference").engine.control
+        control.update({"loading": False, "tokens_per_second": 0, "reports_cached": True, "rules": []})

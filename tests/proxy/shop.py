@@ -3,30 +3,35 @@ use, and the real app served to it by uvicorn on loopback."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import orjson
 import redis
 import uvicorn
 
-from billing import engines, ladder, ledger, prices, rebuild
+from billing import engines, ladder, ledger, prices, script
 from billing.journal import Journal
 from billing.models import Engine, Grant, Model, Payer, Tier, TierLimit, UsageEvent
+from billing.money import nanos
 from billing.snapshot import Capabilities
 from keys import brands, issuing, organizations
+from keys.caller import SHARDS
 from keys.issuing import Issued
 from keys.models import Brand, Organization, Scheme
 from proxy import app
 from tests.billing.draining import drain
+from tests.billing.stage import open_epoch
 from tests.inference import CAPABILITIES, Inference
 
 ACTOR = "tests"
 PER_MILLION = {"input": "0.20", "output": "0.60", "cache_read": "0.05"}
+_numbers = itertools.count(10)
 HELLO = [{"role": "user", "content": "Say hello to everybody here."}]
 
 
@@ -36,7 +41,7 @@ class Shop:
     def __init__(self, inference: Inference, store: redis.Redis) -> None:
         self.store = store
         self.inference = inference
-        rebuild.ensure_epochs(store)
+        open_epoch(store)
         self.brand = self.new_brand("dialogix", "ak-")
         self.engine = self.new_engine("demo", inference.base_url)
         self.models = {
@@ -99,8 +104,6 @@ class Shop:
     def new_organization(
         self, slug: str, *, credit: str = "", tier: Tier | None = None, brand: Brand | None = None
     ) -> Organization:
-        from billing.money import nanos
-
         organization = organizations.create(brand=brand or self.brand, name=slug.title(), slug=slug, actor=ACTOR)
         if tier is not None:
             ladder.assign(organization=organization, tier=tier, reason="tests", actor=ACTOR)
@@ -121,20 +124,50 @@ class Shop:
     def new_key(self, organization: Organization, **fields: Any) -> Issued:
         return issuing.issue(organization=organization, name="tests", actor=ACTOR, **fields)
 
-    def events(self, within_seconds: float = 5.0, count: int | None = None) -> list[UsageEvent]:
-        """Everything settled, in the order of the calls; waits until there are `count`."""
+    def event(self, call_id: str, *, within_seconds: float = 10.0) -> UsageEvent:
+        """The settled call, once the journal has it."""
         journal = Journal(self.store, name="tests", notify=lambda line: None)
         deadline = time.monotonic() + within_seconds
         while True:
             drain(journal)
-            found = list(UsageEvent.objects.order_by("call_id"))
-            if count is None or len(found) >= count or time.monotonic() > deadline:
+            found = UsageEvent.objects.filter(call_id=call_id).first()
+            if found is not None:
                 return found
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no event of call {call_id}")
             time.sleep(0.02)
 
-    def event(self) -> UsageEvent:
-        (found,) = self.events(count=1)
-        return found
+    def customer(self, *limits: dict[str, Any], credit: str = "1", **tier: Any) -> Customer:
+        """A new organization on a tier of its own with these limits, and its key."""
+        number = next(_numbers)
+        own = self.new_tier(f"tier-{number}", *limits, rank=number, **tier) if limits or tier else None
+        organization = self.new_organization(f"customer-{number}", credit=credit, tier=own)
+        return Customer(organization, self.new_key(organization))
+
+    def holds(self) -> int:
+        """Holds that stand in Redis now."""
+        return sum(self.store.hlen(script.name(shard, script.HOLDS)) for shard in range(SHARDS))
+
+
+class Customer(NamedTuple):
+    organization: Organization
+    issued: Issued
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.issued.secret}"}
+
+
+class Streamed(NamedTuple):
+    """The events' data, JSON read, and b"[DONE]" as it is."""
+
+    call_id: str
+    events: list[Any]
+
+    @property
+    def text(self) -> str:
+        choices = [event["choices"][0] for event in self.events if event != b"[DONE]" and event.get("choices")]
+        return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 
 class Gateway:
@@ -158,12 +191,14 @@ class Gateway:
         body = {"model": "aion-v3", "messages": [{"role": "user", "content": content}], "max_tokens": 64} | fields
         return self.client.post("/chat/completions", json=body, headers=headers)
 
-    def stream(self, content: str = "Say hello.", **fields: Any) -> list[Any]:
-        """The events' data, JSON read, and b"[DONE]" as it is."""
+    def stream(self, content: str = "Say hello.", **fields: Any) -> Streamed:
         response = self.chat(content, stream=True, **fields)
         assert response.status_code == 200, response.text
         assert response.headers["content-type"].startswith("text/event-stream")
-        return read_events(response.content)
+        return Streamed(response.headers["x-request-id"], read_events(response.content))
+
+    def event_of(self, answer: httpx.Response | Streamed) -> UsageEvent:
+        return self.shop.event(answer.call_id if isinstance(answer, Streamed) else answer.headers["x-request-id"])
 
 
 def read_events(body: bytes) -> list[Any]:
