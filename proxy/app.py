@@ -20,6 +20,7 @@ from proxy.answers import Header, Send, send_body, send_empty
 from proxy.bodies import ClientLeft, Receive, check_headers
 from proxy.call import Call
 from proxy.dialects import dialect_named
+from proxy.dispatch import Place
 from proxy.endpoints import Endpoint, Kind, endpoint_at
 from proxy.headers import common_headers
 from proxy.refusals import Declined, Problem, Reason, decline, problem, retry_headers
@@ -96,10 +97,7 @@ async def _dispatch(call: Call, worker: Worker, send: Send) -> None:
         await resources.metrics(call, worker, send)
         return
     check_headers(call.headers, call.fields)
-    place = worker.brands.place(_host_of(call.headers), call.path)
-    if place is None:
-        raise decline(Reason.UNKNOWN_PATH, method=call.method, path=call.path[:200])
-    call.place = place
+    call.place = place = await _place(call, worker)
     if place.brand is not None:
         call.brand, call.dialect = place.brand, dialect_named(place.brand.dialect)
     elif worker.brands.default is not None:
@@ -122,6 +120,23 @@ async def _dispatch(call: Call, worker: Worker, send: Send) -> None:
         await pipeline.run(call, worker, send)
     else:
         await resources.answer(call, worker, send)
+
+
+async def _place(call: Call, worker: Worker) -> Place:
+    """Where the request goes; looked up again in a fresh list of brands before it is called unknown."""
+    host = _host_of(call.headers)
+    try:
+        place = worker.brands.place(host, call.path)
+        if place is not None:
+            return place
+    except Declined:
+        if host is None:
+            raise
+    await worker.catalogue.refresh_brands()
+    place = worker.brands.place(host, call.path)
+    if place is None:
+        raise decline(Reason.UNKNOWN_PATH, method=call.method, path=call.path[:200])
+    return place
 
 
 async def _preflight(call: Call, worker: Worker, endpoint: Endpoint, send: Send) -> None:

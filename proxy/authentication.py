@@ -27,12 +27,10 @@ async def authenticate(call: Call, worker: Worker) -> None:
         call.snapshot = await worker.catalogue.snapshot(brand.id)
     except BrandUnknown:
         raise decline(Reason.INVALID_KEY) from None
-    now_ms = worker.counters.now_ms()
     try:
-        judge_caller(caller, call.snapshot, call.endpoint, now_ms=now_ms, address=call.address)
+        _judge(call, worker)
     except (Declined, KeyRefused):
         await refresh(call, worker)
-        judge_caller(call.caller, call.snapshot, call.endpoint, now_ms=now_ms, address=call.address)
 
 
 async def resolve_model(call: Call, worker: Worker) -> ModelRecord:
@@ -45,9 +43,16 @@ async def resolve_model(call: Call, worker: Worker) -> ModelRecord:
 
 
 async def refresh(call: Call, worker: Worker) -> None:
-    """Caller and snapshot as they hold now: one step in Redis, and a reload of what has changed."""
+    """Caller and snapshot as they hold now (one step in Redis, and a reload of what has changed), and the caller judged
+    by them: a record that is new in one point may be new in another."""
     call.caller, call.snapshot = await worker.admission.check(call.caller, call.snapshot)
     call.brand = call.snapshot.brand
+    _judge(call, worker)
+
+
+def _judge(call: Call, worker: Worker) -> None:
+    now_ms = worker.counters.now_ms()
+    judge_caller(call.caller, call.snapshot, call.endpoint, now_ms=now_ms, address=call.address)
 
 
 def rejudge(call: Call, worker: Worker, caller: Caller, snapshot: Snapshot) -> ModelRecord:

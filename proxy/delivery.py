@@ -125,6 +125,9 @@ class Streamed:
         await settle(call, worker, measured, status=499 if ending is Ending.CLIENT_GONE else 200)
         if trouble is not None:
             worker.refusals.note(call, trouble)
+        if call.idempotency is not None:  # streams are not kept: the same key may run again
+            name, call.idempotency = call.idempotency, None
+            await worker.idempotency.forget(name, call.id)
         await self._end(trouble, measured)
 
     async def _pass_on(self) -> Ending:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from billing.snapshot import BrandRecord
-from proxy.refusals import Reason, decline
+from proxy.refusals import Declined, Reason, decline
 
 RESERVED = frozenset(
     {
@@ -63,15 +63,24 @@ class Brands:
         return None
 
     def ours(self, host: bytes | None, path: str) -> bool:
-        """Whether the proxy answers this path (a wrong Host too, when the path is under a base path)."""
+        """Whether the proxy answers this path. It does so too where the host is wrong, or the first segment may be a
+        brand of which this worker has not heard yet."""
         try:
-            return self.place(host, path) is not None
-        except Exception:
-            return any(path.startswith(base) for base in self._bases)
+            if self.place(host, path) is not None:
+                return True
+            if self._brand_of_host(host) is not None:
+                return False
+        except Declined:
+            return self._is_under_a_base(path)
+        slug, slash, rest = path[1:].partition("/")
+        return bool(slash) and slug not in RESERVED and self._is_under_a_base("/" + rest)
 
     def serves(self, brand: BrandRecord, place: Place) -> bool:
         """Whether an open place belongs to the brand that the key named."""
         return place.base in _bases(brand)
+
+    def _is_under_a_base(self, path: str) -> bool:
+        return any(path.startswith(base) and path[len(base) : len(base) + 1] in ("", "/") for base in self._bases)
 
     def _brand_of_host(self, host: bytes | None) -> BrandRecord | None:
         if host is None:

@@ -58,7 +58,6 @@ async def _recorded(call: Call, worker: Worker, key: bytes, body: bytes) -> Repl
         call.idempotency = name
         return None
     await refresh(call, worker)
-    await authenticate(call, worker)
     await resolve_model(call, worker)
     return replay
 

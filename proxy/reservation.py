@@ -5,10 +5,12 @@ from __future__ import annotations
 from billing.admission import Estimate, Refused
 from billing.hold import Hold
 from billing.hold import Reason as BillingReason
-from proxy.authentication import rejudge
+from billing.tiers import TierUnknown
+from keys.directory import KeyRefused
+from proxy.authentication import refresh, rejudge, resolve_model
 from proxy.call import Call
 from proxy.endpoints import EMBEDDINGS
-from proxy.refusals import Reason, decline
+from proxy.refusals import Declined, Reason, decline
 from proxy.requests import OUTPUT_TOKENS_MIN, Asked
 from proxy.tokenizer import count
 from proxy.worker import Worker
@@ -39,6 +41,17 @@ async def reserve(call: Call, worker: Worker) -> Hold:
 
 
 async def _reserve(call: Call, worker: Worker) -> Hold:
+    """What admission's reload finds is judged in the middle of it, when one record may be new and another old: before
+    that refuses, all is brought up to date and asked once more."""
+    try:
+        return await _reserve_once(call, worker)
+    except (Declined, KeyRefused, TierUnknown):
+        await refresh(call, worker)
+        call.model = await resolve_model(call, worker)
+        return await _reserve_once(call, worker)
+
+
+async def _reserve_once(call: Call, worker: Worker) -> Hold:
     asked = call.asked
     estimate = Estimate(
         prompt_tokens_max=_prompt_tokens_max(call, asked),

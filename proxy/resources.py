@@ -45,7 +45,6 @@ async def answer(call: Call, worker: Worker, send: Send) -> None:
         return
     await authenticate(call, worker)
     await refresh(call, worker)
-    await authenticate(call, worker)
     if kind is Kind.MODELS:
         listed = list_models(call.caller, call.snapshot, worker.counters.now_ms(), call.dialect.lists_gated_models)
         body = call.dialect.models(listed, call.snapshot.brand)

@@ -18,7 +18,7 @@ def cost_nanos(usage: dict[str, Any]) -> int:
     """The shop's price list, computed apart from billing: 0.20, 0.05 cached, 0.60 per million, rounded up once."""
     cached = usage["prompt_tokens_details"]["cached_tokens"]
     picos = (usage["prompt_tokens"] - cached) * 200_000 + cached * 50_000 + usage["completion_tokens"] * 600_000
-    return -(-picos // 1000)
+    return int(-(-picos // 1000))
 
 
 def test_a_whole_call_is_answered_metered_and_charged(gateway: Gateway) -> None:

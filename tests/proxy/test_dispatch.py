@@ -46,7 +46,6 @@ def test_host_then_slug_then_open(brands: Brands, host, path, slug, root, base, 
         (b"localhost", "/v1x/models"),
         (b"localhost", "/dialogix"),
         (b"localhost", "/dialogix/keys"),
-        (b"localhost", "/nobody/v1/models"),
         (b"axione.example", "/v1/models"),  # not one of its base paths
         (b"api.dialogix.example", "/axione/api/v1/models"),  # a host decides alone
     ],
@@ -54,6 +53,11 @@ def test_host_then_slug_then_open(brands: Brands, host, path, slug, root, base, 
 def test_what_is_under_no_base_path_is_the_portals(brands: Brands, host, path) -> None:
     assert brands.place(host, path) is None
     assert not brands.ours(host, path)
+
+
+def test_a_slug_nobody_knows_yet_may_be_a_new_brands(brands: Brands) -> None:
+    assert brands.place(b"localhost", "/nobody/v1/models") is None
+    assert brands.ours(b"localhost", "/nobody/v1/models")
 
 
 @pytest.mark.parametrize(
