@@ -20,24 +20,34 @@ KEPT_DAYS = 7
 AHEAD_DAYS = 2
 ENTRIES_MAX = 200
 _DAY = "%Y%m%d"
+_LOCK = 0x72656675  # "refu": the advisory lock of whoever moves
 
 
 def move(redis: Any, *, shards: Iterable[int] = range(SHARDS), limit: int = ENTRIES_MAX) -> int:
     """Bring what waits in the streams of `shards` into the tables, at most `limit` entries of each; returns how many
-    records were written. An entry is deleted after its rows are committed: a crash between counts it twice in
-    RefusalCount, and never doubles a record."""
-    moved = 0
-    for shard in shards:
-        stream = script.name(shard, STREAM)
-        entries = redis.xrange(stream, count=limit)
-        if not entries:
-            continue
-        rows, counts = _read(fields for _, fields in entries)
-        with transaction.atomic():
-            moved += _write_rows(rows)
-            _write_counts(counts)
-        redis.xdel(stream, *[entry_id for entry_id, _ in entries])
-    return moved
+    records were written. One process moves at a time, another finds nothing to do. Entries are deleted before the
+    commit: a crash between loses them, which best effort allows; counting them twice it does not."""
+    with transaction.atomic():
+        if not _may_move():
+            return 0
+        return sum([_move_shard(redis, script.name(shard, STREAM), limit) for shard in shards])
+
+
+def _may_move() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [_LOCK])
+        return bool(cursor.fetchone()[0])
+
+
+def _move_shard(redis: Any, stream: str, limit: int) -> int:
+    entries = redis.xrange(stream, count=limit)
+    if not entries:
+        return 0
+    rows, counts = _read(fields for _, fields in entries)
+    written = _write_rows(rows)
+    _write_counts(counts)
+    redis.xdel(stream, *[entry_id for entry_id, _ in entries])
+    return written
 
 
 def keep(now: datetime) -> list[str]:
