@@ -15,10 +15,10 @@ import pytest
 
 from portal import supervisor
 from portal.stores import children
-from portal.stores.place import PROJECT_DIR
+from portal.stores.place import PROJECT_DIR, Place
 from tests.portal.installations import expect, finish, installation, own_environment, program, servers
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(480)]
 
 
 @pytest.fixture
@@ -73,8 +73,12 @@ def call_with(facts: dict[str, Any], port: int) -> int:
         connection.close()
 
 
-def events_of(place) -> list[str]:
-    """Hints of the keys whose calls are in the books."""
+def hint_of(facts: dict[str, Any]) -> str:
+    """How the books name the demo's key."""
+    return str(facts["brands"]["dialogix"]["api_key"][-4:])
+
+
+def hints_in_the_books(place) -> list[str]:
     listed = manage(place, "usage", "--format", "jsonl")
     assert listed.returncode == 0, listed.stderr
     return [json.loads(line)["key_hint"] for line in listed.stdout.splitlines()]
@@ -108,68 +112,72 @@ def everything_is_gone(place) -> bool:
     return not kept_alive(place) and not servers(place)
 
 
-def test_up_serves_survives_kills_and_stops_cleanly(place):
-    port = free_port()
-    with up(place, port) as first:
-        lines = expect(first, "Ready: ")
-        assert [line for line in lines if line.startswith("Ready")] == [f"Ready: http://localhost:{port}"]
-        assert not [line for line in lines if "not answered" in line]
-        assert status("localhost", port) == status("127.0.0.1", port) == 200
-        facts = json.loads((place.var / "demo.json").read_text())
-        assert facts["portal"] == f"http://localhost:{port}"
-        assert call_with(facts, port) == 200
-        hint = facts["brands"]["dialogix"]["api_key"][-4:]
-        assert children.wait_until(lambda: hint in "".join(events_of(place)), within_seconds=30, every_seconds=0.5)
-
-        beside = manage(
-            place, "shell", "-v", "0", "-c", "from keys.models import User; print(User.objects.count() > 0)"
-        )
-        assert beside.stdout.strip() == "True", beside.stderr
-        with up(place, free_port()) as second:
-            assert "Already running" in "\n".join(expect(second, "Already running"))
-            assert finish(second)[0] == 1
-
-        os.kill(leader_of(place, "gunicorn"), signal.SIGKILL)
-        expect(first, "web ended (SIGKILL)")
-        assert children.wait_until(lambda: answers(port), within_seconds=30)
-        os.kill(leader_of(place, "celery"), signal.SIGKILL)
-        expect(first, "celery ended (SIGKILL)")
-        sent = manage(place, "shell", "-v", "0", "-c", "from portal.tasks import *; forget_old_sessions.delay()")
-        assert sent.returncode == 0, sent.stderr
-        assert children.wait_until(lambda: "forget_old_sessions" in done_by_celery(place), within_seconds=30)
-        os.kill(children.servers_in(place.redis_data, "redis-server")[0], signal.SIGKILL)
-        expect(first, "redis ended (SIGKILL)")
-        assert children.wait_until(
-            lambda: len(children.servers_in(place.redis_data, "redis-server")) == 1, within_seconds=30
-        )
-        first.kill()  # the supervisor itself: nothing of it may stand in the next one's way
-
-    with up(place, port) as again:
-        expect(again, "Ready: ")
-        assert json.loads((place.var / "demo.json").read_text()) == facts
-        assert hint in "".join(events_of(place))
-        assert call_with(facts, port) == 200
-        assert manage(place, "reconcile").returncode == 0
-        again.send_signal(signal.SIGTERM)
-        assert finish(again)[0] == 0
-    assert everything_is_gone(place)
-    assert manage(place, "shell", "-v", "0", "-c", "print('attached to nobody')").returncode == 0
-    assert everything_is_gone(place)
-
-
-def test_two_installations_serve_at_the_same_time_and_ctrl_c_stops_one(place):
-    with installation() as elsewhere, up(place, free_port(), "--no-demo") as one:
-        port = free_port()
-        with up(elsewhere, port, "--no-demo") as other:
-            expect(one, "Ready: ")
+def test_up_serves_survives_kills_and_starts_again_beside_another_installation(place):
+    port, other_port = free_port(), free_port()
+    with installation() as elsewhere, up(elsewhere, other_port, "--no-demo") as other:
+        with up(place, port) as first:
+            facts = check_that_it_serves(first, place, port)
+            check_that_commands_attach_and_a_second_up_does_not(place)
+            kill_one_after_another(first, place, port)
+            first.kill()  # the supervisor itself: nothing of it may stand in the next one's way
+        with up(place, port) as again:
+            expect(again, "Ready: ")
+            assert json.loads((place.var / "demo.json").read_text()) == facts
+            assert hint_of(facts) in "".join(hints_in_the_books(place))
+            assert call_with(facts, port) == 200
+            assert manage(place, "reconcile").returncode == 0
             expect(other, "Ready: ")
-            one.send_signal(signal.SIGINT)
-            assert finish(one)[0] == 0
-            assert everything_is_gone(place)
-            assert answers(port)
-            other.send_signal(signal.SIGTERM)
-            assert finish(other)[0] == 0
+            again.send_signal(signal.SIGTERM)
+            assert finish(again)[0] == 0
+        assert everything_is_gone(place)
+        assert manage(place, "shell", "-v", "0", "-c", "print('attached to nobody')").returncode == 0
+        assert everything_is_gone(place)
+        assert answers(other_port)
         assert not (elsewhere.var / "demo.json").exists()
+        other.send_signal(signal.SIGINT)
+        assert finish(other)[0] == 0
+        assert everything_is_gone(elsewhere)
+
+
+def check_that_it_serves(process: subprocess.Popen[str], place: Place, port: int) -> dict[str, Any]:
+    lines = expect(process, "Ready: ")
+    assert [line for line in lines if line.startswith("Ready")] == [f"Ready: http://localhost:{port}"]
+    assert not [line for line in lines if "not answered" in line]
+    assert status("localhost", port) == status("127.0.0.1", port) == 200
+    facts: dict[str, Any] = json.loads((place.var / "demo.json").read_text())
+    assert facts["portal"] == f"http://localhost:{port}"
+    assert call_with(facts, port) == 200
+    in_the_books = children.wait_until(
+        lambda: hint_of(facts) in "".join(hints_in_the_books(place)), within_seconds=30, every_seconds=0.5
+    )
+    assert in_the_books
+    return facts
+
+
+def check_that_commands_attach_and_a_second_up_does_not(place: Place) -> None:
+    beside = manage(place, "shell", "-v", "0", "-c", "from keys.models import User; print(User.objects.count() > 0)")
+    assert beside.stdout.strip() == "True", beside.stderr
+    with up(place, free_port()) as second:
+        assert "Already running" in "\n".join(expect(second, "Already running"))
+        assert finish(second)[0] == 1
+
+
+def kill_one_after_another(process: subprocess.Popen[str], place: Place, port: int) -> None:
+    """Each is named, and serves again."""
+    os.kill(leader_of(place, "gunicorn"), signal.SIGKILL)
+    expect(process, "web ended (SIGKILL)")
+    assert children.wait_until(lambda: answers(port), within_seconds=30)
+    os.kill(leader_of(place, "celery"), signal.SIGKILL)
+    expect(process, "celery ended (SIGKILL)")
+    sent = manage(place, "shell", "-v", "0", "-c", "from portal.tasks import *; forget_old_sessions.delay()")
+    assert sent.returncode == 0, sent.stderr
+    assert children.wait_until(lambda: "forget_old_sessions" in done_by_celery(place), within_seconds=30)
+    (redis,) = children.servers_in(place.redis_data, "redis-server")
+    os.kill(redis, signal.SIGKILL)
+    expect(process, "redis ended (SIGKILL)")
+    assert children.wait_until(
+        lambda: len(children.servers_in(place.redis_data, "redis-server")) == 1, within_seconds=30
+    )
 
 
 def test_a_port_that_is_taken_is_said_before_anything_starts(place):
