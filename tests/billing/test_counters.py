@@ -192,7 +192,7 @@ async def test_while_redis_is_away_calls_are_refused_at_once_and_owe_nothing(sta
         for _ in range(3):
             with pytest.raises(StoreUnavailable):
                 await s.reserve()
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 2
         charge = await s.settle(hold)  # the WAL has it
         assert charge.cost_nanos == 38_000
         server.start()
@@ -217,7 +217,7 @@ async def test_a_redis_that_stalls_is_given_up_in_time(stage, own_redis, monkeyp
         started = time.monotonic()
         with pytest.raises(StoreUnavailable):
             await s.reserve()
-        assert time.monotonic() - started < 0.4
+        assert time.monotonic() - started < 0.5
         await stalled
         assert await s.counters.drain(20) == 0
         assert s.nothing_is_held()  # the script had run when Redis woke up

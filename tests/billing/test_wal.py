@@ -62,14 +62,14 @@ async def test_syncing_happens_beside_the_loop(log, monkeypatch):
 
     def slow(descriptor):
         threads.append(threading.current_thread().name)
-        done.wait(0.3)
+        done.wait(2)
 
     monkeypatch.setattr(os, "fdatasync", slow)
     await log.append(wal.DISPATCHED, b"{}")
     await asyncio.sleep(0.25)  # the thread hangs in it now
     started = asyncio.get_running_loop().time()
     await log.append(wal.DISPATCHED, b"{}")
-    assert asyncio.get_running_loop().time() - started < 0.1
+    assert asyncio.get_running_loop().time() - started < 1
     done.set()
     assert set(threads) == {"wal-sync"}
 
