@@ -129,14 +129,18 @@ UNITS = {
 
 
 @register.simple_tag
+def amount_of(unit: str, amount: int, currency: str) -> str:
+    """ "10,000 tokens", "$20.00"."""
+    return amounts.display(amount, currency) if unit == "nanos" else f"{amount:,} {UNITS[unit]}"
+
+
+@register.simple_tag
 def limit_in_words(limit: TierLimit, currency: str) -> str:
     """ "1,000 requests per day and model", "5 calls at once", "$20.00 per month"."""
     whose = "" if limit.scope == "organization" else limit.model.slug if limit.model else limit.scope
     if limit.unit == "concurrent":
         return f"{limit.amount:,} calls at once{f' per {whose}' if whose else ''}"
-    amount = (
-        amounts.display(limit.amount, currency) if limit.unit == "nanos" else f"{limit.amount:,} {UNITS[limit.unit]}"
-    )
+    amount = amount_of(limit.unit, limit.amount, currency)
     window = "in all" if limit.window == "lifetime" else f"per {limit.window}"
     and_whose = f" {'per' if limit.window == 'lifetime' else 'and'} {whose}" if whose else ""
     return f"{amount} {window}{and_whose}{', included' if limit.is_allotment else ''}"

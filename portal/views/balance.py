@@ -10,8 +10,10 @@ from django.views.decorators.http import require_safe
 from billing import balances, ladder
 from billing.models import LedgerAccount, PostingLine
 from keys.models import Organization
+from portal import allowances
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page
+from portal.views.usage import today
 
 PER_PAGE = 30
 
@@ -29,9 +31,8 @@ def balance(request: MemberRequest, organization: Organization) -> HttpResponse:
         "balance": balances.of(organization),
         "tier": tier,
         "tier_since": since,
-        "tier_limits": list(tier.limits.select_related("model").order_by("pk")) if tier else [],
+        "allowances": allowances.of(organization, tier, today(organization.brand, timezone.now())),
         "grants": organization.grants.order_by("-created_at")[:20],
         "lines": Paginator(lines, PER_PAGE).get_page(request.GET.get("page")),
-        "now": timezone.now(),
     }
     return page(request, organization, "balance", "portal/balance.html", context)

@@ -18,7 +18,7 @@ from billing import balances, ladder, reports
 from billing.models import Model, Rate
 from keys import access
 from keys.models import Brand, Organization
-from portal import accounts, firstcall, theme
+from portal import accounts, allowances, firstcall, theme
 from portal import mailbox as post_office
 from portal.middleware import MemberRequest, PortalRequest
 from portal.pages import of_organization, page, verified_first
@@ -46,6 +46,7 @@ def overview(request: MemberRequest, organization: Organization) -> HttpResponse
     context = {
         "balance": balances.of(organization),
         "tier": tier,
+        "included": [each for each in allowances.of(organization, tier, last) if each.is_included],
         "total": reports.total(organization.pk, first=first, last=last),
         "chart": chart(reports.usage(organization.pk, first=first, last=last, by=("day",)), first, last),
         "has_keys": organization.keys.filter(revoked_at=None).exists(),
