@@ -23,7 +23,8 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 from psycopg import sql
 
-from billing.models import CounterChange, DeadLetter
+from billing import journal
+from billing.models import CounterChange, DeadLetter, Model, Rate
 from keys.connections import redis_client
 from keys.models import Publication
 
@@ -203,6 +204,25 @@ def nothing_waits_too_long() -> Findings:
         yield problem(f"{dead} settled calls could not be written down.", "Retry them in the admin site, Dead letters.")
 
 
+def calls_reach_the_books() -> Findings:
+    """Metered calls wait in Redis for the journal; closed shards refuse every call."""
+    waiting = journal.lag(redis_client())
+    if waiting.oldest_ms is not None:
+        seconds = int(timezone.now().timestamp()) - waiting.oldest_ms // 1000
+        if seconds > PENDING_SECONDS_MAX:
+            yield problem(f"{waiting.entries} settled calls wait for the books, the oldest for {seconds} s.", JOURNAL)
+
+
+def models_have_prices() -> Findings:
+    now = timezone.now()
+    current = Rate.objects.filter(organization=None, effective_from__lte=now).exclude(effective_until__lte=now)
+    for model in Model.objects.filter(state=Model.State.LIVE).exclude(rates__in=current).select_related("brand"):
+        yield warning(
+            f"Model {model.slug} of {model.brand.slug} has no price: its calls are refused.",
+            f"manage.py price set {model.slug} --brand {model.brand.slug} --input … --output … (or --free)",
+        )
+
+
 JOURNAL = "See that the journal (manage.py journal) runs and what its log says."
 
 EXAMINATIONS: tuple[Callable[[], Findings], ...] = (
@@ -214,6 +234,8 @@ EXAMINATIONS: tuple[Callable[[], Findings], ...] = (
     redis_is_fit_for_money,
     logs_have_room,
     nothing_waits_too_long,
+    calls_reach_the_books,
+    models_have_prices,
 )
 
 

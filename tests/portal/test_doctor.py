@@ -8,10 +8,11 @@ from django.core.management import call_command
 from django.db import connection
 from django.utils import timezone
 
-from billing.models import DeadLetter
+from billing.models import DeadLetter, Model, Rate
 from keys.models import Publication
 from portal import checks, doctor
 from portal.doctor import Level
+from tests import cast
 
 pytestmark = pytest.mark.django_db
 
@@ -83,6 +84,23 @@ def test_changes_that_did_not_reach_redis_are_counted():
     DeadLetter.objects.create(shard=1, stream_id="1-1", payload=b"", error="x", tries=3)
     assert "1 changes" in says(doctor.nothing_waits_too_long, Level.PROBLEM)
     assert "1 settled calls" in says(doctor.nothing_waits_too_long, Level.PROBLEM)
+
+
+def test_calls_that_wait_for_the_books_are_counted(redis_connection):
+    redis_connection.xadd("{s5}:journal", {"e": b"x"})
+    assert says(doctor.calls_reach_the_books) == ""
+    redis_connection.xadd("{s6}:journal", {"e": b"x"}, id="1000-1")
+    assert "2 settled calls wait" in says(doctor.calls_reach_the_books, Level.PROBLEM)
+
+
+def test_a_live_model_without_a_price_is_named():
+    brand = cast.brand(slug="acme")
+    model = Model.objects.create(brand=brand, slug="m", name="M", context_length=8192, max_completion_tokens=8192)
+    assert "Model m of acme has no price" in says(doctor.models_have_prices, Level.WARNING)
+    rate = Rate.objects.create(model=model, effective_from=timezone.now(), input_picos=1, output_picos=1)
+    assert says(doctor.models_have_prices) == ""
+    Rate.objects.filter(pk=rate.pk).update(effective_until=timezone.now())
+    assert "Model m" in says(doctor.models_have_prices)
 
 
 def test_secrets_that_others_can_read_are_a_problem(settings, tmp_path):
