@@ -155,3 +155,10 @@ def test_both_locks_pin_the_same_versions():
         for name in ("requirements.lock", "requirements-dev.lock")
     )
     assert {name: dev.get(name) for name in run} == run
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_each_room_says_what_it_owns_and_what_not(room):
+    text = (HOUSE / room / "README.md").read_text()
+    for word in (r"\bOwns\b", r"Does not own", r"^##+ Invariants", r"^##+ Decisions"):
+        assert re.search(word, text, re.MULTILINE), f"{room}/README.md does not say {word!r}"
