@@ -182,11 +182,12 @@ class Admission:
         hold.engine_id = engine_id
         if hold.is_dispatched:
             return  # another engine takes over before the first byte; the line stands
+        hold.is_dispatched = True  # from here on, also for a caller that is cancelled while it waits: the line is there
         try:
             await self._wal.append(wal.DISPATCHED, hold.dispatched_line())
         except WalUnavailable as error:
+            hold.is_dispatched = False
             raise StoreUnavailable(str(error)) from error
-        hold.is_dispatched = True
 
     def progress(self, hold: Hold, usage: Usage, source: str = "running") -> None:
         """The call's cumulative usage so far. Cheap enough for every chunk: a P line leaves at most every

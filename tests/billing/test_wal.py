@@ -228,6 +228,20 @@ async def test_without_a_wal_new_calls_are_refused_and_running_ones_settle_in_re
         assert (await s.reserve()).granted == 1000
 
 
+async def test_a_call_cancelled_while_its_d_line_is_written_has_its_event(redis_connection, wal_dir, settings):
+    async with Stage(redis_connection, wal_dir, settings.REDIS_URL) as s:
+        hold = await s.reserve()
+        dispatching = asyncio.ensure_future(s.admission.dispatched(hold, 1))
+        await asyncio.sleep(0)
+        dispatching.cancel()
+        await asyncio.gather(dispatching, return_exceptions=True)
+        assert kinds(s.wal.path) == b"HD"
+        await s.admission.void(hold)
+        await s.admission.drain(5)
+        assert kinds(s.wal.path) == b"HDS"
+        assert [decode(entry["e"].encode()).cost_nanos for entry in s.entries()] == [0]
+
+
 DISK_FULL = """
     import asyncio, resource, sys
     from pathlib import Path

@@ -13,9 +13,10 @@ import threading
 from datetime import UTC, datetime
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from billing import leases, outbox, partitions, rebuild
+from billing import leases, outbox, partitions, rebuild, replay
 from billing.journal import Journal
 from keys import publication
 from keys.connections import redis_client
@@ -23,6 +24,7 @@ from portal.chores import Chore, Chores
 from proxy import refusal_records
 
 SECOND = 1.0
+REPLAY_SECONDS = 3.0
 HOUR = 3_600.0
 
 
@@ -56,6 +58,11 @@ def _settle_lapsed_holds() -> str:
     return f"settled {settled} calls whose worker is gone" if settled else ""
 
 
+def _replay_dead_workers() -> str:
+    done = replay.run(redis_client(), settings.WAL_DIR)
+    return f"settled {done.settled} calls of dead workers, {done.retired} files retired" if any(done[::2]) else ""
+
+
 def _apply_publications() -> str:
     done = publication.apply_pending()
     return f"applied {done} that were left" if done else ""
@@ -85,6 +92,7 @@ CHORES = (
     Chore("epochs", SECOND, _open_epochs),
     Chore("publications", SECOND, _apply_publications),
     Chore("counter changes", SECOND, _apply_counter_changes),
+    Chore("dead workers", REPLAY_SECONDS, _replay_dead_workers),
     Chore("lapsed holds", SECOND, _settle_lapsed_holds),
     Chore("refusals", SECOND, _move_refusals),
     Chore("partitions", HOUR, _make_partitions),

@@ -1,0 +1,193 @@
+"""Replay: the calls of dead workers, from their WAL into Redis and the books, each once; and when a file may go.
+
+  booked, with the amounts of the S line    nothing to do
+  on its way through the stream             wait
+  S line                                    settles with the line's event: with its hold as ever, without it late
+  D line without S                          settles at the last P line, end_reason lapsed; without a P at no cost
+  reserved only                             no line: the lease runs out, and the sweeper ends the hold at no cost
+
+The same may be done twice, by anybody, at any time: a hold settles once, and the journal drops a late entry that says
+what is booked. Where both the lease's sweeper and a line know a call, the line knows more, and corrects.
+
+A file goes when every call in it is booked with what the file says of it, or kept as a dead letter: PostgreSQL has
+committed it, so Redis may be lost from then on. The same rule retires full segments of living workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+import msgspec
+from django.db import connection
+
+from billing import event_rows, events, remains, script
+from billing.admission import settle_entry
+from billing.dead_letters import payload_of
+from billing.event_rows import Booked
+from billing.events import Event, EventMalformed
+from billing.models import DeadLetter
+from billing.remains import Told
+from billing.script import SyncRedis
+from keys.caller import shard_of
+
+log = logging.getLogger(__name__)
+
+IDS_PER_QUERY: Final = 2_000
+ENTRIES_PER_PAGE: Final = 1_000
+SETTLES_PER_STEP: Final = 50
+
+_T = TypeVar("_T")
+
+
+class Replayed(NamedTuple):
+    """`settled`: calls sent to Redis in this turn; `left`: calls that are not booked yet; `retired`: files."""
+
+    settled: int = 0
+    left: int = 0
+    retired: int = 0
+
+    def plus(self, other: Replayed) -> Replayed:
+        return Replayed(self.settled + other.settled, self.left + other.left, self.retired + other.retired)
+
+
+class _Named(msgspec.Struct):
+    call_id: str
+
+
+_named: Final = msgspec.json.Decoder(_Named).decode
+
+
+def run(client: SyncRedis, folder: Path) -> Replayed:
+    """Everything that can be done now for the dead workers of this host. One process per host is at it at a time, the
+    others return at once. Raises redis.RedisError and what the database says: to be tried again."""
+    with remains.alone(folder) as is_ours:
+        if not is_ours:
+            return Replayed()
+        total = Replayed(retired=_retire_full_segments(folder))
+        with remains.dead(folder) as found:
+            for each in found:
+                total = total.plus(_replayed(client, each))
+    return total
+
+
+def _replayed(client: SyncRedis, dead: remains.Remains) -> Replayed:
+    calls = dead.calls()
+    open_ids = unbooked(calls)
+    if not open_ids:
+        dead.delete()
+        return Replayed(retired=len(dead.paths))
+    settled = settle(client, [event for event in missing(client, calls, open_ids) if event is not None])
+    return Replayed(settled=settled, left=len(open_ids))
+
+
+def unbooked(calls: Mapping[str, Told]) -> list[str]:
+    """The calls of which the books do not have what their lines say."""
+    found = booked(calls)
+    kept = dead_lettered() if len(found) < len(calls) else frozenset()
+    return [
+        call_id
+        for call_id, call in calls.items()
+        if call_id not in kept and not _is_told(call_id, call, found.get(call_id))
+    ]
+
+
+def _is_told(call_id: str, call: Told, there: Booked | None) -> bool:
+    if there is None:
+        if not (call.settled or call.dispatched):
+            log.warning("call %s has progress and no beginning in the WAL: nothing can be said of it", call_id)
+            return True
+        return False
+    try:
+        return not call.settled or event_rows.amounts_of(events.decode(call.settled)) == there.total
+    except EventMalformed:
+        return True
+
+
+def missing(client: SyncRedis, calls: Mapping[str, Told], open_ids: Sequence[str]) -> Iterator[Event | None]:
+    """What must be settled: neither on a stream nor booked. The streams are read before the books, because the journal
+    deletes an entry after its commit: what is in neither is lost, or was never settled. None: cannot be read."""
+    shards = {int(shard) for shard in (_shard(calls[call_id]) for call_id in open_ids) if shard is not None}
+    on_the_way = {call_id for shard in shards for call_id in streamed(client, shard)}
+    waiting = {call_id: calls[call_id] for call_id in open_ids if call_id not in on_the_way}
+    now_ms = int(time.time() * 1000)
+    for call_id in unbooked(waiting):
+        try:
+            yield calls[call_id].event(now_ms)
+        except (EventMalformed, msgspec.DecodeError):
+            log.exception("what the WAL says of call %s cannot be read; its file is kept", call_id)
+            yield None
+
+
+class _Placed(msgspec.Struct):
+    organization_id: int
+
+
+_placed: Final = msgspec.json.Decoder(_Placed).decode
+
+
+def _shard(call: Told) -> int | None:
+    try:
+        return shard_of(_placed(call.settled or call.dispatched).organization_id)
+    except msgspec.DecodeError:
+        return None
+
+
+def streamed(client: SyncRedis, shard: int) -> Iterator[str]:
+    """The call ids of all entries of a shard's stream."""
+    stream, start = script.name(shard, script.JOURNAL), "-"
+    while page := client.xrange(stream, start, "+", count=ENTRIES_PER_PAGE):
+        for _, fields in page:
+            try:
+                yield _named(fields[b"e"]).call_id
+            except (KeyError, msgspec.DecodeError):
+                continue  # the journal's to judge
+        start = f"({page[-1][0].decode()}"
+
+
+def settle(client: SyncRedis, settled: Sequence[Event]) -> int:
+    """Sends the events to Redis; how many it took. A shard that is being rebuilt takes none."""
+    taken = 0
+    for part in _parts(settled, SETTLES_PER_STEP):
+        verdicts = script.run(client, [settle_entry(event, events.encode(event)) for event in part])
+        taken += sum(verdict[0] == "OK" for verdict in verdicts)
+    if taken:
+        log.warning("settled %d calls of dead workers from their WAL", taken)
+    return taken
+
+
+def booked(call_ids: Iterable[str]) -> dict[str, Booked]:
+    found: dict[str, Booked] = {}
+    with connection.cursor() as cursor:
+        for part in _parts(sorted(call_ids), IDS_PER_QUERY):
+            found |= event_rows.booked_among(cursor, part)
+    return found
+
+
+def dead_lettered() -> frozenset[str]:
+    """Calls that are kept whole, though not booked."""
+    found = set()
+    for letter in DeadLetter.objects.filter(resolved_at=None).iterator():
+        try:
+            found.add(_named(payload_of(letter)[b"e"]).call_id)
+        except (KeyError, msgspec.DecodeError):
+            continue
+    return frozenset(found)
+
+
+def _retire_full_segments(folder: Path) -> int:
+    """Segments of living workers that nothing is written to, and whose calls are all booked."""
+    retired = 0
+    for path in remains.full_segments(folder):
+        if not unbooked(remains.told([path])):
+            path.unlink(missing_ok=True)
+            retired += 1
+    return retired
+
+
+def _parts(values: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
