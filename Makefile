@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
-.PHONY: help run test lint format browser clean
+.PHONY: help run test bench lint format browser load-tools clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -14,8 +14,11 @@ help: ## list these commands
 run: $(VENV)/run.stamp ## set up .venv and serve on PORT (default 8000) until Ctrl-C
 	@$(BIN)/python manage.py up
 
-test: $(VENV)/dev.stamp browser lint ## everything CI runs: lint, types, import contracts, migrations, tests
+test: $(VENV)/dev.stamp browser load-tools lint ## everything CI runs: lint, types, import contracts, migrations, tests
 	@$(BIN)/python -m pytest -n 2
+
+bench: $(VENV)/dev.stamp load-tools ## throughput, latency and CPU per call beside nginx on the same engine: two minutes
+	@$(BIN)/python -m tests.speed
 
 lint: $(VENV)/dev.stamp ## ruff, mypy, import-linter, missing migrations
 	@$(BIN)/ruff check .
@@ -34,6 +37,14 @@ browser: # page tests drive Debian's Chromium; where it cannot be installed the 
 	  echo "Installing chromium for the page tests"; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	else echo "make test: the page tests need the program chromium; install it (Debian: apt-get install chromium)." >&2; exit 1; fi
+
+load-tools: # the benchmark, and the test that it works, need nginx and wrk; a freshly installed nginx is not to be started
+	@PATH="$$PATH:/usr/sbin"; command -v nginx >/dev/null 2>&1 && command -v wrk >/dev/null 2>&1 && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	  echo "Installing nginx-light and wrk for the benchmark"; \
+	  policy=/usr/sbin/policy-rc.d; test -e $$policy || { printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; trap "rm $$policy" EXIT; }; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light wrk >/dev/null; \
+	else echo "make: this needs the programs nginx and wrk; install them (Debian: apt-get install nginx-light wrk)." >&2; exit 1; fi
 
 clean: ## remove .venv and caches; data in var/ stays
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

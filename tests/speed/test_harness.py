@@ -1,0 +1,39 @@
+"""The benchmark itself works: everything starts, loads run, and every call that an engine saw is in the books. Nothing
+here looks at a clock."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.speed.customer import customer
+from tests.speed.load import STREAMED, WHOLE
+from tests.speed.programs import engines, programs
+from tests.speed.table import table, void
+from tests.speed.trial import ENGINE_ROOM_MIN, SHORT, Results, Trial
+
+
+@pytest.fixture
+def results(transactional_db: None, tmp_path: Path) -> Results:
+    with engines(tmp_path, SHORT.pace) as ports:
+        buyer = customer(
+            whole_url=f"http://127.0.0.1:{ports.engine}/v1", streamed_url=f"http://127.0.0.1:{ports.paced}/v1"
+        )
+        with programs(tmp_path / "var", ports, tmp_path / "gateway") as started:
+            return Trial(SHORT, started, buyer, tmp_path).run(print)
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_every_call_of_a_benchmark_is_answered_and_metered(results):
+    assert results.errors == 0
+    assert results.is_whole
+    assert results.asked[STREAMED] == SHORT.pace.streams
+    assert results.asked[WHOLE] >= results.proxy.bursts[64][0].answers > 0
+    assert results.events == results.asked
+    assert results.unlike == 0
+    assert void(results) == [] or results.engine_room < ENGINE_ROOM_MIN
+    assert "streams of 5: whole" in table(results)
+    results.events[WHOLE] -= 1
+    assert "VOID: asked" in table(results)
