@@ -322,3 +322,9 @@ def test_the_command_exits_by_what_it_finds(redis_connection, booked, capsys):
     assert "counter balance: organization" in captured.out
     assert "1 difference" in captured.err
     assert last_count(redis_connection) == 1
+
+
+def test_the_command_opens_a_redis_that_has_just_started(redis_connection, booked, capsys):
+    redis_connection.set(script.name(booked.shard, script.EPOCH), "1:another")
+    call_command("reconcile")
+    assert "agree" in capsys.readouterr().out

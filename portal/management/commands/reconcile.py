@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
+from billing import rebuild
 from billing.reconcile import reconcile
 from keys.connections import redis_client
 
@@ -15,6 +16,8 @@ class Command(BaseCommand):
     help = "Compares Redis, events, rollups, postings and balances. May run under traffic."
 
     def handle(self, *args: Any, **options: Any) -> None:
+        # A Redis that was started for this command, or just restarted, has closed shards: open them as the journal does.
+        rebuild.ensure_epochs(redis_client())
         found = 0
         for difference in reconcile(redis_client()):
             found += 1
