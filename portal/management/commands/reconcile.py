@@ -16,7 +16,7 @@ class Command(BaseCommand):
     help = "Compares Redis, events, rollups, postings and balances. May run under traffic."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        # A Redis that was started for this command, or just restarted, has closed shards: open them as the journal does.
+        # A Redis that has just started, perhaps for this command, is closed: open it as the journal does.
         rebuild.ensure_epochs(redis_client())
         found = 0
         for difference in reconcile(redis_client()):
