@@ -12,7 +12,6 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 COMMIT_SECONDS = 10.0
 """Until then a stream's status may still change; after it clients and load balancers want to see something."""
 KEEP_ALIVE_SECONDS = 15.0
-BEAT_SECONDS = 1.0
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 
@@ -107,38 +106,3 @@ class EventStream:
     async def _begin(self) -> None:
         self.began = True
         await self._send({"type": "http.response.start", "status": 200, "headers": [*_STREAM, *self._headers]})
-
-
-class Heart:
-    """One timer per worker that keeps all silent streams alive, and ends those whose client has stopped reading."""
-
-    def __init__(self) -> None:
-        self._streams: set[EventStream] = set()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._beat_forever(), name="proxy: keep-alive")
-
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
-
-    def add(self, stream: EventStream) -> None:
-        self._streams.add(stream)
-
-    def discard(self, stream: EventStream) -> None:
-        self._streams.discard(stream)
-
-    async def _beat_forever(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(BEAT_SECONDS)
-            now = loop.time()
-            for stream in list(self._streams):
-                if stream.is_due(now):
-                    stream.beat(now)
-                elif stream.is_stuck(now) and stream.task is not None:
-                    self._streams.discard(stream)
-                    stream.task.cancel()

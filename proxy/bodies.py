@@ -17,6 +17,8 @@ DEPTH_MAX = 64
 HEADER_COUNT_MAX = 100
 HEADER_BYTES_MAX = 32 * 1024
 
+_LATE = "the body did not arrive in time"
+
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
 # A string, closed or not: the closing quote is optional so that the scan stays linear on any input.
@@ -45,28 +47,25 @@ def check_headers(headers: list[tuple[bytes, bytes]], fields: dict[bytes, bytes]
 
 async def read_body(receive: Receive) -> bytes:
     """The whole body, at most BODY_BYTES_MAX, within BODY_SECONDS_MAX."""
-    message = await _first(receive)
-    if not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        if len(body) > BODY_BYTES_MAX:
-            raise decline(Reason.BODY_TOO_LARGE, limit=BODY_BYTES_MAX)
-        return body
+    task = asyncio.current_task()
+    assert task is not None
+    late = asyncio.get_running_loop().call_later(BODY_SECONDS_MAX, task.cancel, _LATE)
     try:
-        async with asyncio.timeout(BODY_SECONDS_MAX):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        if message.get("more_body"):
             return await _rest(receive, message)
-    except TimeoutError:
-        raise decline(Reason.BODY_TIMEOUT) from None
-
-
-async def _first(receive: Receive) -> dict[str, Any]:
-    try:
-        async with asyncio.timeout(BODY_SECONDS_MAX):
-            message = await receive()
-    except TimeoutError:
-        raise decline(Reason.BODY_TIMEOUT) from None
-    if message["type"] == "http.disconnect":
-        raise ClientLeft
-    return message
+        body: bytes = message.get("body", b"")
+    except asyncio.CancelledError as cancelled:
+        if cancelled.args == (_LATE,) and task.uncancel() == 0:
+            raise decline(Reason.BODY_TIMEOUT) from None
+        raise
+    finally:
+        late.cancel()
+    if len(body) > BODY_BYTES_MAX:
+        raise decline(Reason.BODY_TOO_LARGE, limit=BODY_BYTES_MAX)
+    return body
 
 
 async def _rest(receive: Receive, message: dict[str, Any]) -> bytes:

@@ -42,7 +42,8 @@ def meter_for(call: Call) -> Meter:
 
 
 async def settle(call: Call, worker: Worker, measured: Measured, *, status: int = 200) -> None:
-    """The charge is in the write-ahead log when this returns. It runs to its end even if the request is cancelled."""
+    """The charge is in the write-ahead log when this returns; admission owns the rest, so that a request which is
+    cancelled here is settled all the same."""
     outcome = Outcome(
         usage=measured.usage,
         usage_source=measured.source.value,
@@ -57,7 +58,7 @@ async def settle(call: Call, worker: Worker, measured: Measured, *, status: int 
         user=call.asked.user,
     )
     worker.metrics.settled(call, measured)
-    await asyncio.shield(worker.own(worker.admission.settle(call.hold, outcome)))
+    await worker.admission.settle(call.hold, outcome)
 
 
 # whole ----------------------------------------------------------------------------------------------------------------

@@ -13,11 +13,20 @@ from proxy.fields import NEVER
 from proxy.meter import reporting_fields
 from proxy.requests import Asked
 
+SALTS_MAX = 20_000
 _GENERATES = (CHAT.name, COMPLETIONS.name)
 
 
 def extras_of(model: ModelRecord, snapshot: Snapshot) -> frozenset[str]:
-    """Engine parameters let through for a model: its own list and what all engines that serve it declare."""
+    """Engine parameters let through for a model: its own list, and what all engines that serve it declare."""
+    kept: dict[int, frozenset[str]] = snapshot.__dict__.setdefault("_extras", {})  # a snapshot never changes
+    found = kept.get(model.id)
+    if found is None:
+        found = kept[model.id] = _extras_of(model, snapshot)
+    return found
+
+
+def _extras_of(model: ModelRecord, snapshot: Snapshot) -> frozenset[str]:
     names = set(model.extra_fields)
     declared = [
         set(snapshot.engines_by_id[route.engine_id].capabilities.extra_fields)
@@ -29,10 +38,22 @@ def extras_of(model: ModelRecord, snapshot: Snapshot) -> frozenset[str]:
     return frozenset(names - NEVER)
 
 
-def cache_salt(key: bytes, organization: str) -> str:
-    """Hexadecimal, because engines differ in what else a salt may hold. One organization never meets another's cached
-    prompts, neither by timing nor on its bill."""
-    return hmac.digest(key, b"cache_salt\0" + organization.encode(), "sha256").hex()
+class Salts:
+    """What keeps organizations' cached prompts apart: no one meets another's, neither by timing nor on its bill.
+    Hexadecimal, because engines differ in what else a salt may hold."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._known: dict[str, str] = {}
+
+    def of(self, organization: str) -> str:
+        salt = self._known.get(organization)
+        if salt is None:
+            if len(self._known) >= SALTS_MAX:
+                self._known.clear()
+            salt = hmac.digest(self._key, b"cache_salt\0" + organization.encode(), "sha256").hex()
+            self._known[organization] = salt
+        return salt
 
 
 def body_for(asked: Asked, engine: EngineRecord, route: Route, *, granted: int, salt: str, priority: int) -> bytes:

@@ -205,6 +205,12 @@ class _All(Collector):
         for engine, calls in sorted(in_flight.items()):
             family.add_metric((engine,), calls)
         yield family
+        unreachable = {engine for gauges in alive for engine in gauges["unreachable"]}
+        text = "1: a worker could not reach the engine in the last seconds."
+        family = GaugeMetricFamily("gateway_engine_unreachable", text, labels=("engine_id",))
+        for engine in sorted(unreachable):
+            family.add_metric((str(engine),), 1)
+        yield family
         running = sum(gauges["running"] for gauges in alive)
         yield GaugeMetricFamily("gateway_calls_running", "Calls that hold something now.", running)
         healthy = int(all(gauges["wal_healthy"] for gauges in alive))

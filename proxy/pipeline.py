@@ -70,6 +70,7 @@ async def forward(call: Call, worker: Worker, asgi_send: Send) -> None:
         call.out = EventStream(asgi_send, headers, now=now, until=now + call.model.total_ms / 1000)
         worker.heart.add(call.out)
     watch = Watch(call)
+    worker.heart.watch(watch)
     try:
         response = watch.response = await watch.until_gone(send(call, worker))
         _check_kind(call, response)
@@ -78,7 +79,7 @@ async def forward(call: Call, worker: Worker, asgi_send: Send) -> None:
         else:
             await deliver_whole(call, worker, response, asgi_send, headers)
     finally:
-        watch.stop()
+        worker.heart.unwatch(watch)
         if call.out is not None:
             worker.heart.discard(call.out)
         release(call, worker)
@@ -113,7 +114,7 @@ async def abandon(call: Call, worker: Worker, problem: Problem | None) -> None:
         agent=call.agent,
         billable=False,
     )
-    await asyncio.shield(worker.own(worker.admission.void(hold, outcome)))
+    await worker.admission.void(hold, outcome)
 
 
 def _end_reason(problem: Problem | None) -> End:

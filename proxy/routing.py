@@ -37,6 +37,11 @@ class Routing:
     def failed(self, engine: EngineRecord) -> None:
         self._cooling[engine.id] = time.monotonic() + COOLING_SECONDS
 
+    def unreachable(self) -> list[int]:
+        """Engines that could not be reached just now."""
+        now = time.monotonic()
+        return sorted(engine_id for engine_id, until in self._cooling.items() if until > now)
+
     def _rank(self, choice: tuple[EngineRecord, Route]) -> tuple[bool, float]:
         """Weighted random order (each key is drawn as u^(1/w)), by the room that is left."""
         engine = choice[0]

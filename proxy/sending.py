@@ -8,7 +8,7 @@ from keys.sealing import SealBroken
 from proxy import engine_errors
 from proxy.call import Call
 from proxy.engine_slots import WAIT_SECONDS_MAX
-from proxy.forwarding import body_for, cache_salt
+from proxy.forwarding import body_for
 from proxy.meter import can_count_choices
 from proxy.refusals import Declined, Reason, decline
 from proxy.requests import Asked
@@ -52,7 +52,7 @@ async def _send_to(engine: EngineRecord, route: Route, call: Call, worker: Worke
         engine,
         route,
         granted=hold.granted,
-        salt=cache_salt(worker.salt_key, organization.public_id) if engine.capabilities.cache_salt else "",
+        salt=worker.salts.of(organization.public_id) if engine.capabilities.cache_salt else "",
         priority=hold.template.tier.priority,
     )
     call.slot = await worker.slots.acquire(engine.id, engine.max_in_flight, organization.id, wait_s)

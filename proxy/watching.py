@@ -14,14 +14,21 @@ T = TypeVar("T")
 
 
 class Watch:
-    """Notices the hang-up of one call's client at once, and closes the way to the engine: always for streams, for whole
-    answers only where the engine's row says that closing stops it (else it is read to its end and charged)."""
+    """Notices the hang-up of one call's client, and closes the way to the engine: always for streams, for whole answers
+    only where the engine's row says that closing stops it (else it is read to its end and charged).
+
+    It begins when the worker's heart next beats: most calls are over by then and need no watching."""
+
+    __slots__ = ("_call", "_sending", "_stopped", "_task", "response")
 
     def __init__(self, call: Call) -> None:
         self._call = call
         self.response: Response | None = None
         self._sending: asyncio.Task[object] | None = None
         self._stopped = False
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._wait())
 
     async def until_gone(self, sending: Awaitable[T]) -> T:
@@ -40,7 +47,8 @@ class Watch:
 
     def stop(self) -> None:
         self._stopped = True
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     async def _wait(self) -> None:
         while True:

