@@ -62,7 +62,7 @@ def set_price(
         publication.record(publication.BRAND, model.brand_id)
         rate.effective_from = max(rate.effective_from, timezone.now())  # the lock may have been waited for
         others = Rate.objects.filter(model=model, organization=organization)
-        standing = _in_force(others, rate.effective_from)
+        standing = in_force(others, rate.effective_from).first()
         if standing is not None and effective_from is None and _same(standing, rate):
             return standing
         _make_room(rate, others)
@@ -104,6 +104,30 @@ def withdraw_price(*, rate: Rate, actor: Actor, address: str | None = None) -> N
         begin, end = row.effective_from, row.effective_until
         row.delete()
         others.filter(effective_until=begin).update(effective_until=end)
+
+
+def described(rate: Rate) -> str:
+    """For people: "input 0.20, output 0.40 USD per million tokens; $0.01 per request"."""
+    if rate.is_free:
+        return "free"
+    tokens = [
+        f"{name.replace('_', ' ')} {money.price_per_million(picos)}"
+        for name in PER_MILLION
+        if (picos := getattr(rate, f"{name}_picos")) is not None
+    ]
+    currency = rate.model.brand.currency
+    apart = [
+        f"{money.display(nanos, currency)} per {name}"
+        for name, nanos in (("request", rate.request_nanos), ("image", rate.image_nanos))
+        if nanos
+    ]
+    return "; ".join([f"{', '.join(tokens)} {currency} per million tokens", *apart])
+
+
+def in_force(rates: QuerySet[Rate], moment: datetime | None = None) -> QuerySet[Rate]:
+    """Those that hold at `moment` (now): at most one per model and customer."""
+    at = moment or timezone.now()
+    return rates.filter(Q(effective_until=None) | Q(effective_until__gt=at), effective_from__lte=at)
 
 
 def drafted(
@@ -166,10 +190,6 @@ def _check(rate: Rate) -> None:
     if rate.organization is not None and rate.organization.brand_id != rate.model.brand_id:
         raise ValidationError({"organization": "Not a customer of this model's brand."})
     rate.full_clean()
-
-
-def _in_force(rates: QuerySet[Rate], moment: datetime) -> Rate | None:
-    return rates.filter(Q(effective_until=None) | Q(effective_until__gt=moment), effective_from__lte=moment).first()
 
 
 def _same(one: Rate, other: Rate) -> bool:

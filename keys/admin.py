@@ -31,7 +31,7 @@ from keys.models import (
 from keys.publication import Version
 
 
-def _by(request: HttpRequest) -> dict[str, Any]:
+def by(request: HttpRequest) -> dict[str, Any]:
     """Who acts, and from where: what every writer asks for."""
     address = getattr(request, "client_address", None) or request.META.get("REMOTE_ADDR")
     return {"actor": request.user, "address": address or None}
@@ -56,13 +56,13 @@ class ReadOnly(Kept):
 
 if TYPE_CHECKING:  # generic for the type checker only
     _Admin = admin.ModelAdmin[Any]
-    _Tabular = admin.TabularInline[Any, Any]
-    _Form = ModelForm[Any]
+    Tabular = admin.TabularInline[Any, Any]
+    Form = ModelForm[Any]
 else:
-    _Admin, _Tabular, _Form = admin.ModelAdmin, admin.TabularInline, ModelForm
+    _Admin, Tabular, Form = admin.ModelAdmin, admin.TabularInline, ModelForm
 
 
-class _Page(_Admin):
+class Page(_Admin):
     list_per_page = 50
     show_full_result_count = False
 
@@ -108,7 +108,7 @@ class UserAdmin(Kept, DjangoUserAdmin):  # type: ignore[type-arg]
     add_fieldsets = ((None, {"fields": ("email", "usable_password", "password1", "password2")}),)
 
 
-class _BrandForm(_Form):
+class _BrandForm(Form):
     support_url = forms.URLField(required=False, assume_scheme="https")
 
     class Meta:
@@ -122,7 +122,7 @@ class _BrandForm(_Form):
 
 
 @admin.register(Brand)
-class BrandAdmin(Kept, _Page):
+class BrandAdmin(Kept, Page):
     form = _BrandForm
     list_display = ("name", "slug", "state", "dialect", "key_prefix", "sign_up", "currency", "version")
     list_filter = ("state", "sign_up")
@@ -134,28 +134,28 @@ class BrandAdmin(Kept, _Page):
 
     def save_model(self, request: HttpRequest, obj: Brand, form: ModelForm[Brand], change: bool) -> None:
         if change:
-            brands.change(brand=obj, **_by(request), **{name: form.cleaned_data[name] for name in form.changed_data})
+            brands.change(brand=obj, **by(request), **{name: form.cleaned_data[name] for name in form.changed_data})
         else:
-            made = brands.create(**_by(request), **form.cleaned_data)
+            made = brands.create(**by(request), **form.cleaned_data)
             obj.pk, obj.version = made.pk, made.version
 
     @admin.action(description="Pause: refuse every call from the next request on")
     def pause(self, request: HttpRequest, queryset: QuerySet[Brand]) -> None:
-        self.done(request, "Paused", [brands.pause(brand=brand, **_by(request)) for brand in queryset])
+        self.done(request, "Paused", [brands.pause(brand=brand, **by(request)) for brand in queryset])
 
     @admin.action(description="Resume")
     def resume(self, request: HttpRequest, queryset: QuerySet[Brand]) -> None:
-        self.done(request, "Resumed", [brands.resume(brand=brand, **_by(request)) for brand in queryset])
+        self.done(request, "Resumed", [brands.resume(brand=brand, **by(request)) for brand in queryset])
 
 
-class _Members(ReadOnly, _Tabular):
+class _Members(ReadOnly, Tabular):
     model = Membership
     extra = 0
     fields = ("user", "role", "created_at")
     readonly_fields = fields
 
 
-class _Keys(ReadOnly, _Tabular):
+class _Keys(ReadOnly, Tabular):
     model = ApiKey
     extra = 0
     fields = ("name", "hint", "public_id", "created_at", "expires_at", "revoked_at")
@@ -164,7 +164,7 @@ class _Keys(ReadOnly, _Tabular):
 
 
 @admin.register(Organization)
-class OrganizationAdmin(Kept, _Page):
+class OrganizationAdmin(Kept, Page):
     list_display = ("name", "slug", "brand", "state", "public_id", "created_at")
     list_filter = ("brand", "state")
     list_select_related = ("brand",)
@@ -180,27 +180,27 @@ class OrganizationAdmin(Kept, _Page):
     def save_model(self, request: HttpRequest, obj: Organization, form: ModelForm[Organization], change: bool) -> None:
         if change:
             values = {name: form.cleaned_data[name] for name in form.changed_data}
-            organizations.change(organization=obj, **_by(request), **values)
+            organizations.change(organization=obj, **by(request), **values)
         else:
-            made = organizations.create(**_by(request), **form.cleaned_data)
+            made = organizations.create(**by(request), **form.cleaned_data)
             obj.pk, obj.public_id, obj.version = made.pk, made.public_id, made.version
 
     @admin.action(description="Suspend: refuse every call from the next request on")
     def suspend(self, request: HttpRequest, queryset: QuerySet[Organization]) -> None:
         rows = queryset.select_related("brand")
         versions = [
-            organizations.suspend(organization=row, reason="Suspended by an operator", **_by(request)) for row in rows
+            organizations.suspend(organization=row, reason="Suspended by an operator", **by(request)) for row in rows
         ]
         self.done(request, "Suspended", versions)
 
     @admin.action(description="Resume")
     def resume(self, request: HttpRequest, queryset: QuerySet[Organization]) -> None:
         rows = queryset.select_related("brand")
-        self.done(request, "Resumed", [organizations.resume(organization=row, **_by(request)) for row in rows])
+        self.done(request, "Resumed", [organizations.resume(organization=row, **by(request)) for row in rows])
 
 
 @admin.register(Membership)
-class MembershipAdmin(_Page):
+class MembershipAdmin(Page):
     list_display = ("user", "organization", "role", "created_at")
     list_filter = ("role", "organization__brand")
     list_select_related = ("user", "organization")
@@ -217,12 +217,12 @@ class MembershipAdmin(_Page):
 
     def save_model(self, request: HttpRequest, obj: Membership, form: ModelForm[Membership], change: bool) -> None:
         if change:
-            organizations.set_role(membership=obj, role=form.cleaned_data["role"], **_by(request))
+            organizations.set_role(membership=obj, role=form.cleaned_data["role"], **by(request))
         else:
-            obj.pk = organizations.add_member(**_by(request), **form.cleaned_data).pk
+            obj.pk = organizations.add_member(**by(request), **form.cleaned_data).pk
 
     def delete_model(self, request: HttpRequest, obj: Membership) -> None:
-        organizations.remove_member(membership=obj, **_by(request))
+        organizations.remove_member(membership=obj, **by(request))
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         return self._keeping_an_owner(request, super().changeform_view, *args, **kwargs)
@@ -241,7 +241,7 @@ class MembershipAdmin(_Page):
 
 
 @admin.register(Invitation)
-class InvitationAdmin(ReadOnly, _Page):
+class InvitationAdmin(ReadOnly, Page):
     list_display = ("email", "organization", "role", "invited_by", "created_at", "expires_at", "accepted_at")
     list_filter = ("organization__brand",)
     list_select_related = ("organization", "invited_by")
@@ -252,11 +252,11 @@ class InvitationAdmin(ReadOnly, _Page):
     @admin.action(description="Revoke", permissions=["view"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[Invitation]) -> None:
         for invitation in queryset:
-            invitations.revoke(invitation=invitation, **_by(request))
+            invitations.revoke(invitation=invitation, **by(request))
         self.message_user(request, "Revoked: their links open nothing any more.", messages.SUCCESS)
 
 
-class _KeyForm(_Form):
+class _KeyForm(Form):
     scopes = forms.MultipleChoiceField(choices=[(name, name) for name in issuing.SCOPES])
 
     class Meta:
@@ -269,7 +269,7 @@ class _KeyForm(_Form):
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(Kept, _Page):
+class ApiKeyAdmin(Kept, Page):
     """Keys are made on the customer's page or by `manage.py issue_key`, where the secret can be shown once."""
 
     form = _KeyForm
@@ -289,11 +289,11 @@ class ApiKeyAdmin(Kept, _Page):
 
     def save_model(self, request: HttpRequest, obj: ApiKey, form: ModelForm[ApiKey], change: bool) -> None:
         values = {name: form.cleaned_data[name] for name in form.changed_data}
-        issuing.change(key=obj, **_by(request), **values)
+        issuing.change(key=obj, **by(request), **values)
 
     @admin.action(description="Revoke for good, from the next request on")
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
-        self.done(request, "Revoked", [issuing.revoke(key=key, **_by(request)) for key in queryset])
+        self.done(request, "Revoked", [issuing.revoke(key=key, **by(request)) for key in queryset])
 
     @admin.display(boolean=True, description="Live")
     def is_live(self, key: ApiKey) -> bool:
@@ -306,7 +306,7 @@ class ApiKeyAdmin(Kept, _Page):
 
 
 @admin.register(KeyUse)
-class KeyUseAdmin(ReadOnly, _Page):
+class KeyUseAdmin(ReadOnly, Page):
     list_display = ("key", "last_used_at", "address", "agent")
     list_select_related = ("key",)
     search_fields = ("key__public_id", "key__name", "address")
@@ -314,7 +314,7 @@ class KeyUseAdmin(ReadOnly, _Page):
 
 
 @admin.register(AuditEvent)
-class AuditEventAdmin(ReadOnly, _Page):
+class AuditEventAdmin(ReadOnly, Page):
     list_display = ("at", "action", "subject", "actor_name", "organization", "brand", "address")
     list_filter = ("brand", "action")
     list_select_related = ("organization", "brand")
@@ -325,7 +325,7 @@ class AuditEventAdmin(ReadOnly, _Page):
 
 
 @admin.register(Publication)
-class PublicationAdmin(ReadOnly, _Page):
+class PublicationAdmin(ReadOnly, Page):
     list_display = ("version", "subject", "subject_id", "created_at", "applied_at")
     list_filter = ("subject", ("applied_at", admin.EmptyFieldListFilter))
     ordering = ("-version",)

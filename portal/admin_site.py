@@ -14,8 +14,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Customers": ("Organization", "ApiKey", "Membership", "Invitation", "User", "EmailAddress"),
     "Brands and prices": ("Brand", "Model", "Engine", "Rate", "Tier"),
     "Money": ("LedgerAccount", "Posting", "Grant", "TierAssignment", "TierChange"),
-    "Calls": ("UsageEvent", "UsageDay", "RefusalRecord"),
-    "Operation": ("AuditEvent", "DeadLetter", "JournalShard", "CounterChange", "Publication", "Notice"),
+    "Calls": ("UsageEvent", "UsageDay", "UsageQuarter", "RefusalRecord", "RefusalCount"),
+    "Operation": (
+        *("AuditEvent", "DeadLetter", "JournalShard", "JournalWriter", "CounterChange", "Publication", "Notice"),
+    ),
 }
 """Models of the index in the order of use. What is not named here stands at the end."""
 REST = "Other"

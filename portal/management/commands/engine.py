@@ -14,7 +14,7 @@ from billing.models import Engine, Model, Rate
 from billing.snapshot import Capabilities
 from keys.models import Brand
 from portal.management.choosing import brand_named, complaint, prices_of
-from portal.management.commands.price import add_price_options, described
+from portal.management.commands.price import add_price_options
 from proxy.probe import Found, FoundModel, ProbeFailed, probe
 
 ACTOR = "manage.py engine"
@@ -136,7 +136,7 @@ class Command(BaseCommand):
         if rate is None:
             example = f"manage.py price set {model.slug} --brand {model.brand.slug} --input 0.20 --output 0.40"
             return f"It refuses calls until it has a price: {example} (or --free)"
-        return f"Live, {described(rate, model.brand.currency)}."
+        return f"Live, {prices.described(rate)}."
 
     def _switch(self, act: str, name: str) -> None:
         engine = Engine.objects.filter(name=name).first()

@@ -10,7 +10,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from billing import money, prices
+from billing import prices
 from billing.models import Rate
 from portal.management.choosing import brand_named, complaint, model_named, organization_named, prices_of
 
@@ -39,7 +39,7 @@ class Command(BaseCommand):
             for rate in rates.select_related("model", "organization").order_by("model__slug", "effective_from"):
                 whose = f" for {rate.organization.slug}" if rate.organization else ""
                 since = f" from {rate.effective_from:%Y-%m-%d %H:%M}Z" if rate.effective_from > now else ""
-                self.stdout.write(f"{rate.model.slug}: {described(rate, found.currency)}{whose}{since}")
+                self.stdout.write(f"{rate.model.slug}: {prices.described(rate)}{whose}{since}")
             return
         whose = options["organization"]
         try:
@@ -53,9 +53,7 @@ class Command(BaseCommand):
             )
         except ValidationError as error:
             raise complaint(error) from error
-        self.stdout.write(
-            f"{rate.model.slug}: {described(rate, found.currency)} from {rate.effective_from:%Y-%m-%d %H:%M:%S}Z"
-        )
+        self.stdout.write(f"{rate.model.slug}: {prices.described(rate)} from {rate.effective_from:%Y-%m-%d %H:%M:%S}Z")
 
 
 def add_price_options(parser: ArgumentParser, more: tuple[str, ...] = ()) -> None:
@@ -63,17 +61,6 @@ def add_price_options(parser: ArgumentParser, more: tuple[str, ...] = ()) -> Non
         text = f"of {name.replace('-', ' ')} tokens, per million"
         parser.add_argument(f"--{name}-price", f"--{name}", metavar="PRICE", help=text)
     parser.add_argument("--free", action="store_true", help="costs nothing")
-
-
-def described(rate: Rate, currency: str) -> str:
-    if rate.is_free:
-        return "free"
-    parts = []
-    for name in prices.PER_MILLION:
-        picos = getattr(rate, f"{name}_picos")
-        if picos is not None:
-            parts.append(f"{name.replace('_', ' ')} {money.price_per_million(picos)}")
-    return f"{', '.join(parts)} {currency} per million tokens"
 
 
 def _moment(text: str | None) -> datetime | None:

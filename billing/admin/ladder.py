@@ -1,0 +1,185 @@
+"""Tiers with their limits, and who stands where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import ValidationError
+from django.db.models import Count, QuerySet
+from django.forms import BaseInlineFormSet, ModelForm
+from django.http import HttpRequest
+
+from billing import ladder, money
+from billing.admin.pages import Written, say
+from billing.limits import AMOUNT_MAX
+from billing.models import Tier, TierAssignment, TierChange, TierLimit, Unit
+from keys.admin import Form, Kept, Page, ReadOnly, Tabular, by
+
+
+class LimitForm(Form):
+    amount = forms.CharField(help_text='Spend in currency units ("50.00"), everything else in whole numbers')
+
+    class Meta:
+        model = TierLimit
+        fields = ("unit", "window", "scope", "model", "amount", "is_allotment")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk:
+            self.initial["amount"] = _amount(self.instance)
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        text = cleaned.get("amount")
+        if text is not None:
+            try:
+                amount = money.nanos(text) if cleaned.get("unit") == Unit.NANOS else _whole(text)
+                if amount > AMOUNT_MAX:
+                    raise money.AmountInvalid(f"{text} is more than a limit may be")
+                cleaned["amount"] = amount
+            except money.AmountInvalid as error:
+                self.add_error("amount", str(error))
+        return cleaned
+
+
+class LimitFormSet(BaseInlineFormSet):  # type: ignore[type-arg]
+    def clean(self) -> None:
+        super().clean()
+        for form in self.forms:
+            if form.has_changed() and form.is_valid() and not form.cleaned_data.get("DELETE"):
+                say(form, ladder.limit_problems(form.instance, self.instance))
+
+
+class _Limits(Tabular):
+    model = TierLimit
+    form = LimitForm
+    formset = LimitFormSet
+    extra = 0
+
+
+@admin.register(Tier)
+class TierAdmin(Kept, Written):
+    """Tiers stay: events and changes name them."""
+
+    list_display = ("name", "brand", "rank", "slug", "payer", "is_default", "unlocks", "says", "organizations")
+    list_filter = ("brand", "payer")
+    list_select_related = ("brand",)
+    search_fields = ("name", "slug")
+    ordering = ("brand", "rank")
+    inlines = (_Limits,)
+    fields = ("brand", *ladder.TIER_FIELDS)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Tier | None = None) -> tuple[str, ...]:
+        return ("brand",) if obj else ()
+
+    def get_form(self, request: HttpRequest, obj: Tier | None = None, change: bool = False, **kwargs: Any) -> Any:
+        return super().get_form(request, obj, change, form=TierForm, **kwargs)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Tier]:
+        tiers: QuerySet[Tier] = super().get_queryset(request).prefetch_related("limits")
+        return tiers.annotate(standing=Count("assignments", distinct=True))
+
+    def save_model(self, request: HttpRequest, obj: Tier, form: ModelForm[Tier], change: bool) -> None:
+        ladder.save_tier(obj, **by(request))
+
+    def save_formset(
+        self, request: HttpRequest, form: ModelForm[Tier], formset: BaseInlineFormSet[Any, Any, Any], change: bool
+    ) -> None:
+        changed = formset.save(commit=False)
+        for limit in formset.deleted_objects:
+            ladder.remove_limit(limit, **by(request))
+        for limit in changed:
+            limit.tier = form.instance
+            ladder.save_limit(limit, **by(request))
+
+    @admin.display(description="Models")
+    def unlocks(self, tier: Tier) -> str:
+        return "all" if tier.model_slugs is None else ", ".join(tier.model_slugs)
+
+    @admin.display(description="Limits")
+    def says(self, tier: Tier) -> str:
+        return "; ".join(
+            f"{_amount(limit)} {limit.get_unit_display()} per {limit.window} and {limit.scope}"
+            for limit in tier.limits.all()
+        )
+
+    @admin.display(description="Organizations", ordering="standing")
+    def organizations(self, tier: Tier) -> int:
+        return int(getattr(tier, "standing", 0))
+
+
+class TierForm(Form):
+    class Meta:
+        model = Tier
+        fields = ("brand", *ladder.TIER_FIELDS)
+
+    def _get_validation_exclusions(self) -> set[str]:
+        """A new default takes over from the old one, so that there is one already is no mistake."""
+        exclusions: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]
+        return exclusions | {"is_default"}
+
+    def clean_model_slugs(self) -> list[str] | None:
+        return self.cleaned_data["model_slugs"] or None
+
+    def _post_clean(self) -> None:
+        super()._post_clean()  # type: ignore[misc]
+        if self.instance.brand_id is not None:
+            say(self, ladder.tier_problems(self.instance))
+
+
+class StandingForm(Form):
+    reason = forms.CharField(max_length=200, help_text="Kept with the change")
+
+    class Meta:
+        model = TierAssignment
+        fields = ("organization", "tier")
+
+    def clean_tier(self) -> Tier:
+        tier: Tier = self.cleaned_data["tier"]
+        organization = self.cleaned_data.get("organization") or getattr(self.instance, "organization", None)
+        if organization is not None and organization.brand_id != tier.brand_id:
+            raise ValidationError("This tier is on another brand's ladder.")
+        return tier
+
+
+@admin.register(TierAssignment)
+class TierAssignmentAdmin(Kept, Written):
+    form = StandingForm
+    list_display = ("organization", "tier", "assigned_at")
+    list_filter = ("tier__brand", "tier")
+    list_select_related = ("organization", "tier")
+    search_fields = ("organization__name", "organization__public_id")
+    autocomplete_fields = ("organization",)
+    fields = ("organization", "tier", "reason")
+    ordering = ("-assigned_at",)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: TierAssignment | None = None) -> tuple[str, ...]:
+        return ("organization",) if obj else ()
+
+    def save_model(
+        self, request: HttpRequest, obj: TierAssignment, form: ModelForm[TierAssignment], change: bool
+    ) -> None:
+        given = form.cleaned_data
+        ladder.assign(organization=obj.organization, tier=given["tier"], reason=given["reason"], **by(request))
+
+
+@admin.register(TierChange)
+class TierChangeAdmin(ReadOnly, Page):
+    list_display = ("at", "organization", "from_tier", "to_tier", "reason", "actor")
+    list_filter = ("to_tier__brand",)
+    list_select_related = ("organization", "from_tier", "to_tier", "actor")
+    search_fields = ("organization__name", "organization__public_id", "reason")
+    ordering = ("-at",)
+
+
+def _amount(limit: TierLimit) -> str:
+    return money.decimal(limit.amount, 9, places_min=2) if limit.unit == Unit.NANOS else str(limit.amount)
+
+
+def _whole(text: str) -> int:
+    digits = text.strip().replace(",", "").replace("_", "")
+    if not (digits.isascii() and digits.isdigit()):
+        raise money.AmountInvalid("a limit is a whole number, e.g. 100000")
+    return int(digits)
