@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from portal import settings
 from portal.stores.children import die_with_parent
 
 _LIFESPAN_SECONDS = 15
+_ALLOCATIONS_PER_COLLECTION = 50_000
 
 
 def _loopback() -> list[str]:
@@ -49,3 +51,12 @@ def on_starting(server: Any) -> None:
 def post_fork(server: Any, worker: Any) -> None:
     """A killed master must not leave workers holding its port."""
     die_with_parent(signal.SIGKILL, server.pid)
+
+
+def post_worker_init(worker: Any) -> None:
+    """What the program itself consists of never becomes garbage, and calls free nearly all they make without the
+    collector. Left as it is, that took a seventh of a worker's time and stopped every call for a tenth of a second at
+    each full collection (tests/speed)."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_ALLOCATIONS_PER_COLLECTION, 20, 100)
