@@ -87,6 +87,9 @@ class Admission:
         """Calls that hold something now."""
         return len(self._running)
 
+    def holds(self) -> list[Hold]:
+        return list(self._running.values())
+
     async def reserve(
         self,
         call_id: str,
@@ -308,7 +311,7 @@ class Admission:
         # STALE clock: the verdict's time was learned when it arrived.
 
     def _learn_epoch(self, shard: int, verdict: Verdict) -> None:
-        """A new epoch of a shard is taken over. The next issue re-asserts this worker's holds here first."""
+        """A new epoch of a shard is taken over; what this worker holds there was asserted before (assertion.py)."""
         counter, _, _ = verdict[2].partition(":")
         if not counter:
             raise StoreUnavailable("Redis is being rebuilt")

@@ -587,9 +587,26 @@ class JournalShard(models.Model):
     holder = models.CharField(max_length=80, blank=True)
     leased_until = models.DateTimeField(null=True)
     last_stream_id = models.CharField(max_length=40, default="0-0")
+    generation = models.PositiveBigIntegerField(db_default=0)
+    """Goes up with every rebuild of the shard's Redis: what was read from the one before is booked no more."""
 
     def __str__(self) -> str:
         return f"shard {self.shard}"
+
+
+class WorkerLease(models.Model):
+    """A proxy worker that is alive until then. A rebuild of Redis waits for what it holds. `name` is also that of its
+    WAL files, which lie in `folder` on `host`; `running` and `held_nanos` are as of its last renewal."""
+
+    name = models.CharField(max_length=120, primary_key=True)
+    host = models.CharField(max_length=80)
+    folder = models.TextField()
+    running = models.PositiveIntegerField(default=0)
+    held_nanos = models.BigIntegerField(default=0)
+    expires_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class JournalWriter(models.Model):

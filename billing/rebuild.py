@@ -1,9 +1,15 @@
 """A shard's epoch: how Redis becomes fit to decide after its first start, a restart, a fail-over or a loss.
 
-While a shard's epoch names no counter, or another run id than the server's, its scripts decide nothing. Opening it
-takes STEPS in order, each guarded by the rebuilder's token in the epoch's place, so that one that slept and was
-replaced changes nothing more. Counters are not copied: they are forgotten, and seeded from PostgreSQL on demand
-(seeds.py), exact as long as what Redis lost of settled calls comes back through WALs.
+While a shard's epoch names no counter, or another run id than the server's, its scripts decide nothing. One process
+takes the shard and prepares it (PREPARING), each step guarded by its token in the epoch's place, so that one that slept
+and was replaced changes nothing more. Then the shard waits, for anybody to open (OPENING): dead workers' WALs of this
+host are replayed into it, living workers bring in what Redis lost (assertion.py) and acknowledge. Who does not, holds
+up the opening until its lease runs out.
+
+Counters are not copied: they are forgotten, and seeded from PostgreSQL and the stream on demand (seeds.py). So all that
+matters is that every settled call is booked or on the stream, and every running call has its hold, before the opening.
+What the books have is known for certain, because nothing that the journal read from the Redis before is booked after
+`fence`.
 """
 
 from __future__ import annotations
@@ -16,8 +22,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import redis
+from django.conf import settings
+from django.db import connection, transaction
 
-from billing import script
+from billing import replay, script, shard_leases, worker_leases
 from billing.models import JournalShard
 from billing.script import SyncRedis
 from keys import publication
@@ -45,6 +53,8 @@ class Shard:
     number: int
     token: str
     counters: list[str] = field(default_factory=list)
+    booked_id: str = "0-0"
+    """The last stream id that is booked; no later one will be, of the Redis before."""
 
     def step(self, word: str, *values: Any) -> list[Any]:
         (verdict,) = script.run(self.client, [(word, self.number, 0, *values)])
@@ -54,23 +64,64 @@ class Shard:
 
 
 def ensure_epochs(client: SyncRedis, *, shards: Iterable[int] = range(SHARDS)) -> list[int]:
-    """Open every shard that is closed; returns those that were opened. Cheap when all are open: called at the start of
-    `manage.py journal` and every second. Raises redis.RedisError. Any number of processes may call it at once."""
-    claimed = _claimed(client, list(shards))
-    if not claimed:
+    """Open every shard that is closed, as far as that can be done now; returns those that were opened. Cheap when all
+    are open: called at the start of `manage.py journal` and every second. Raises redis.RedisError and what the database
+    says. Any number of processes may call it at once."""
+    numbers = list(shards)
+    claimed = _claimed(client, numbers)
+    if claimed:
+        _find_counters(client, claimed)
+        _through(PREPARING, claimed)
+    waiting = _waiting(client, numbers)
+    if not waiting:
         return []
-    _find_counters(client, claimed)
-    opened = []
-    for shard in claimed:
+    replay.bring_in(client, settings.WAL_DIR, {shard.number: shard.token for shard in waiting})
+    opened = _through(OPENING, _acknowledged(waiting))
+    if opened:
+        log.warning("opened an epoch of shards %s", opened)
+    return opened
+
+
+def _through(steps: Sequence[Callable[[Shard], None]], shards: Iterable[Shard]) -> list[int]:
+    done = []
+    for shard in shards:
         try:
-            for step in STEPS:
+            for step in steps:
                 step(shard)
         except RebuildLost as lost:
             log.warning("another process rebuilds: %s", lost)
         else:
-            opened.append(shard.number)
-    log.warning("opened an epoch of shards %s", opened)
-    return opened
+            done.append(shard.number)
+    return done
+
+
+def _waiting(client: SyncRedis, numbers: Sequence[int]) -> list[Shard]:
+    states = script.run(client, [("epoch", number) for number in numbers])
+    return [
+        Shard(client, number, epoch[1:])
+        for number, (_, _, epoch, _) in zip(numbers, states, strict=True)
+        if is_waiting(epoch)
+    ]
+
+
+def is_waiting(epoch: str) -> bool:
+    """Whether the shard waits for its living workers; else it is open, or being prepared."""
+    return epoch.startswith("~") and epoch.endswith("!")
+
+
+def _acknowledged(waiting: Sequence[Shard]) -> Iterator[Shard]:
+    workers = worker_leases.live(settings.WAL_DIR)
+    missed: set[str] = set()
+    for shard in waiting:
+        try:
+            silent = shard.step("acks", shard.token, workers)[2]
+        except RebuildLost:
+            continue  # opened by somebody else
+        missed.update(silent)
+        if not silent:
+            yield shard
+    if missed:
+        log.warning("the rebuild waits for workers %s", ", ".join(sorted(missed)))
 
 
 def _claimed(client: SyncRedis, numbers: Sequence[int]) -> list[Shard]:
@@ -88,7 +139,7 @@ def _claimed(client: SyncRedis, numbers: Sequence[int]) -> list[Shard]:
 
 
 def _is_under_way(epoch: str, now_ms: int) -> bool:
-    return epoch.startswith("~") and now_ms - int(epoch[1:].partition("-")[0]) < ABANDONED_MS
+    return is_waiting(epoch) or (epoch.startswith("~") and now_ms - int(epoch[1:].partition("-")[0]) < ABANDONED_MS)
 
 
 def _find_counters(client: SyncRedis, claimed: Sequence[Shard]) -> None:
@@ -109,17 +160,36 @@ def _scanned(client: SyncRedis) -> Iterator[bytes]:
         yield from client.scan_iter(pattern, count=1000)
 
 
+def fence(shard: Shard) -> None:
+    with transaction.atomic(), connection.cursor() as cursor:
+        shard.booked_id = shard_leases.fence(cursor, shard.number)
+
+
 def forget_counters(shard: Shard) -> None:
     for part in _parts(shard.counters, NAMES_PER_STEP):
         shard.step("clear", shard.token, part)
 
 
+def mark_streamed(shard: Shard) -> None:
+    """What the stream still has needs nobody to bring it."""
+    for part in _parts(list(replay.streamed(shard.client, shard.number)), NAMES_PER_STEP):
+        shard.step("mark", shard.token, part)
+
+
 def assert_holds(shard: Shard) -> None:
-    """What surviving holds froze is frozen again, so that their calls may go on."""
+    """What surviving holds froze is frozen again, so that their calls may go on. A hold whose call is booked had ended,
+    and Redis forgot that."""
     names = shard.client.hscan_iter(script.name(shard.number, script.HOLDS))
     call_ids = sorted({name.decode() for name, _ in names if not name.endswith(b":u")})
     for part in _parts(call_ids, HOLDS_PER_STEP):
-        shard.step("assert", shard.token, part)
+        booked = replay.booked(part)
+        shard.step("drop", shard.token, sorted(booked))
+        shard.step("assert", shard.token, [call_id for call_id in part if call_id not in booked])
+
+
+def await_workers(shard: Shard) -> None:
+    shard.step("await", shard.token, shard.booked_id)
+    shard.token += "!"
 
 
 def publish_records(shard: Shard) -> None:
@@ -132,14 +202,14 @@ def open_epoch(shard: Shard) -> None:
     shard.step("finish", shard.token, place or "0-0")
 
 
-STEPS: Final[tuple[Callable[[Shard], None], ...]] = (
+PREPARING: Final[tuple[Callable[[Shard], None], ...]] = (
+    fence,
     forget_counters,
+    mark_streamed,
     assert_holds,
-    publish_records,
-    open_epoch,
+    await_workers,
 )
-"""The replay of WALs and the re-assertion of live workers' holds belong between assert_holds and publish_records. Until
-they are here, the settlement of a hold that Redis lost comes late and through the journal."""
+OPENING: Final[tuple[Callable[[Shard], None], ...]] = (publish_records, open_epoch)
 
 
 def _parts(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

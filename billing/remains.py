@@ -22,6 +22,7 @@ import msgspec
 from billing import events, wal
 from billing.events import Event
 from billing.facts import Held, Running, event_of_lapsed
+from keys.caller import shard_of
 
 LOCK_NAME: Final = "replay.lock"
 POLL_SECONDS: Final = 0.05
@@ -31,6 +32,11 @@ class _Named(msgspec.Struct):
     call_id: str
 
 
+class _Placed(msgspec.Struct):
+    organization_id: int
+
+
+_placed: Final = msgspec.json.Decoder(_Placed).decode
 _call_id: Final = msgspec.json.Decoder(_Named).decode
 _dispatched: Final = msgspec.json.Decoder(wal.Dispatched).decode
 _progress: Final = msgspec.json.Decoder(wal.Progress).decode
@@ -43,6 +49,13 @@ class Told:
     dispatched: bytes = b""
     progress: bytes = b""
     settled: bytes = b""
+
+    def shard(self) -> int | None:
+        """None: no line says."""
+        try:
+            return shard_of(_placed(self.settled or self.dispatched).organization_id)
+        except msgspec.DecodeError:
+            return None
 
     def event(self, now_ms: int) -> Event | None:
         """What its worker charged; else, of a call that was sent to an engine, what was last heard. None: the lines
@@ -123,9 +136,13 @@ def full_segments(folder: Path) -> list[Path]:
     return [path for paths in _by_worker(folder).values() for path in paths[:-1] if not _is_free(paths[-1])]
 
 
+def segments(folder: Path, worker: str) -> list[Path]:
+    return _by_worker(folder).get(worker, [])
+
+
 def is_dead(folder: Path, worker: str) -> bool:
     """Whether a worker of this host is gone: it has no file, or one that nobody holds."""
-    paths = _by_worker(folder).get(worker, [])
+    paths = segments(folder, worker)
     return not paths or _is_free(paths[-1])
 
 

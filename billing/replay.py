@@ -16,15 +16,16 @@ committed it, so Redis may be lost from then on. The same rule retires full segm
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from django.db import connection
 
-from billing import event_rows, events, remains, script
+from billing import event_rows, events, remains, script, worker_leases
 from billing.admission import settle_entry
 from billing.dead_letters import payload_of
 from billing.event_rows import Booked
@@ -39,7 +40,9 @@ log = logging.getLogger(__name__)
 IDS_PER_QUERY: Final = 2_000
 ENTRIES_PER_PAGE: Final = 1_000
 SETTLES_PER_STEP: Final = 50
+BRING_IN_SECONDS_MAX: Final = 10.0
 
+_CALL_ID: Final = re.compile(r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$")
 _T = TypeVar("_T")
 
 
@@ -79,9 +82,42 @@ def _replayed(client: SyncRedis, dead: remains.Remains) -> Replayed:
     open_ids = unbooked(calls)
     if not open_ids:
         dead.delete()
+        worker_leases.forget(dead.worker)
         return Replayed(retired=len(dead.paths))
     settled = settle(client, [event for event in missing(client, calls, open_ids) if event is not None])
     return Replayed(settled=settled, left=len(open_ids))
+
+
+def bring_in(client: SyncRedis, folder: Path, tokens: Mapping[int, str]) -> int:
+    """During a rebuild: what dead workers of this host settled or sent to engines, and Redis lost, back into the shards
+    that wait with these tokens. How many calls were brought in. When another process of this host is at it, this waits
+    for that one."""
+    with remains.alone(folder, BRING_IN_SECONDS_MAX) as is_ours:
+        if not is_ours:
+            return 0
+        with remains.dead(folder) as found:
+            return sum(_brought_in(client, each.calls(), tokens) for each in found)
+
+
+def _brought_in(client: SyncRedis, calls: Mapping[str, Told], tokens: Mapping[int, str]) -> int:
+    known = booked(calls)
+    now_ms, entries = int(time.time() * 1000), []
+    for call_id, call in calls.items():
+        try:
+            event = None if call_id in known or call.shard() not in tokens else call.event(now_ms)
+        except (EventMalformed, msgspec.DecodeError):
+            continue  # `run` tells
+        if event is not None:
+            entries.append(bring_entry(event, tokens[shard_of(event.organization_id)]))
+    taken = 0
+    for part in _parts(entries, SETTLES_PER_STEP):
+        taken += sum(verdict[0] == "OK" for verdict in script.run(client, part))
+    return taken
+
+
+def bring_entry(event: Event, token: str) -> tuple[Any, ...]:
+    """The script's replay of a settled call, into a shard that waits with this token."""
+    return ("replay", *settle_entry(event, events.encode(event))[1:], token)
 
 
 def unbooked(calls: Mapping[str, Told]) -> list[str]:
@@ -110,7 +146,7 @@ def _is_told(call_id: str, call: Told, there: Booked | None) -> bool:
 def missing(client: SyncRedis, calls: Mapping[str, Told], open_ids: Sequence[str]) -> Iterator[Event | None]:
     """What must be settled: neither on a stream nor booked. The streams are read before the books, because the journal
     deletes an entry after its commit: what is in neither is lost, or was never settled. None: cannot be read."""
-    shards = {int(shard) for shard in (_shard(calls[call_id]) for call_id in open_ids) if shard is not None}
+    shards = {shard for shard in (calls[call_id].shard() for call_id in open_ids) if shard is not None}
     on_the_way = {call_id for shard in shards for call_id in streamed(client, shard)}
     waiting = {call_id: calls[call_id] for call_id in open_ids if call_id not in on_the_way}
     now_ms = int(time.time() * 1000)
@@ -120,20 +156,6 @@ def missing(client: SyncRedis, calls: Mapping[str, Told], open_ids: Sequence[str
         except (EventMalformed, msgspec.DecodeError):
             log.exception("what the WAL says of call %s cannot be read; its file is kept", call_id)
             yield None
-
-
-class _Placed(msgspec.Struct):
-    organization_id: int
-
-
-_placed: Final = msgspec.json.Decoder(_Placed).decode
-
-
-def _shard(call: Told) -> int | None:
-    try:
-        return shard_of(_placed(call.settled or call.dispatched).organization_id)
-    except msgspec.DecodeError:
-        return None
 
 
 def streamed(client: SyncRedis, shard: int) -> Iterator[str]:
@@ -160,9 +182,10 @@ def settle(client: SyncRedis, settled: Sequence[Event]) -> int:
 
 
 def booked(call_ids: Iterable[str]) -> dict[str, Booked]:
+    """Those of the calls that are in the books; what is no id of ours is not."""
     found: dict[str, Booked] = {}
     with connection.cursor() as cursor:
-        for part in _parts(sorted(call_ids), IDS_PER_QUERY):
+        for part in _parts(sorted(filter(_CALL_ID.match, call_ids)), IDS_PER_QUERY):
             found |= event_rows.booked_among(cursor, part)
     return found
 

@@ -35,6 +35,7 @@ class ShardLeases:
         self.name = name
         self.lease_seconds = lease_seconds
         self.held: frozenset[int] = frozenset()
+        self._generations: dict[int, int] = {}
 
     def renew(self) -> Turn:
         """Keeps what is ours, takes what nobody holds, gives up what is above a fair share."""
@@ -44,6 +45,7 @@ class ShardLeases:
             if len(kept) > share:
                 self._give_up(cursor, kept[share:])
             taken = self._take(cursor, share - len(kept)) if len(kept) < share else []
+            self._generations = self._generations_of(cursor)
         before, self.held = self.held, frozenset([*kept[:share], *taken])
         return Turn(self.held, gained=self.held - before, lost=before - self.held)
 
@@ -55,17 +57,25 @@ class ShardLeases:
         self.held = frozenset()
 
     def lock(self, cursor: CursorWrapper, shards: Iterable[int]) -> dict[int, str]:
-        """Locks the shards' rows until the transaction ends; the last stream id of each. Raises LeaseLost."""
+        """Locks the shards' rows until the transaction ends; the last stream id of each. Raises LeaseLost, also when a
+        rebuild of Redis began after the last renewal: what was read before may not be there any more."""
         wanted = sorted(shards)
         cursor.execute(
-            "SELECT shard, last_stream_id FROM billing_journalshard WHERE shard = ANY(%s) AND holder = %s"
+            "SELECT shard, last_stream_id, generation FROM billing_journalshard WHERE shard = ANY(%s) AND holder = %s"
             " ORDER BY shard FOR NO KEY UPDATE",
             [wanted, self.name],
         )
-        found = dict(cursor.fetchall())
+        found = {shard: (last_id, generation) for shard, last_id, generation in cursor.fetchall()}
         if len(found) < len(wanted):
             raise LeaseLost(f"shards {sorted(set(wanted) - set(found))} have another writer")
-        return found
+        rebuilt = [shard for shard, (_, generation) in found.items() if generation != self._generations.get(shard)]
+        if rebuilt:
+            raise LeaseLost(f"Redis of shards {rebuilt} was rebuilt")
+        return {shard: last_id for shard, (last_id, _) in found.items()}
+
+    def _generations_of(self, cursor: CursorWrapper) -> dict[int, int]:
+        cursor.execute("SELECT shard, generation FROM billing_journalshard WHERE holder = %s", [self.name])
+        return dict(cursor.fetchall())
 
     def _fair_share(self, cursor: CursorWrapper) -> int:
         cursor.execute(
@@ -104,6 +114,18 @@ class ShardLeases:
             "UPDATE billing_journalshard SET holder = '', leased_until = NULL WHERE holder = %s AND shard = ANY(%s)",
             [self.name, shards],
         )
+
+
+def fence(cursor: CursorWrapper, shard: int) -> str:
+    """Before a rebuild of the shard's Redis: whoever has read from the one before will book nothing of it. What was
+    being booked is committed when this returns. The last stream id that is booked."""
+    cursor.execute(
+        "INSERT INTO billing_journalshard AS known (shard, holder, last_stream_id, generation)"
+        " VALUES (%s, '', '0-0', 1) ON CONFLICT (shard) DO UPDATE SET generation = known.generation + 1"
+        " RETURNING last_stream_id",
+        [shard],
+    )
+    return str(cursor.fetchone()[0])
 
 
 def advance(cursor: CursorWrapper, last_ids: Mapping[int, str]) -> None:

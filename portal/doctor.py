@@ -23,7 +23,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 from psycopg import sql
 
-from billing import journal
+from billing import journal, worker_leases
 from billing.models import CounterChange, DeadLetter, Model, Rate
 from keys.connections import redis_client
 from keys.models import Publication
@@ -213,6 +213,16 @@ def calls_reach_the_books() -> Findings:
             yield problem(f"{waiting.entries} settled calls wait for the books, the oldest for {seconds} s.", JOURNAL)
 
 
+def workers_left_nothing_behind() -> Findings:
+    """A rebuild does not wait for a worker whose lease ran out: what it held is unknown until its WAL is replayed."""
+    for lease in worker_leases.silent():
+        yield warning(
+            f"Worker {lease.name} on host {lease.host} has been silent since {lease.expires_at:%Y-%m-%d %H:%M:%S %Z};"
+            f" it ran {lease.running} calls holding {lease.held_nanos} nanos.",
+            f"Start a worker or the journal on {lease.host}: it replays the files in {lease.folder}.",
+        )
+
+
 def models_have_prices() -> Findings:
     now = timezone.now()
     current = Rate.objects.filter(organization=None, effective_from__lte=now).exclude(effective_until__lte=now)
@@ -235,6 +245,7 @@ EXAMINATIONS: tuple[Callable[[], Findings], ...] = (
     logs_have_room,
     nothing_waits_too_long,
     calls_reach_the_books,
+    workers_left_nothing_behind,
     models_have_prices,
 )
 

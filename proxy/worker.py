@@ -9,20 +9,25 @@ import logging
 import os
 import secrets
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.db import DatabaseError, connection
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 from redis.exceptions import RedisError
 
+from billing import replay
 from billing.admission import Admission
+from billing.assertion import Assertion
 from billing.catalogue import Catalogue
 from billing.counters import Counters
 from billing.seeds import Seeds
 from billing.snapshot import BrandRecord
 from billing.wal import Wal
-from keys.connections import asyncio_client
+from keys.connections import asyncio_client, redis_client
 from keys.directory import Directory
 from keys.sealing import open_text
 from proxy.dispatch import Brands
@@ -67,6 +72,7 @@ class Worker:
         self.admission = Admission(
             self.counters, self.wal, self.catalogue, self.directory, Seeds(self.counters, self.postgresql)
         )
+        self.assertion = Assertion(self.counters, self.admission, self.wal, self.postgresql, _bring_in)
         self.upstream = Pool(open_text)
         self.slots = EngineSlots()
         self.routing = Routing(self.slots)
@@ -89,9 +95,11 @@ class Worker:
         await self.postgresql.open()
         await self.catalogue.start()
         self.admission.start()
+        await self.assertion.start()
         self.heart.start()
         self.refusals.start()
         self.metrics.start()
+        self.own(asyncio.to_thread(_replay, self.wal.folder))
         await self._beat()
         self._heartbeat = asyncio.get_running_loop().create_task(self._beat_forever(), name="proxy: worker lease")
         return self
@@ -108,6 +116,7 @@ class Worker:
         left = await self.admission.drain(DRAIN_SECONDS_MAX)
         if left:
             log.warning("%d settlements are left to the write-ahead log", left)
+        await self.assertion.stop()
         await self.refusals.stop()
         await self.metrics.stop()
         await self._leave()
@@ -170,6 +179,23 @@ class Worker:
             await self.redis.zrem(WORKERS_NAME, self.name)
         except (RedisError, OSError):
             return
+
+
+def _bring_in(folder: Path, tokens: Mapping[int, str]) -> int:
+    try:
+        return replay.bring_in(redis_client(), folder, tokens)
+    finally:
+        connection.close()
+
+
+def _replay(folder: Path) -> None:
+    """Once, when a worker starts: where no journal runs on this host, nobody else would."""
+    try:
+        replay.run(redis_client(), folder)
+    except (RedisError, OSError, DatabaseError) as error:
+        log.warning("dead workers' calls are left to whoever starts next: %s", error)
+    finally:
+        connection.close()
 
 
 def _conninfo() -> str:

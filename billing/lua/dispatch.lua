@@ -3,7 +3,8 @@
 local steps = {
   reserve = reserve, look = look, settle = settle, lapse = lapse, void = void, renew = renew, due = due, check = check,
   seed = seed, apply = apply, forget = forget,
-  epoch = read_epoch, begin = begin, clear = clear, assert = assert_holds, finish = finish,
+  epoch = read_epoch, begin = begin, clear = clear, mark = mark_streamed, drop = drop, assert = assert_holds,
+  await = await, reassert = reassert, replay = replay, ack = acknowledge, acks = acknowledged, finish = finish,
 }
 
 -- A step gives its verdict as a list, or as msgpack already.

@@ -252,7 +252,7 @@ end
 -- The record names every counter and amount held, so that settling, voiding and lapsing need nobody's memory. Two msgpack
 -- values: {organization, key, model, brand, day id, month id, minute, money, {window, scope, unit, amount, …},
 -- {scope, …}, granted, payer, facts, made at ms, epoch}, and the reply.
-local function hold_record(shard, static, amounts, money, granted, payer, facts, reply)
+local function hold_record(shard, static, amounts, money, granted, payer, facts, reply, made)
   local held, scopes, counters = {}, {}, static[16]
   for i, amount in ipairs(amounts) do
     if amount > 0 then
@@ -263,8 +263,8 @@ local function hold_record(shard, static, amounts, money, granted, payer, facts,
   for n = 1, #static[18], 2 do
     scopes[#scopes + 1] = static[18][n]
   end
-  return cmsgpack.pack({static[1], static[2], static[3], static[4], static[10], static[13], math.floor(now / MINUTE_MS),
-    money, held, scopes, granted, payer, facts, now, shard.counter}) .. reply
+  return cmsgpack.pack({static[1], static[2], static[3], static[4], static[10], static[13], math.floor(made / MINUTE_MS),
+    money, held, scopes, granted, payer, facts, made, shard.counter or 0}) .. reply
 end
 
 local function start_lease(shard, organization, scopes, step, deadline, call_id)
@@ -303,7 +303,7 @@ local function hold(shard, call_id, static, all, needs, number, granted, lease_m
   local money = asks_money and need(needs, NANO, granted) or 0
   local amounts = amounts_of(static, all, needs, granted, asks_money)
   local reply = cmsgpack.pack({'OK', now, number, granted, all.balance, all.money_held, shown(all)})
-  local record = hold_record(shard, static, amounts, money, granted, static[17][number][1], facts, reply)
+  local record = hold_record(shard, static, amounts, money, granted, static[17][number][1], facts, reply, now)
   redis.call('HSET', shard.tag .. 'holds', call_id, record)
   write_windows(static, all, amounts)
   if money > 0 then

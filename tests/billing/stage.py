@@ -153,6 +153,7 @@ class Stage:
     ) -> None:
         self.sync, self.folder, self.url, self.balance = sync, folder, url, balance
         self.journal: Any = None
+        self.pool: Any = None
         self.connect = connect
         self.caller, self.snapshot = caller(), snapshot(*limits, **fields)
         self.model = self.snapshot.models[0]

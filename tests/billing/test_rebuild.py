@@ -6,16 +6,26 @@ from contextlib import asynccontextmanager
 import psycopg_pool
 import pytest
 import redis
+from django.conf import settings
 
-from billing import rebuild, script
+from billing import rebuild, replay, script, worker_leases
 from billing.admission import StoreUnavailable
-from billing.models import JournalShard, LedgerAccount
+from billing.assertion import Assertion
+from billing.journal import Journal
+from billing.models import JournalShard, LedgerAccount, UsageEvent, WorkerLease
 from billing.rebuild import ensure_epochs
 from billing.seeds import Seeds
+from billing.shard_leases import LeaseLost
+from billing.usage import Usage
 from keys import publication
 from keys.models import ApiKey
 from tests import cast
+from tests.billing.draining import drain, read
 from tests.billing.stage import Stage, caller, limit
+
+pytestmark = pytest.mark.django_db(transaction=True)
+CONCURRENT = limit("concurrent", "minute", 5)
+PER_MINUTE = limit("tokens", "minute", 9_000)
 
 
 @pytest.fixture
@@ -44,6 +54,7 @@ def stage(redis_connection, wal_dir, settings, database_url, house):
         async with psycopg_pool.AsyncConnectionPool(database_url, min_size=0, max_size=4, open=False) as pool, s:
             redis_connection.flushall()
             s.admission._seeds = Seeds(s.counters, pool)
+            s.pool = pool
             yield s
 
     return made
@@ -53,6 +64,47 @@ def restarted(client):
     """As after a restart: all data is there, the run id is another."""
     for shard in range(64):
         client.set(script.name(shard, script.EPOCH), "1234567890123:anotherrunid")
+
+
+def in_thread(work):
+    """Whatever talks to the database, away from the event loop."""
+
+    def done():
+        from django.db import connection
+
+        try:
+            return work()
+        finally:
+            connection.close()
+
+    return asyncio.to_thread(done)
+
+
+@asynccontextmanager
+async def living(s, pool):
+    """The stage's worker takes part in rebuilds, as a proxy worker does; it acts when told to."""
+    assertion = Assertion(s.counters, s.admission, s.wal, pool, bring_in)
+    await assertion._renew()
+    await rebuilt(s, assertion)
+    yield assertion
+    await assertion.stop()
+
+
+async def rebuilt(s, worker):
+    await opened(s.sync)
+    await worker.watch()
+    assert await opened(s.sync) == list(range(64))
+
+
+def bring_in(folder, tokens):
+    from django.db import connection
+
+    client = redis.Redis.from_url(settings.REDIS_URL)
+    try:
+        return replay.bring_in(client, folder, tokens)
+    finally:
+        connection.close()
+        client.close()
 
 
 class Twice:
@@ -192,7 +244,7 @@ def test_only_one_process_rebuilds_a_shard(redis_connection, house):
     (shard,) = rebuild._claimed(redis_connection, [5])
     assert rebuild._claimed(redis_connection, [5]) == []
     assert script.run(redis_connection, [("check", 5, 0, "1", "2", "3", "1", "1", "1")])[0][::2] == ["EPOCH", ""]
-    for step in rebuild.STEPS:
+    for step in (*rebuild.PREPARING, *rebuild.OPENING):
         step(shard)
     with pytest.raises(rebuild.RebuildLost):
         shard.step("clear", shard.token, [])
@@ -220,3 +272,193 @@ def test_a_shard_that_cannot_be_prepared_stays_closed(redis_connection, house, m
     with pytest.raises(redis.ConnectionError):
         ensure_epochs(redis_connection, shards=[5])
     assert redis_connection.get(script.name(5, script.EPOCH)).startswith(b"~")
+
+
+async def test_living_workers_bring_in_the_holds_that_redis_lost(stage, redis_connection):
+    async with (
+        stage(limit("tokens", "day", 10_000), limit("concurrent", "minute", 5)) as s,
+        living(s, s.pool) as worker,
+    ):
+        await opened(redis_connection)
+        holds = [await s.reserve() for _ in range(3)]
+        redis_connection.flushall()
+        assert await opened(redis_connection) == []  # the worker has not acknowledged
+        with pytest.raises(StoreUnavailable):
+            await s.reserve()
+        await worker.watch()
+        assert await opened(redis_connection) == list(range(64))
+        await s.reserve()
+        assert s.account()["held"] == 4 * 420_000
+        assert s.counted()["tok.h"] == 4 * 1100
+        assert redis_connection.zcard(script.name(s.caller.shard, f"z:{s.caller.organization.id}:o")) == 4
+        for hold in holds:
+            await s.settle(hold)
+        await s.admission.drain(5)
+        assert [entry["late"] for entry in s.entries()] == ["0"] * 3
+        assert s.account() == {"bal": 10**12 - 3 * 38_000, "seq": 0, "held": 420_000}
+        records = script.read_holds(redis_connection, s.caller.shard)
+        assert [record.held_nanos for record in records] == [420_000]
+
+
+async def test_a_hold_that_was_brought_in_is_as_it_was(stage, redis_connection):
+    async with (
+        stage(limit("tokens", "day", 10_000), limit("tokens", "minute", 9_000)) as s,
+        living(s, s.pool) as worker,
+    ):
+        await opened(redis_connection)
+        hold = await s.reserve(stream=True, address="192.0.2.7")
+        (before,) = script.read_holds(redis_connection, s.caller.shard)
+        redis_connection.flushall()
+        await opened(redis_connection)
+        await worker.watch()
+        (after,) = script.read_holds(redis_connection, s.caller.shard)
+        assert after._replace(deadline_ms=0) == before._replace(deadline_ms=0)
+        await opened(redis_connection)
+        await s.admission.void(hold)
+        await s.admission.drain(5)
+        assert s.nothing_is_held()
+
+
+async def test_living_workers_bring_in_charges_that_redis_lost_before_anybody_is_admitted(stage, redis_connection):
+    async with stage(limit("tokens", "day", 10_000)) as s, living(s, s.pool) as worker:
+        booked, lost = await s.reserve(), await s.reserve()
+        await s.settle(booked)
+        await s.admission.drain(5)
+        journal = Journal(redis_connection, name="tests", notify=lambda line: None)
+        await in_thread(lambda: drain(journal))
+        await s.settle(lost)
+        await s.admission.drain(5)
+        redis_connection.flushall()
+        await opened(redis_connection)
+        await worker.watch()
+        await opened(redis_connection)
+        running = await s.reserve()
+        assert s.account() == {"bal": 10**12 - 2 * 38_000, "seq": 0, "held": 420_000}
+        assert s.counted()["tok.p"] == 2 * 140
+        await s.admission.void(running)
+        await in_thread(journal._start_over)
+        for _ in range(2):
+            await in_thread(lambda: drain(journal))
+        assert await in_thread(UsageEvent.objects.count) == 2
+
+
+async def test_a_settle_that_was_under_way_when_redis_was_lost_counts_once(stage, redis_connection):
+    async with stage() as s, living(s, s.pool) as worker:
+        hold = await s.reserve()
+        redis_connection.flushall()
+        await s.settle(hold)  # Redis does not take it: the shard is closed
+        await opened(redis_connection)
+        await worker.watch()
+        await opened(redis_connection)
+        assert await s.counters.drain(5) == 0
+        journal = Journal(redis_connection, name="tests", notify=lambda line: None)
+        await in_thread(lambda: drain(journal))
+        assert await in_thread(UsageEvent.objects.count) == 1
+        await s.admission.void(await s.reserve())
+        await s.admission.drain(5)
+        assert s.account() == {"bal": 10**12 - 38_000, "seq": 0, "held": 0}
+
+
+async def test_a_worker_that_says_nothing_is_waited_for_until_its_lease_is_gone(stage, redis_connection):
+    async with stage() as s, living(s, s.pool):
+        redis_connection.flushall()
+        assert await opened(redis_connection) == []
+        assert await in_thread(lambda: worker_leases.live(s.wal.folder)) == [s.wal.worker]
+        await in_thread(_end_worker_leases)
+        assert await opened(redis_connection) == list(range(64))
+        assert [lease.name for lease in await in_thread(worker_leases.silent)] == [s.wal.worker]
+
+
+def _end_worker_leases():
+    WorkerLease.objects.update(expires_at="2020-01-01T00:00:00Z")
+
+
+async def test_a_worker_of_this_host_whose_file_nobody_holds_is_not_waited_for(stage, redis_connection):
+    async with stage() as s, living(s, s.pool):
+        name = s.wal.path.name.replace(s.wal.worker, "host-1-dead")
+        (s.wal.folder / name).write_bytes(s.wal.path.read_bytes())
+        await in_thread(lambda: WorkerLease.objects.update(name="host-1-dead"))
+        assert await in_thread(lambda: worker_leases.live(s.wal.folder)) == []
+
+
+async def test_a_hold_that_came_back_with_an_old_file_goes_when_its_call_is_booked(stage, redis_connection):
+    async with stage() as s, living(s, s.pool) as worker:
+        hold = await s.reserve()
+        holds, leases = script.name(s.caller.shard, script.HOLDS), script.name(s.caller.shard, script.LEASES)
+        record, deadline = redis_connection.hget(holds, hold.call_id), redis_connection.zscore(leases, hold.call_id)
+        await s.settle(hold)
+        await s.admission.drain(5)
+        journal = Journal(redis_connection, name="tests", notify=lambda line: None)
+        await in_thread(lambda: drain(journal))
+        redis_connection.hset(holds, hold.call_id, record)  # Redis lost its last second
+        redis_connection.zadd(leases, {hold.call_id: deadline})
+        restarted(redis_connection)
+        await opened(redis_connection)
+        await worker.watch()
+        await opened(redis_connection)
+        assert script.read_holds(redis_connection, s.caller.shard) == []
+        await s.admission.void(await s.reserve())
+        await s.admission.drain(5)
+        assert s.account() == {"bal": 10**12 - 38_000, "seq": 0, "held": 0}
+
+
+async def test_a_settle_that_redis_forgot_is_told_again_by_its_worker(stage, redis_connection):
+    """The hold came back with an old file, and the entry is gone: the worker thinks it has settled."""
+    async with stage(limit("tokens", "day", 10_000)) as s, living(s, s.pool) as worker:
+        hold = await s.reserve()
+        holds, leases = script.name(s.caller.shard, script.HOLDS), script.name(s.caller.shard, script.LEASES)
+        record, deadline = redis_connection.hget(holds, hold.call_id), redis_connection.zscore(leases, hold.call_id)
+        await s.settle(hold)
+        await s.admission.drain(5)
+        redis_connection.delete(script.name(s.caller.shard, script.JOURNAL))
+        redis_connection.hset(holds, hold.call_id, record)
+        redis_connection.zadd(leases, {hold.call_id: deadline})
+        restarted(redis_connection)
+        await opened(redis_connection)
+        await worker.watch()
+        await opened(redis_connection)
+        assert [entry["late"] for entry in s.entries()] == ["0"]
+        await s.admission.void(await s.reserve())
+        await s.admission.drain(5)
+        assert s.account() == {"bal": 10**12 - 38_000, "seq": 0, "held": 0}
+        assert s.counted()["tok.h"] == 0
+        assert s.nothing_is_held()
+
+
+async def test_a_call_that_lapsed_gets_no_hold_again(stage, redis_connection):
+    async with stage() as s, living(s, s.pool) as worker:
+        hold = await s.reserve()
+        await s.admission.dispatched(hold, 1)
+        s.admission.progress(hold, Usage(input=1, output=1))
+        redis_connection.zadd(script.name(s.caller.shard, script.LEASES), {hold.call_id: 1})
+        from billing import leases
+
+        assert leases.sweep(redis_connection) == 1
+        restarted(redis_connection)
+        await opened(redis_connection)
+        await worker.watch()
+        assert hold.lapsed
+        await opened(redis_connection)
+        assert script.read_holds(redis_connection, s.caller.shard) == []
+
+
+async def test_what_the_journal_read_from_the_redis_before_is_not_booked(stage, redis_connection):
+    """Else it would be booked after the counters were seeded, and they would never hear of it."""
+    async with stage() as s, living(s, s.pool) as worker:
+        await s.settle(await s.reserve())
+        await s.admission.drain(5)
+        journal = Journal(redis_connection, name="tests", notify=lambda line: None)
+        batch = await in_thread(lambda: read(journal))
+        redis_connection.flushall()
+        await opened(redis_connection)
+        with pytest.raises(LeaseLost, match="rebuilt"):
+            await in_thread(lambda: journal._book(batch))
+        await worker.watch()
+        await opened(redis_connection)
+        await in_thread(journal._start_over)
+        for _ in range(2):  # the group is made, then what is pending is looked for, then what is new
+            await in_thread(lambda: drain(journal))
+        assert await in_thread(UsageEvent.objects.count) == 1
+        await s.admission.void(await s.reserve())
+        await s.admission.drain(5)
+        assert s.account() == {"bal": 10**12 - 38_000, "seq": 0, "held": 0}

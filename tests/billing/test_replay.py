@@ -245,13 +245,18 @@ def test_a_dead_letter_is_kept_whole_so_the_file_may_go(redis_connection, wal_di
     assert replay.run(redis_connection, wal_dir) == (0, 0, 1)
 
 
-def test_nothing_is_settled_while_the_shard_is_closed(redis_connection, wal_dir, customer, till, journal):
-    event = customer.event()
-    left(wal_dir, dispatched(event), finished(event))
+def test_while_the_shard_is_closed_only_a_rebuild_brings_calls_in(redis_connection, wal_dir, customer, till, journal):
+    settled_one, cut = customer.event(), customer.event()
+    left(wal_dir, dispatched(settled_one), finished(settled_one), dispatched(cut), progress(cut, input=5, output=1))
     redis_connection.delete(script.name(customer.shard, script.EPOCH))
-    assert replay.run(redis_connection, wal_dir) == (0, 1, 0)
+    assert replay.run(redis_connection, wal_dir) == (0, 2, 0)
     rebuild.ensure_epochs(redis_connection)
-    assert replay.run(redis_connection, wal_dir) == (1, 1, 0)
+    assert replay.run(redis_connection, wal_dir) == (0, 2, 0)  # on the stream
+    entries = redis_connection.xrange(script.name(customer.shard, script.JOURNAL))
+    assert [fields[b"late"] for _, fields in entries] == [b"0", b"0"]
+    drain(journal)
+    assert replay.run(redis_connection, wal_dir) == (0, 0, 1)
+    assert books.wallet(customer.organization.id) == -7 - 2
 
 
 def test_one_replayer_per_host(redis_connection, wal_dir, customer, till):

@@ -262,7 +262,7 @@ SAFEGUARDS = {
     ),
     "asserted holds are named": (
         a_hold_is_asserted_once,
-        "and redis.call('HSETNX', shard.tag .. 'asserted', call_id, '1') == 1 then",
+        "and redis.call('HSETNX', shard.tag .. 'asserted', call_id, 'h') == 1 then",
         "then",
     ),
     "what was deleted is kept": (
