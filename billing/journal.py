@@ -24,7 +24,7 @@ import redis
 from django.db import DatabaseError, InterfaceError, connection, transaction
 from redis.exceptions import RedisError, ResponseError
 
-from billing import counters, dead_letters, recording, shard_leases
+from billing import counters, dead_letters, recording, script, shard_leases
 from billing.entries import Entry, EntryRefused, order, parse
 from billing.recording import SecondWriter
 from billing.shard_leases import LeaseLost, ShardLeases
@@ -49,7 +49,7 @@ Notify = Callable[[str], None]
 
 
 def stream_of(shard: int) -> str:
-    return f"{{s{shard}}}:journal"
+    return script.name(shard, script.JOURNAL)
 
 
 class Lag(NamedTuple):

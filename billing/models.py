@@ -42,7 +42,7 @@ class Engine(models.Model):
     cost_per_hour_nanos = models.BigIntegerField(default=0)
     state = models.CharField(max_length=8, choices=State.choices, default=State.LIVE)
     capabilities = models.JSONField(
-        default=dict, blank=True, help_text="What billing.probe found; see catalogue.Capabilities"
+        default=dict, blank=True, help_text="What proxy.probe found; see snapshot.Capabilities"
     )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 

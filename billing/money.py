@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 
 NANOS_PER_UNIT = 10**9
-PICOS_PER_UNIT = 10**12
 PICOS_PER_TOKEN_PER_MILLION = 10**6
 AMOUNT_MAX = 2**63 - 1
 RATE_PICOS_MAX = 2**53 - 1

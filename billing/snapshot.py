@@ -16,7 +16,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Capabilities(Record, frozen=True, kw_only=True):
-    """What an engine was found to do (billing.probe), so that the meter never guesses."""
+    """What an engine was found to do (proxy.probe), so that the meter never guesses."""
 
     reports_usage: bool = True
     reports_cached: bool = False

@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 FORMAT: Final = 1
 SYNC_SECONDS: Final = 0.2
 SEGMENT_BYTES_MAX: Final = 64 * 2**20
-LINE_BYTES_MAX: Final = 2**20
 
 HEADER, DISPATCHED, PROGRESS, SETTLED = b"H", b"D", b"P", b"S"
 _KINDS: Final = frozenset((HEADER, DISPATCHED, PROGRESS, SETTLED))

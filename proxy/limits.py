@@ -36,7 +36,6 @@ class Shown(NamedTuple):
 
 REQUEST_UNITS = ("requests",)
 TOKEN_UNITS = ("tokens", "input", "output")
-CREDIT_UNITS = ("credits",)
 
 
 def tightest(states: Iterable[LimitState], units: tuple[str, ...], now_ms: int, *, with_held: bool) -> Shown | None:

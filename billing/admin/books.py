@@ -52,6 +52,7 @@ class PostingAdmin(ReadOnly, Page):
     """A correction is another posting; these are never changed."""
 
     paginator = Bounded
+    sortable_by = ()  # no index would bear it
     list_display = ("posted_at", "kind", "organization", "to_customer", "memo", "reference")
     list_filter = ("kind", "brand")
     list_select_related = ("brand", "organization")

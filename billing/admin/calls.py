@@ -20,6 +20,7 @@ class _Usage(ReadOnly, Page):
     """Rows name others by plain ids: they outlive what they name. So names are looked up beside them."""
 
     paginator = Bounded
+    sortable_by = ()  # no index would bear it
     search_fields = ("organization_id",)  # shows the box; get_search_results reads it
     search_help_text = "An organization's id (org_…), whole"
 

@@ -114,6 +114,7 @@ class TierForm(Form):
     class Meta:
         model = Tier
         fields = ("brand", *ladder.TIER_FIELDS)
+        help_texts = {"model_slugs": "Models unlocked, with commas between; empty: all"}
 
     def _get_validation_exclusions(self) -> set[str]:
         """A new default takes over from the old one, so that there is one already is no mistake."""

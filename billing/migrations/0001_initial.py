@@ -170,7 +170,7 @@ class Migration(migrations.Migration):
                 (
                     "capabilities",
                     models.JSONField(
-                        blank=True, default=dict, help_text="What billing.probe found; see catalogue.Capabilities"
+                        blank=True, default=dict, help_text="What proxy.probe found; see snapshot.Capabilities"
                     ),
                 ),
                 (

@@ -13,8 +13,8 @@ def model(slug, **fields):
     return ModelRecord(**{"id": 1, "slug": slug, "context_length": 8192, "max_completion_tokens": 4096, **fields})
 
 
-def snapshot(*found, models=()):
-    return Snapshot(version=3, brand=BrandRecord(id=2, slug="b", name="B"), tiers=found, models=models)
+def snapshot(*found):
+    return Snapshot(version=3, brand=BrandRecord(id=2, slug="b", name="B"), tiers=found)
 
 
 def organization(tier_id):
@@ -41,16 +41,7 @@ def test_a_tier_newer_than_the_snapshot_is_never_replaced_by_another():
 
 
 def test_a_tier_unlocks_the_models_it_names():
-    models = (model("small"), model("large"), model("old", state="retired"), model("ill", state="maintenance"))
-    found = snapshot(models=models)
-    assert [m.slug for m in tiers.models_of(found, tier(1))] == ["small", "large", "ill"]
-    assert [m.slug for m in tiers.models_of(found, tier(1, models=("large", "old")))] == ["large"]
-    assert tiers.models_of(found, tier(1, models=())) == ()
-
-
-def test_only_included_leaves_the_balance_alone():
-    assert [tiers.asks_balance(tier(1, payer=payer)) for payer in ("included", "prepaid", "included_then_prepaid")] == [
-        False,
-        True,
-        True,
-    ]
+    assert tiers.unlocks(tier(1), model("any"))
+    assert tiers.unlocks(tier(1, models=("large", "old")), model("large"))
+    assert not tiers.unlocks(tier(1, models=("large", "old")), model("small"))
+    assert not tiers.unlocks(tier(1, models=()), model("any"))

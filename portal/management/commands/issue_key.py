@@ -8,10 +8,10 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
-from django.db.models import Q
 
 from keys import issuing
-from keys.models import Brand, Organization
+from keys.models import Organization
+from portal.management.choosing import brand_named, organization_named
 
 
 class Command(BaseCommand):
@@ -24,7 +24,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
     def handle(self, *, brand: str, organization: str, name: str, json: bool, **_: Any) -> None:
-        owner = _organization(brand, organization)
+        owner = organization_named(organization, brand_named(brand))
         try:
             issued = issuing.issue(organization=owner, name=name, actor="manage.py issue_key")
         except ValidationError as error:
@@ -32,17 +32,6 @@ class Command(BaseCommand):
         self.stdout.write(_as_json(issued, owner) if json else issued.secret)
         if not issued.published:
             self.stderr.write("Redis is away: the key calls as soon as Redis is back.")
-
-
-def _organization(brand: str, organization: str) -> Organization:
-    if not Brand.objects.filter(slug=brand).exists():
-        there = ", ".join(Brand.objects.order_by("slug").values_list("slug", flat=True)) or "none"
-        raise CommandError(f"There is no brand {brand!r}; there are: {there}.")
-    found = Organization.objects.filter(Q(slug=organization) | Q(public_id=organization), brand__slug=brand)
-    try:
-        return found.select_related("brand").get()
-    except Organization.DoesNotExist:
-        raise CommandError(f"Brand {brand} has no organization {organization!r}.") from None
 
 
 def _as_json(issued: issuing.Issued, organization: Organization) -> str:
