@@ -87,6 +87,10 @@ class EngineSlots:
     def in_flight(self) -> dict[int, int]:
         return {engine_id: line.total for engine_id, line in self._lines.items()}
 
+    def running(self, engine_id: int) -> int:
+        line = self._lines.get(engine_id)
+        return 0 if line is None else line.total
+
     def free_share(self, engine_id: int, max_in_flight: int) -> float:
         """The part of this worker's slots that is free, 0 to 1: how routes to several engines are weighed."""
         capacity = self._capacity(max_in_flight)

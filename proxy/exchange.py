@@ -66,6 +66,10 @@ class Cut(UpstreamFailure):
         self.undelivered = undelivered
 
 
+class LetGo(Cut):
+    """We closed it."""
+
+
 class Malformed(UpstreamFailure):
     """Not HTTP/1.1 as we read it, or past a limit of ours."""
 
@@ -132,6 +136,11 @@ class Response:
         """The engine has sent everything (it may not all have been read yet)."""
         return self._complete
 
+    @property
+    def failed(self) -> bool:
+        """It broke before its end; not when we let it go."""
+        return self._failure is not None and not isinstance(self._failure, LetGo)
+
     def __aiter__(self) -> Response:
         return self
 
@@ -171,7 +180,7 @@ class Response:
         if connection is not None:
             connection.drain()
         if self._connection is not None:
-            self._connection.fail(Cut("closed by us"))
+            self._connection.fail(LetGo("closed by us"))
         rest = b"".join(self._pieces)
         self._pieces.clear()
         return rest

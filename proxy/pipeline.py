@@ -21,7 +21,7 @@ from proxy.idempotency import Replay, record_name
 from proxy.refusals import Problem, Reason, decline
 from proxy.requests import model_named, read
 from proxy.reservation import reserve
-from proxy.sending import release, send
+from proxy.sending import learn, release, send
 from proxy.upstream import Response
 from proxy.watching import Watch
 from proxy.worker import Worker
@@ -82,6 +82,7 @@ async def forward(call: Call, worker: Worker, asgi_send: Send) -> None:
         worker.heart.unwatch(watch)
         if call.out is not None:
             worker.heart.discard(call.out)
+        learn(call, worker, watch.response)
         release(call, worker)
 
 
