@@ -211,6 +211,15 @@ class _All(Collector):
         for engine in sorted(unreachable):
             family.add_metric((str(engine),), 1)
         yield family
+        well: dict[tuple[str, str], int] = {}
+        for gauges in alive:
+            for engine, (name, healthy) in gauges["healthy"].items():
+                well[engine, name] = min(well.get((engine, name), 1), int(healthy))
+        text = "1: every worker that uses the engine finds it reachable and ready."
+        family = GaugeMetricFamily("gateway_engine_healthy", text, labels=("engine_id", "engine"))
+        for labels, healthy in sorted(well.items()):
+            family.add_metric(labels, healthy)
+        yield family
         running = sum(gauges["running"] for gauges in alive)
         yield GaugeMetricFamily("gateway_calls_running", "Calls that hold something now.", running)
         healthy = int(all(gauges["wal_healthy"] for gauges in alive))

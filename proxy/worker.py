@@ -33,6 +33,7 @@ from keys.sealing import open_text
 from proxy.dispatch import Brands
 from proxy.engine_slots import EngineSlots
 from proxy.forwarding import Salts
+from proxy.health import Prober
 from proxy.heart import Heart
 from proxy.idempotency import Idempotency
 from proxy.metrics import Metrics
@@ -76,6 +77,7 @@ class Worker:
         self.upstream = Pool(open_text)
         self.slots = EngineSlots()
         self.routing = Routing(self.slots)
+        self.health = Prober(self.upstream, self.routing)
         self.heart = Heart()
         self.idempotency = Idempotency(self.redis)
         self.refusals = RefusalLog(self.redis)
@@ -97,6 +99,7 @@ class Worker:
         self.admission.start()
         await self.assertion.start()
         self.heart.start()
+        self.health.start()
         self.refusals.start()
         self.metrics.start()
         self.own(asyncio.to_thread(_replay, self.wal.folder))
@@ -112,6 +115,7 @@ class Worker:
             self._heartbeat.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.heart.stop()
+        await self.health.stop()
         await self.upstream.close()
         left = await self.admission.drain(DRAIN_SECONDS_MAX)
         if left:
@@ -153,6 +157,7 @@ class Worker:
         return {
             "in_flight": {str(engine): calls for engine, calls in self.slots.in_flight().items()},
             "unreachable": self.routing.unreachable(),
+            "healthy": {str(engine): list(health) for engine, health in self.routing.healths().items()},
             "running": self.admission.running,
             "wal_healthy": int(self.wal.healthy),
             "workers": self.live_workers,
