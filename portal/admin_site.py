@@ -16,7 +16,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Money": ("LedgerAccount", "Posting", "Grant", "TierAssignment", "TierChange"),
     "Calls": ("UsageEvent", "UsageDay", "UsageQuarter", "RefusalRecord", "RefusalCount"),
     "Operation": (
-        *("AuditEvent", "DeadLetter", "JournalShard", "JournalWriter", "CounterChange", "Publication", "Notice"),
+        *("AuditEvent", "DeadLetter", "JournalShard", "JournalWriter", "WorkerLease", "CounterChange"),
+        *("Publication", "Notice"),
     ),
 }
 """Models of the index in the order of use. What is not named here stands at the end."""

@@ -12,7 +12,7 @@ from django.http import HttpRequest
 from billing import dead_letters
 from billing.admin.pages import Bounded
 from billing.entries import EntryRefused
-from billing.models import CounterChange, DeadLetter, JournalShard, JournalWriter, Notice
+from billing.models import CounterChange, DeadLetter, JournalShard, JournalWriter, Notice, WorkerLease
 from keys.admin import Page, ReadOnly
 
 
@@ -67,6 +67,15 @@ class JournalShardAdmin(ReadOnly, Page):
 @admin.register(JournalWriter)
 class JournalWriterAdmin(ReadOnly, Page):
     list_display = ("name", "seen_until")
+    ordering = ("name",)
+
+
+@admin.register(WorkerLease)
+class WorkerLeaseAdmin(ReadOnly, Page):
+    """Proxy workers, living or gone with calls still open; the sum is in nanos, over all brands."""
+
+    list_display = ("name", "host", "running", "held_nanos", "expires_at")
+    list_filter = ("host",)
     ordering = ("name",)
 
 

@@ -28,6 +28,7 @@ from billing.models import (
     TierChange,
     TierLimit,
     UsageEvent,
+    WorkerLease,
 )
 from keys import sealing
 from keys.models import AuditEvent
@@ -42,7 +43,7 @@ ROOM = {model._meta.model_name: model for model in admin.site._registry if model
 INLINE = {"modelengine", "tierlimit", "postingline"}
 MACHINES = [
     *("ledgeraccount", "posting", "usageevent", "usageday", "usagequarter", "counterchange", "tierchange"),
-    *("journalshard", "journalwriter", "deadletter", "notice"),
+    *("journalshard", "journalwriter", "workerlease", "deadletter", "notice"),
 ]
 """What no form writes."""
 
@@ -68,6 +69,7 @@ def who(redis_connection) -> Customer:
         reference="one",
         actor="test",
     )
+    WorkerLease.objects.create(name="w-1", host="h", folder="wal", expires_at=timezone.now())
     Notice.objects.create(organization=who.organization, kind="balance_low", unique_key="n")
     settle(redis_connection, who.event(agent="curl/8"))
     other = customer(who.brand)
