@@ -72,7 +72,7 @@ def build(brand_id: int) -> Snapshot:
         brand=msgspec.convert(records.brand_values(brand), BrandRecord),
         models=tuple(map(_model_record, models)),
         tiers=tuple(map(_tier_record, tiers)),
-        engines=tuple(_engine_record(engines[engine_id]) for engine_id in sorted(engines)),
+        engines=tuple(engine_record(engines[engine_id]) for engine_id in sorted(engines)),
     )
 
 
@@ -138,7 +138,8 @@ def _limit_record(limit: TierLimit) -> LimitRecord:
     )
 
 
-def _engine_record(engine: Engine) -> EngineRecord:
+def engine_record(engine: Engine) -> EngineRecord:
+    """An engine as workers, and whoever asks it something, know it."""
     return EngineRecord(
         api_key=bytes(engine.api_key_sealed).decode("ascii") if engine.api_key_sealed else "",
         capabilities=msgspec.convert(engine.capabilities, Capabilities),

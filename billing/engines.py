@@ -27,7 +27,7 @@ from keys.publication import Version
 DEFAULT_MAX_TOKENS = 4096
 CHANGEABLE = (
     *("brand", "name", "kind", "base_url", "headers", "verify_tls", "max_in_flight", "weight"),
-    *("cost_per_hour_nanos", "state", "capabilities"),
+    *("cost_per_hour_nanos", "state", "is_shared", "capabilities"),
 )
 MODEL_CHANGEABLE = tuple(
     field.name for field in Model._meta.concrete_fields if field.name not in ("id", "brand", "created_at")

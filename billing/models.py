@@ -11,7 +11,10 @@ from django.db import models
 from django.db.models import TextChoices  # by name: mypy loses models.TextChoices inside a model's body
 from django.db.models.functions import Now
 
+from billing.reading_models import EngineFinding, EngineReading
 from keys.models import Brand, Organization, User
+
+__all__ = ["EngineFinding", "EngineReading"]  # tables of this room that have a module of their own
 
 
 class Engine(models.Model):
@@ -41,6 +44,9 @@ class Engine(models.Model):
     weight = models.PositiveSmallIntegerField(default=1)
     cost_per_hour_nanos = models.BigIntegerField(default=0)
     state = models.CharField(max_length=8, choices=State.choices, default=State.LIVE)
+    is_shared = models.BooleanField(
+        default=False, help_text="Others use it too: it may count more tokens than are metered here"
+    )
     capabilities = models.JSONField(
         default=dict, blank=True, help_text="What proxy.probe found; see snapshot.Capabilities"
     )

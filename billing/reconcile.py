@@ -1,4 +1,5 @@
-"""Every difference between what Redis counts, what happened, what was summed and what was posted.
+"""Every difference between what Redis counts, what happened, what was summed and what was posted;
+and the engines whose own counters contradict what was metered (found by engine_counters.py, on its schedule).
 
 It may run at any time: PostgreSQL is read in snapshots, Redis as reconcile_counters.py says. It changes nothing but the
 figure that metrics show.
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import redis
 from django.db import connection, transaction
 
-from billing import reconcile_books, reconcile_counters
+from billing import engine_counters, reconcile_books, reconcile_counters
 from billing.reconcile_books import Difference
 
 LAST = "reconcile:last"
@@ -37,7 +38,7 @@ def reconcile(store: redis.Redis) -> Iterator[Difference]:
 def _differences(store: redis.Redis) -> Iterator[Difference]:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        within_books = list(reconcile_books.differences(cursor))
+        within_books = [*reconcile_books.differences(cursor), *engine_counters.unresolved()]
     yield from within_books
     yield from reconcile_counters.differences(store)
 

@@ -17,7 +17,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Calls": ("UsageEvent", "UsageDay", "UsageQuarter", "RefusalRecord", "RefusalCount"),
     "Operation": (
         *("AuditEvent", "DeadLetter", "JournalShard", "JournalWriter", "WorkerLease", "CounterChange"),
-        *("Publication", "Notice"),
+        *("Publication", "Notice", "EngineFinding", "EngineReading"),
     ),
 }
 """Models of the index in the order of use. What is not named here stands at the end."""

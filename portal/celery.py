@@ -24,6 +24,7 @@ VISIBILITY_SECONDS = 600  # an unacknowledged task returns after this; longer th
 SCHEDULE: tuple[tuple[str, float], ...] = (
     ("portal.tasks.forget_old_sessions", 3600.0),
     ("portal.tasks.send_notices", 30.0),
+    ("portal.tasks.compare_engine_counters", 120.0),
     ("billing.tasks.compare_the_books", 3600.0),
     ("billing.tasks.forget_old_publications", 3600.0),
 )

@@ -44,6 +44,11 @@ WORKERS = env.integer("WORKERS", default=2, at_least=1, at_most=256)
 METRICS_TOKEN = env.text("METRICS_TOKEN")
 DRAIN_SECONDS = env.integer("DRAIN_SECONDS", default=20, at_least=0, at_most=3600)
 
+# When an engine's own counters contradict what was metered (billing/engine_counters.py): past both of these
+
+ENGINE_DIFFERENCE_TOKENS = env.integer("ENGINE_DIFFERENCE_TOKENS", default=1_000, at_least=0, at_most=10**12)
+ENGINE_DIFFERENCE_PERCENT = env.integer("ENGINE_DIFFERENCE_PERCENT", default=2, at_least=1, at_most=100)
+
 # PostgreSQL
 
 DATABASES: dict[str, dict[str, Any]] = {

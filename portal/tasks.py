@@ -8,7 +8,7 @@ from celery import shared_task
 from django.core.management import call_command
 from django.utils import timezone
 
-from portal import notify
+from portal import engine_audit, notify
 
 
 @shared_task
@@ -19,3 +19,8 @@ def forget_old_sessions(**_: Any) -> None:
 @shared_task
 def send_notices(**_: Any) -> None:
     notify.deliver(now=timezone.now())
+
+
+@shared_task
+def compare_engine_counters(**_: Any) -> None:
+    engine_audit.compare(now=timezone.now())

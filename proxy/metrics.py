@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from redis.exceptions import RedisError
 
 from billing import script
+from billing.engine_counters import FINDINGS
 from billing.reconcile import LAST
 from billing.snapshot import EngineRecord
 from keys.caller import SHARDS
@@ -149,11 +150,15 @@ async def _of_the_books(redis: Any) -> list[Metric]:
         async with asyncio.timeout(SECONDS_MAX):
             waiting = sum([int(await redis.xlen(script.name(shard, script.JOURNAL))) for shard in range(SHARDS)])
             last = await redis.hgetall(LAST)
+            findings = await redis.get(FINDINGS)
     except (RedisError, OSError, TimeoutError):
         return []
     found: list[Metric] = [
         GaugeMetricFamily("gateway_journal_entries", "Settled calls on their way to PostgreSQL.", waiting)
     ]
+    if findings is not None:
+        text = "Intervals over which an engine's own counters contradict what was metered, not resolved."
+        found.append(GaugeMetricFamily("gateway_engine_findings", text, int(findings)))
     if last:
         text = "Differences that the last complete reconcile found."
         found.append(GaugeMetricFamily("gateway_reconcile_differences", text, int(last[b"differences"])))

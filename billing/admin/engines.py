@@ -75,7 +75,7 @@ class EngineAdmin(Kept, Written):
     actions = ("drain", "take_down", "bring_live")
     readonly_fields = ("has_key", "created_at")
     fieldsets = (
-        (None, {"fields": ("name", "kind", "brand", "base_url", "state")}),
+        (None, {"fields": ("name", "kind", "brand", "base_url", "state", "is_shared")}),
         ("Its key and how to reach it", {"fields": ("has_key", "api_key", "remove_api_key", "headers", "verify_tls")}),
         ("Share of the calls, and cost", {"fields": ("max_in_flight", "weight", "cost_per_hour_nanos")}),
         ("What it was found to do", {"fields": ("capabilities", "created_at")}),

@@ -8,12 +8,23 @@ from django.contrib import admin, messages
 from django.db import DatabaseError
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 
-from billing import dead_letters
+from billing import dead_letters, engine_counters
 from billing.admin.pages import Bounded
 from billing.entries import EntryRefused
-from billing.models import CounterChange, DeadLetter, JournalShard, JournalWriter, Notice, WorkerLease
+from billing.models import (
+    CounterChange,
+    DeadLetter,
+    EngineFinding,
+    EngineReading,
+    JournalShard,
+    JournalWriter,
+    Notice,
+    WorkerLease,
+)
 from keys.admin import Page, ReadOnly
+from keys.connections import redis_client
 
 
 @admin.register(DeadLetter)
@@ -85,4 +96,28 @@ class NoticeAdmin(ReadOnly, Page):
     list_filter = ("kind", ("sent_at", admin.EmptyFieldListFilter))
     list_select_related = ("organization",)
     search_fields = ("organization__name", "organization__public_id", "unique_key")
+    ordering = ("-id",)
+
+
+@admin.register(EngineFinding)
+class EngineFindingAdmin(ReadOnly, Page):
+    """Where an engine's own counters contradict what was metered."""
+
+    list_display = ("until", "root", "kind", "counted", "metered", "allowed", "resolved_at")
+    list_filter = (("resolved_at", admin.EmptyFieldListFilter), "kind")
+    ordering = ("-id",)
+    actions = ("resolve",)
+
+    @admin.action(description="Resolved: reconcile need not name it any more", permissions=["view"])
+    def resolve(self, request: HttpRequest, queryset: QuerySet[EngineFinding]) -> None:
+        resolved = engine_counters.resolve(queryset.values_list("id", flat=True), timezone.now())
+        engine_counters.tell_metrics(redis_client())
+        self.message_user(request, f"Resolved: {resolved}.", messages.SUCCESS)
+
+
+@admin.register(EngineReading)
+class EngineReadingAdmin(ReadOnly, Page):
+    paginator = Bounded
+    list_display = ("at", "root", "prompt_tokens", "output_tokens", "running", "boundary")
+    list_filter = ("boundary", "root")
     ordering = ("-id",)

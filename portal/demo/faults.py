@@ -15,6 +15,7 @@ Or by rules through POST /control, for a model, for prompts with some text in th
 | nodone=N | N tokens, then an orderly end without finish reason, usage and [DONE] |
 | error=N | N tokens, then an error frame |
 | status=S | answers HTTP status S |
+| short=P | reports P per cent fewer tokens, prompt and output, than it read and made |
 | over, under, negative, missing, text | lies about usage: far too many, half, below 0, none, as text |
 | tool | calls the first tool |
 """
@@ -26,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 DIRECTIVE = re.compile(r"\bdemo:([a-z]+)(?:=(\d{1,9}))?")
-LIES = frozenset({"over", "under", "negative", "missing", "text"})
+LIES = frozenset({"over", "under", "short", "negative", "missing", "text"})
 NAMES = (
     frozenset({"fill", "tokens", "rate", "delay", "hang", "stall", "die", "nodone", "error", "status", "tool"}) | LIES
 )
@@ -86,6 +87,9 @@ def lie(usage: dict[str, Any], asked: Directives) -> dict[str, Any] | None:
         return usage | {"completion_tokens": usage["completion_tokens"] * 10 + 100_000, "prompt_tokens": 10**9}
     if "under" in asked:
         return usage | {"completion_tokens": usage["completion_tokens"] // 2}
+    if "short" in asked:
+        told = {name: usage[name] * (100 - asked["short"]) // 100 for name in ("prompt_tokens", "completion_tokens")}
+        return usage | told
     if "negative" in asked:
         return usage | {"completion_tokens": -usage["completion_tokens"] - 1}
     if "text" in asked:

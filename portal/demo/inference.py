@@ -83,6 +83,7 @@ def _row(url: str, found: Found | None, actor: str) -> Engine:
             base_url=facts["base_url"],
             capabilities=found.capabilities if found else Capabilities(),
             max_in_flight=MAX_IN_FLIGHT,
+            is_shared=True,  # it is somebody's, and may serve them too
             actor=actor,
         )
     engines.change(engine=engine, actor=actor, **facts)

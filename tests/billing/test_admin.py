@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -10,7 +10,7 @@ import pytest
 from django.contrib import admin
 from django.utils import timezone
 
-from billing import catalogue, engines, ladder, ledger, prices
+from billing import catalogue, engine_counters, engines, ladder, ledger, prices
 from billing.admin import pages
 from billing.journal import Journal, stream_of
 from billing.models import (
@@ -31,6 +31,7 @@ from billing.models import (
     WorkerLease,
 )
 from keys import sealing
+from keys.connections import redis_client
 from keys.models import AuditEvent
 from tests import cast
 from tests.billing.draining import drain
@@ -44,8 +45,16 @@ INLINE = {"modelengine", "tierlimit", "postingline"}
 MACHINES = [
     *("ledgeraccount", "posting", "usageevent", "usageday", "usagequarter", "counterchange", "tierchange"),
     *("journalshard", "journalwriter", "workerlease", "deadletter", "notice"),
+    *("enginefinding", "enginereading"),
 ]
 """What no form writes."""
+
+
+def count_apart(now: datetime) -> None:
+    """The engine counts an hour's tokens that nobody metered."""
+    for tokens, at in ((0, now - timedelta(hours=2)), (9_000, now - timedelta(hours=1))):
+        engine_counters.keep({"http://gpu": engine_counters.Reading(tokens, 0, True, 0, None)}, at)
+    assert len(engine_counters.compare(redis_client(), now)) == 1
 
 
 @pytest.fixture
@@ -71,6 +80,7 @@ def who(redis_connection) -> Customer:
     )
     WorkerLease.objects.create(name="w-1", host="h", folder="wal", expires_at=timezone.now())
     Notice.objects.create(organization=who.organization, kind="balance_low", unique_key="n")
+    count_apart(timezone.now())
     settle(redis_connection, who.event(agent="curl/8"))
     other = customer(who.brand)
     redis_connection.xadd(stream_of(other.shard), {**entry(other.event()), "bal": "1"})
@@ -510,3 +520,10 @@ def test_a_dead_letter_is_booked_from_its_page(browser, monkeypatch):
     monkeypatch.setattr("billing.dead_letters.retry", retried.append)
     assert act(browser, "deadletter", "retry", letter) == ["Booked: 1."]
     assert retried == [letter.pk]
+
+
+def test_a_finding_about_an_engine_is_resolved_by_hand(browser):
+    finding = first("enginefinding")
+    browser.post("/admin/billing/enginefinding/", {"action": "resolve", "_selected_action": [finding.pk]})
+    finding.refresh_from_db()
+    assert finding.resolved_at is not None

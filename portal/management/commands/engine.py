@@ -9,7 +9,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
-from billing import engines, prices
+from billing import engine_counters, engines, prices
 from billing.models import Engine, Model, Rate
 from billing.snapshot import Capabilities
 from keys.models import Brand
@@ -37,6 +37,7 @@ class Command(BaseCommand):
         add.add_argument("--model", action="append", default=[], help="only this one of its models (repeatable)")
         add.add_argument("--context", type=int, help="context length, where the engine does not say")
         add.add_argument("--max-in-flight", type=int, default=256, help="calls at once")
+        add.add_argument("--shared", action="store_true", help="others use it, too: it may count more than we meter")
         add.add_argument("--insecure", action="store_true", help="take any TLS certificate")
         add_price_options(add)
         for act, what in (("drain", "let running calls end, send no new ones"), ("resume", "send calls again")):
@@ -84,6 +85,7 @@ class Command(BaseCommand):
             "kind": found.kind,
             "verify_tls": not options["insecure"],
             "max_in_flight": options["max_in_flight"],
+            "is_shared": options["shared"],
         }
         there = Engine.objects.filter(base_url=found.base_url, brand=brand).first()
         if there is None:
@@ -103,6 +105,7 @@ class Command(BaseCommand):
             actor=ACTOR,
             **facts,
         )
+        engine_counters.begin_anew(found.base_url)
         return there
 
     def _draft(self, brand: Brand, engine: Engine, found: FoundModel, options: dict[str, Any]) -> None:
