@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -30,6 +31,7 @@ from proxy.worker import Worker
 log = logging.getLogger(__name__)
 
 METRICS_PATH = "/metrics"
+LAST_WORDS_SECONDS_MAX = 1.0
 _OPENAI = dialect_named("openai")
 _NO_STORE = (StoreUnavailable, DirectoryUnavailable, RedisError, BrandUnknown, TierUnknown)
 _worker: Worker | None = None
@@ -76,12 +78,13 @@ async def _serve(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     call.address = client_address(
         client[0] if client else None, call.fields.get(b"x-forwarded-for"), worker.trusted_proxies
     )
+    worker.began()
     try:
         await _dispatch(call, worker, send)
     except ClientLeft:
         await pipeline.abandon(call, worker, None)
     except asyncio.CancelledError:
-        await pipeline.abandon(call, worker, None)
+        await _cut_short(call, worker, send)
         raise
     except Exception as error:
         trouble = problem_of(error, call, worker)
@@ -90,6 +93,20 @@ async def _serve(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         worker.metrics.refused(call, trouble)
         if not call.gone:
             await _answer(call, trouble, send)
+    finally:
+        worker.ended()
+
+
+async def _cut_short(call: Call, worker: Worker, send: Send) -> None:
+    """The server stops, or the client has not read for too long: what was held is given back, and who still reads is
+    told."""
+    trouble = problem(Reason.DRAINING)
+    await pipeline.abandon(call, worker, trouble)
+    worker.refusals.note(call, trouble)
+    if not call.gone:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_SECONDS_MAX):
+                await _answer(call, trouble, send)
 
 
 async def _dispatch(call: Call, worker: Worker, send: Send) -> None:

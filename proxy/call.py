@@ -72,8 +72,8 @@ class Call:
 
     @property
     def stamp(self) -> Stamp:
-        prefix = "" if self.brand is None else self.brand.id_prefix
-        return Stamp(prefix + self.id, self.started_ms // 1000, self.model_name)
+        """Answers say the name that the brand sells, whatever alias was asked for."""
+        return Stamp(self.snapshot.brand.id_prefix + self.id, self.started_ms // 1000, self.model.slug)
 
     def elapsed_ms(self) -> int:
         return int((time.perf_counter() - self.began) * 1000)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import time
 from bisect import bisect_left
@@ -62,6 +63,7 @@ class Metrics:
 
     def start(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
+        _fold_the_dead(self._folder)
         self._writing = asyncio.get_running_loop().create_task(self._write_forever(), name="proxy: metrics")
 
     async def stop(self) -> None:
@@ -111,13 +113,9 @@ class Metrics:
     # files --------------------------------------------------------------------------------------------------------
 
     def write(self) -> None:
-        numbers = {
-            "pid": os.getpid(),
-            "counts": {name: [[*labels, n] for labels, n in counts.items()] for name, counts in self._counts.items()},
-            "buckets": self._buckets,
-            "sums": self._sums,
-            "gauges": self._gauges(),
-        }
+        counts = {name: [[*labels, n] for labels, n in counts.items()] for name, counts in self._counts.items()}
+        numbers = {"pid": os.getpid(), "counts": counts, "buckets": self._buckets, "sums": self._sums}
+        numbers["gauges"] = self._gauges()
         temporary = self._path.with_suffix(".new")
         with contextlib.suppress(OSError):  # a full disk is the WAL's affair to tell
             temporary.write_bytes(orjson.dumps(numbers))
@@ -132,16 +130,57 @@ class Metrics:
         """Everything as Prometheus reads it: this worker's numbers as of now, its fellows' as of a second ago."""
         self.write()
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_All(_read(self._folder), await _of_the_books(redis)))
+        registry.register(_All([numbers for _, numbers in _files(self._folder)], await _of_the_books(redis)))
         return generate_latest(registry)
 
 
-def _read(folder: Path) -> list[dict[str, Any]]:
+def _fold_the_dead(folder: Path) -> None:
+    """Workers that are gone share one file of counts, so that restarts do not leave files without end."""
+    with (folder / "lock").open("w") as alone:
+        fcntl.flock(alone, fcntl.LOCK_EX)
+        dead = [(path, numbers) for path, numbers in _files(folder) if not _is_alive(numbers["pid"])]
+        if len(dead) < 2:
+            return
+        past = _Sums([numbers for _, numbers in dead])
+        folded = {"pid": 0, "gauges": {}, **past.as_numbers()}
+        kept = folder / "past.json"
+        kept.with_suffix(".new").write_bytes(orjson.dumps(folded))
+        for path, _ in dead:
+            path.unlink()
+        kept.with_suffix(".new").replace(kept)
+
+
+def _files(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     found = []
     for path in sorted(folder.glob("*.json")):
         with contextlib.suppress(OSError, orjson.JSONDecodeError):
-            found.append(orjson.loads(path.read_bytes()))
+            found.append((path, orjson.loads(path.read_bytes())))
     return found
+
+
+class _Sums:
+    """The counts of several workers, added up. A metric that an older release did not have counts from nought."""
+
+    def __init__(self, files: Iterable[dict[str, Any]]) -> None:
+        self.counts: dict[str, dict[tuple[str, ...], int]] = {name: {} for name in COUNTERS}
+        self.buckets = {name: [0] * (len(bounds) + 1) for name, (_, bounds) in HISTOGRAMS.items()}
+        self.sums = dict.fromkeys(HISTOGRAMS, 0.0)
+        for numbers in files:
+            self._add(numbers)
+
+    def _add(self, numbers: dict[str, Any]) -> None:
+        for name, sums in self.counts.items():
+            for *labels, amount in numbers["counts"].get(name, ()):
+                sums[tuple(labels)] = sums.get(tuple(labels), 0) + amount
+        for name, buckets in self.buckets.items():
+            more = numbers["buckets"].get(name, ())
+            if len(more) == len(buckets):
+                self.buckets[name] = [a + b for a, b in zip(buckets, more, strict=True)]
+                self.sums[name] += numbers["sums"].get(name, 0.0)
+
+    def as_numbers(self) -> dict[str, Any]:
+        counts = {name: [[*labels, n] for labels, n in sums.items()] for name, sums in self.counts.items()}
+        return {"counts": counts, "buckets": self.buckets, "sums": self.sums}
 
 
 async def _of_the_books(redis: Any) -> list[Metric]:
@@ -167,41 +206,32 @@ async def _of_the_books(redis: Any) -> list[Metric]:
 
 class _All(Collector):
     def __init__(self, files: list[dict[str, Any]], books: list[Metric]) -> None:
-        self._files = files
+        self._sums = _Sums(files)
+        self._alive = [numbers["gauges"] for numbers in files if _is_alive(numbers["pid"])]
         self._books = books
 
     def collect(self) -> Iterable[Metric]:
         for name, (text, labels) in COUNTERS.items():
-            yield self._counter(name, text, labels)
+            family = CounterMetricFamily(name, text, labels=labels)
+            for values, amount in sorted(self._sums.counts[name].items()):
+                family.add_metric(values, amount)
+            yield family
         for name, (text, bounds) in HISTOGRAMS.items():
             yield self._histogram(name, text, bounds)
         yield from self._gauges()
         yield from self._books
 
-    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Metric:
-        sums: dict[tuple[str, ...], int] = {}
-        for numbers in self._files:
-            for *values, amount in numbers["counts"].get(name, ()):
-                sums[tuple(values)] = sums.get(tuple(values), 0) + amount
-        family = CounterMetricFamily(name, text, labels=labels)
-        for values, amount in sorted(sums.items()):
-            family.add_metric(values, amount)
-        return family
-
     def _histogram(self, name: str, text: str, bounds: tuple[float, ...]) -> Metric:
-        counts = [0] * (len(bounds) + 1)
-        for numbers in self._files:
-            counts = [a + b for a, b in zip(counts, numbers["buckets"].get(name, counts), strict=True)]
         running, buckets = 0, []
-        for bound, amount in zip((*map(str, bounds), "+Inf"), counts, strict=True):
+        for bound, amount in zip((*map(str, bounds), "+Inf"), self._sums.buckets[name], strict=True):
             running += amount
             buckets.append((bound, running))
         family = HistogramMetricFamily(name, text)
-        family.add_metric([], buckets, sum(numbers["sums"].get(name, 0.0) for numbers in self._files))
+        family.add_metric([], buckets, self._sums.sums[name])
         return family
 
     def _gauges(self) -> Iterable[Metric]:
-        alive = [numbers["gauges"] for numbers in self._files if _is_alive(numbers["pid"])]
+        alive = self._alive
         in_flight: dict[str, int] = {}
         for gauges in alive:
             for engine, calls in gauges["in_flight"].items():
@@ -234,4 +264,4 @@ class _All(Collector):
 
 
 def _is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+    return pid > 0 and Path(f"/proc/{pid}").exists()

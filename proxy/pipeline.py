@@ -108,7 +108,7 @@ async def abandon(call: Call, worker: Worker, problem: Problem | None) -> None:
     if hold is None or hold.charge is not None:
         return
     outcome = Outcome(
-        end_reason="client_gone" if call.gone else _end_reason(problem),
+        end_reason=_end_reason(call, problem),
         http_status=problem.status if problem is not None else 499,
         engine_id=None if engine is None else engine.id,
         duration_ms=call.elapsed_ms(),
@@ -118,7 +118,7 @@ async def abandon(call: Call, worker: Worker, problem: Problem | None) -> None:
     await worker.admission.void(hold, outcome)
 
 
-def _end_reason(problem: Problem | None) -> End:
-    if problem is None:
+def _end_reason(call: Call, problem: Problem | None) -> End:
+    if call.gone or problem is None:
         return "client_gone"
     return "timeout" if problem.reason is Reason.ENGINE_TIMEOUT else "upstream_error"

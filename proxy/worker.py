@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -50,6 +51,7 @@ WORKERS_NAME = "proxy:workers"
 """Sorted set in Redis: worker → when it counts as gone (Unix ms). What an engine's slots are divided by."""
 _CONNECTION_OPTIONS = {"pool", "prepare_threshold", "server_side_binding", "isolation_level", "assume_role"}
 DRAIN_SECONDS_MAX = 10.0
+REST_SECONDS_MAX = 3.0
 
 
 class Worker:
@@ -88,6 +90,8 @@ class Worker:
         self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.live_workers = 1
         self.draining = False
+        self._serving = 0
+        self._at_rest = asyncio.Event()
         self._known: tuple[BrandRecord, ...] | None = None
         self._brands = self._indexed(())
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -113,6 +117,7 @@ class Worker:
         self.draining = True
         if self._heartbeat is not None:
             self._heartbeat.cancel()
+        await self._rest()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.heart.stop()
         await self.health.stop()
@@ -129,6 +134,22 @@ class Worker:
         await self.redis.aclose()
         await self.postgresql.close()
         self.wal.close()
+
+    def began(self) -> None:
+        """A request is being served; `ended` must follow."""
+        self._serving += 1
+
+    def ended(self) -> None:
+        self._serving -= 1
+        if self.draining and not self._serving:
+            self._at_rest.set()
+
+    async def _rest(self) -> None:
+        """Requests that the server has cut are still saying their last words and settling."""
+        if self._serving:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REST_SECONDS_MAX):
+                    await self._at_rest.wait()
 
     @property
     def brands(self) -> Brands:
