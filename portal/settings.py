@@ -43,6 +43,9 @@ SERVE = env.choice("SERVE", "both", ("both", "portal", "proxy"))
 WORKERS = env.integer("WORKERS", default=2, at_least=1, at_most=256)
 METRICS_TOKEN = env.text("METRICS_TOKEN")
 DRAIN_SECONDS = env.integer("DRAIN_SECONDS", default=20, at_least=0, at_most=3600)
+CALLS_MAX = env.integer("CALLS_MAX", default=2_000, at_least=1, at_most=1_000_000)
+BODIES_MIB_MAX = env.integer("BODIES_MIB_MAX", default=256, at_least=8, at_most=1_000_000)
+CONNECTIONS_MAX = env.integer("CONNECTIONS_MAX", default=8_000, at_least=1, at_most=1_000_000)
 
 # When an engine's own counters contradict what was metered (billing/engine_counters.py): past both of these
 

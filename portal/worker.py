@@ -7,13 +7,15 @@ from typing import Any
 from django.conf import settings
 from uvicorn_worker import UvicornWorker
 
+from portal.connections import Protocol
+
 
 class Worker(UvicornWorker):  # type: ignore[misc]  # uvicorn_worker carries no types
     """Client addresses come through TRUSTED_PROXIES in our own code, so uvicorn reads no forwarding headers."""
 
     CONFIG_KWARGS: dict[str, Any] = {
         "loop": "uvloop",
-        "http": "httptools",
+        "http": Protocol,
         "ws": "none",
         "lifespan": "on",
         "interface": "asgi3",

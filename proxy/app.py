@@ -134,7 +134,11 @@ async def _dispatch(call: Call, worker: Worker, send: Send) -> None:
     elif worker.draining:
         raise decline(Reason.DRAINING)
     elif endpoint.kind is Kind.METERED:
-        await pipeline.run(call, worker, send)
+        worker.room.enter(call.body_bytes)
+        try:
+            await pipeline.run(call, worker, send)
+        finally:
+            worker.room.leave(call.body_bytes)
     else:
         await resources.answer(call, worker, send)
 

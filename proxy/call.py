@@ -26,10 +26,10 @@ class Call:
     the order in which they stand; who needs one before it is surely set asks `known`."""
 
     __slots__ = (
-        *("address", "agent", "asked", "began", "brand", "caller", "dialect", "endpoint", "engine", "fields"),
-        *("first_token_at", "gone", "headers", "hold", "id", "idempotency", "method", "model", "model_name", "out"),
-        *("path", "place", "prompt_tokens", "query", "receive", "route", "sent_at", "slot", "snapshot", "started_ms"),
-        *("unread", "upstream_status"),
+        *("address", "agent", "asked", "began", "body_bytes", "brand", "caller", "dialect", "endpoint", "engine"),
+        *("fields", "first_token_at", "gone", "headers", "hold", "id", "idempotency", "method", "model", "model_name"),
+        *("out", "path", "place", "prompt_tokens", "query", "receive", "route", "sent_at", "slot", "snapshot"),
+        *("started_ms", "unread", "upstream_status"),
     )
     place: Place
     endpoint: Endpoint
@@ -54,6 +54,8 @@ class Call:
         self.dialect = dialect
         self.address = ""
         self.agent = fields.get(b"user-agent", b"")[:AGENT_CHARS_MAX].decode("latin-1")
+        length = fields.get(b"content-length", b"")
+        self.body_bytes = int(length) if length.isdigit() and len(length) <= 12 else 0  # as worker.room counts it
         self.brand: BrandRecord | None = None
         self.model_name = ""
         self.prompt_tokens: int | None = None  # as the engine's tokenizer counted, where it was asked

@@ -257,6 +257,10 @@ class _All(Collector):
         yield family
         running = sum(gauges["running"] for gauges in alive)
         yield GaugeMetricFamily("gateway_calls_running", "Calls that hold something now.", running)
+        taken = sum(gauges["calls"] for gauges in alive)
+        yield GaugeMetricFamily("gateway_calls_admitted", "Metered requests that are being worked on.", taken)
+        held = sum(gauges["body_bytes"] for gauges in alive)
+        yield GaugeMetricFamily("gateway_body_bytes", "Bytes of request bodies held now.", held)
         healthy = int(all(gauges["wal_healthy"] for gauges in alive))
         yield GaugeMetricFamily("gateway_wal_healthy", "1: every write-ahead log can be written.", healthy)
         workers = max([gauges["workers"] for gauges in alive], default=0)

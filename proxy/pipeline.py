@@ -41,6 +41,9 @@ async def run(call: Call, worker: Worker, asgi_send: Send) -> None:
 async def read_request(call: Call, worker: Worker) -> Replay | None:
     """Body → what is asked. An answer from record, where the same call was answered before."""
     body = await read_body(call.receive)
+    if not call.body_bytes:  # it came in chunks
+        worker.room.grow(len(body))
+        call.body_bytes = len(body)
     fields = parse_object(body)
     call.model_name = model_named(fields, call.snapshot.brand.default_model)
     call.model = await resolve_model(call, worker)

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     HOLD_TOO_LARGE = "hold_too_large"
     STORE_UNAVAILABLE = "store_unavailable"
     DRAINING = "draining"
+    OVERLOADED = "overloaded"
 
     INVALID_HOST = "invalid_host"
     UNKNOWN_PATH = "unknown_path"
@@ -180,6 +181,9 @@ TABLE: dict[Reason, Row] = {
     ),
     Reason.STORE_UNAVAILABLE: Row(
         503, SERVER, "service_unavailable", "The service is briefly unavailable. Please retry.", True, 2_000
+    ),
+    Reason.OVERLOADED: Row(
+        503, SERVER, "service_overloaded", "This server has too much to do right now. Please retry.", True, 1_000
     ),
     Reason.DRAINING: Row(503, SERVER, "service_unavailable", "This server is restarting. Please retry.", True, 1_000),
     Reason.INVALID_HOST: Row(400, REQUEST, "invalid_host", "The Host header is missing, repeated or not known here."),

@@ -39,6 +39,7 @@ from proxy.heart import Heart
 from proxy.idempotency import Idempotency
 from proxy.metrics import Metrics
 from proxy.refusal_log import RefusalLog
+from proxy.room import Room
 from proxy.routing import Routing
 from proxy.upstream import Pool
 
@@ -78,6 +79,7 @@ class Worker:
         self.assertion = Assertion(self.counters, self.admission, self.wal, self.postgresql, _bring_in)
         self.upstream = Pool(open_text)
         self.slots = EngineSlots()
+        self.room = Room(settings.CALLS_MAX, settings.BODIES_MIB_MAX * 1024 * 1024)
         self.routing = Routing(self.slots)
         self.health = Prober(self.upstream, self.routing)
         self.heart = Heart()
@@ -179,6 +181,8 @@ class Worker:
             "in_flight": {str(engine): calls for engine, calls in self.slots.in_flight().items()},
             "unreachable": self.routing.unreachable(),
             "healthy": {str(engine): list(health) for engine, health in self.routing.healths().items()},
+            "calls": self.room.calls,
+            "body_bytes": self.room.bytes,
             "running": self.admission.running,
             "wal_healthy": int(self.wal.healthy),
             "workers": self.live_workers,
