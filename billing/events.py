@@ -37,7 +37,7 @@ End = Literal[
 ]
 
 COUNTED_SQL = {
-    "req": "requests",
+    "req": "requests - failures",
     "in": "uncached_input_tokens + cache_read_tokens + cache_write_tokens",
     "out": "output_tokens",
     "tok": "uncached_input_tokens + cache_read_tokens + cache_write_tokens + output_tokens",
@@ -112,11 +112,21 @@ class Counted(msgspec.Struct, frozen=True):
         }
 
 
+FAILURES: tuple[End, ...] = ("upstream_error", "timeout")
+
+
+def is_failure(source: str, end_reason: str) -> bool:
+    """Whether an engine failed the call before it gave anything: its request is given back. A client that left is no
+    failure, or leaving early would make requests free."""
+    return source == "none" and end_reason in FAILURES
+
+
 def counted(event: Event) -> Counted:
-    """Every event is one request. Spend (`nano`) is what was charged, so an included call adds none."""
+    """Every event is one request, but for those an engine failed. Spend (`nano`) is what was charged, so an included
+    call adds none."""
     prompt = event.uncached_input_tokens + (event.cache_read_tokens or 0) + (event.cache_write_tokens or 0)
     return Counted(
-        req=1,
+        req=0 if is_failure(event.usage_source, event.end_reason) else 1,
         input=prompt,
         out=event.output_tokens,
         tok=prompt + event.output_tokens,

@@ -11,8 +11,8 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from billing import pricing
-from billing.events import Event
-from billing.limits import UNIT_FIELDS, amounts
+from billing.events import Event, counted
+from billing.limits import UNIT_FIELDS
 from billing.snapshot import RateRecord
 from billing.usage import Usage
 
@@ -121,9 +121,8 @@ def beyond_bounds(facts: Facts, granted: int, usage: Usage) -> bool:
 
 
 def unit_amounts(event: Event) -> tuple[int, ...]:
-    """What a settled call adds to the counters, in the script's order; equal to billing.events.counted."""
-    usage = Usage(event.uncached_input_tokens, event.cache_read_tokens, event.cache_write_tokens, event.output_tokens)
-    return tuple(amounts(usage, credits=event.credits, cost_nanos=event.cost_nanos).values())
+    """What a settled call adds to the counters, in the script's order."""
+    return tuple(counted(event).by_unit().values())
 
 
 def event_of_lapsed(held: Held, facts: Facts, running: Running, now_ms: int) -> Event:

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from billing.pricing import PICOS_PER_NANO, hold_picos, worst_case_picos
 from billing.snapshot import LimitRecord, ModelRecord, RateRecord, TierRecord
-from billing.usage import Usage
 
 UNIT_FIELDS = {
     "requests": "req",
@@ -208,18 +207,6 @@ def _concurrency(limits: Iterable[_Bound]) -> tuple[ConcurrencyLimit, ...]:
         if other is None or limit.amount < other.limit:
             found[limit.field] = ConcurrencyLimit(f"{limit.scope}.{CONCURRENT}", limit.field, limit.amount)
     return tuple(found.values())
-
-
-def amounts(usage: Usage, *, credits: int, cost_nanos: int) -> dict[str, int]:
-    """What one settled call adds to each unit's counter; the units are UNIT_FIELDS' fields."""
-    return {
-        "req": 1,
-        "in": usage.prompt_tokens,
-        "out": usage.output,
-        "tok": usage.total_tokens,
-        "cred": credits,
-        "nano": cost_nanos,
-    }
 
 
 def key_limits(raw: Sequence[Mapping[str, Any]]) -> tuple[LimitRecord, ...]:

@@ -502,7 +502,7 @@ class UsageEvent(models.Model):
     held_nanos = models.BigIntegerField(default=0)
     usage_source = models.CharField(max_length=10, choices=UsageSource.choices)
     end_reason = models.CharField(max_length=16, choices=EndReason.choices)
-    flags = ArrayField(models.CharField(max_length=40), default=list)
+    flags = ArrayField(models.TextField(), default=list)
     http_status = models.SmallIntegerField()
     stream = models.BooleanField()
     day = models.DateField(help_text="Brand day of the reserve")
@@ -534,6 +534,9 @@ class Rollup(models.Model):
     engine_id = models.BigIntegerField(default=0)
     end_reason = models.CharField(max_length=16)
     requests = models.BigIntegerField(default=0)
+    failures = models.BigIntegerField(
+        default=0, db_default=0, help_text="Of the requests, those an engine failed: given back"
+    )
     uncached_input_tokens = models.BigIntegerField(default=0)
     cache_read_tokens = models.BigIntegerField(default=0)
     cache_write_tokens = models.BigIntegerField(default=0)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from django.db.backends.utils import CursorWrapper
 
+from billing.events import FAILURES
 from billing.rollups import KEYS, SUMS
 
 
@@ -87,12 +88,18 @@ def _usage_postings(cursor: CursorWrapper) -> Iterator[Difference]:
         yield Difference("events and postings", subject, "no events" if cost is None else cost, found)
 
 
+_COUNTS = {
+    "requests": "count(*) FILTER (WHERE kind = 'call')",
+    "failures": "count(*) FILTER (WHERE kind = 'call' AND usage_source = 'none' AND end_reason = ANY('{"
+    + ",".join(FAILURES)
+    + "}'))",
+}
+"""Columns of a rollup that count events instead of adding up one of theirs."""
+
+
 def _rollups(cursor: CursorWrapper, check: str, table: str, column: str, window: str) -> Iterator[Difference]:
     keys = ", ".join(KEYS)
-    sums = ", ".join(
-        "count(*) FILTER (WHERE kind = 'call')" if name == "requests" else f"sum(COALESCE({name}, 0))::bigint"
-        for name in SUMS
-    )
+    sums = ", ".join(_COUNTS.get(name, f"sum(COALESCE({name}, 0))::bigint") for name in SUMS)
     grouped = ", ".join("COALESCE(engine_id, 0)" if name == "engine_id" else name for name in KEYS)
     statement = f"""
         WITH summed ({keys}, {column}, sums) AS (

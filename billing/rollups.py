@@ -14,11 +14,13 @@ from django.db.backends.utils import CursorWrapper
 
 from billing import histograms
 from billing.event_rows import Row
+from billing.events import is_failure
 
 QUARTER_MS = 900_000
 KEYS = ("organization_id", "key_id", "model_id", "engine_id", "end_reason", "brand_id")
 SUMS = (
     "requests",
+    "failures",
     "uncached_input_tokens",
     "cache_read_tokens",
     "cache_write_tokens",
@@ -46,15 +48,16 @@ class _Sum:
         is_call = row.kind == "call"
         amounts = self.amounts
         amounts[0] += is_call
-        amounts[1] += row.uncached_input_tokens
-        amounts[2] += row.cache_read_tokens or 0
-        amounts[3] += row.cache_write_tokens or 0
-        amounts[4] += row.output_tokens
-        amounts[5] += row.reasoning_tokens or 0
-        amounts[6] += row.images
-        amounts[7] += row.credits
-        amounts[8] += row.list_cost_nanos
-        amounts[9] += row.cost_nanos
+        amounts[1] += is_call and is_failure(row.usage_source, row.end_reason)
+        amounts[2] += row.uncached_input_tokens
+        amounts[3] += row.cache_read_tokens or 0
+        amounts[4] += row.cache_write_tokens or 0
+        amounts[5] += row.output_tokens
+        amounts[6] += row.reasoning_tokens or 0
+        amounts[7] += row.images
+        amounts[8] += row.credits
+        amounts[9] += row.list_cost_nanos
+        amounts[10] += row.cost_nanos
         if is_call:
             speed = histograms.speed(row.output_tokens, row.first_token_ms, row.duration_ms)
             histograms.count(self.first_token, row.first_token_ms, histograms.MILLISECONDS)
