@@ -39,6 +39,7 @@ class Usage:
     key_name: str = ""
     end_reason: str | None = None
     requests: int
+    failures: int
     uncached_input_tokens: int
     cache_read_tokens: int
     cache_write_tokens: int

@@ -77,6 +77,21 @@ def test_an_input_of_three_buckets_counts_as_their_sum():
     assert set(counts.by_unit()) == set(events.COUNTED_SQL)
 
 
+@pytest.mark.parametrize(
+    ("source", "end_reason", "requests"),
+    [
+        ("none", "upstream_error", 0),
+        ("none", "timeout", 0),
+        ("none", "client_gone", 1),
+        ("none", "lapsed", 1),
+        ("running", "timeout", 1),
+        ("final", "stop", 1),
+    ],
+)
+def test_only_a_call_that_an_engine_failed_gives_its_request_back(source, end_reason, requests):
+    assert events.counted(event(usage_source=source, end_reason=end_reason)).req == requests
+
+
 def test_ornaments_that_no_database_takes_are_mended_and_amounts_kept():
     sent = event(
         cost_nanos=5,

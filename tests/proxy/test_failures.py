@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from django.db.models import Sum
 
+from billing.models import UsageDay
+from billing.reconcile import reconcile
 from billing.snapshot import Capabilities
 from proxy import answers
 from tests.proxy.shop import Gateway
@@ -247,3 +250,17 @@ def test_a_full_engine_is_busy_and_shared(gateway: Gateway) -> None:
     assert_says(next(call for call in calls if call.status_code == 503), 503, "engine_busy", retry=True)
     assert gateway.worker.slots.in_flight()[engine.id] == 0
     assert shop.holds() == 0
+
+
+def test_what_an_engine_fails_uses_up_no_request(gateway: Gateway) -> None:
+    customer = gateway.shop.customer({"unit": "requests", "window": "day", "amount": 2})
+    asked = [gateway.chat(f"demo:status={said}", headers=customer.headers) for said in (500, 422, 422)]
+    assert [response.status_code for response in asked] == [502, 400, 400]
+    served = [gateway.chat(headers=customer.headers) for _ in range(2)]
+    assert [response.status_code for response in served] == [200, 200]
+    assert gateway.chat(headers=customer.headers).status_code == 429
+    for response in (*asked, *served):
+        assert gateway.event_of(response).http_status == response.status_code
+    day = UsageDay.objects.filter(organization_id=customer.organization.id)
+    assert day.aggregate(Sum("requests"), Sum("failures")) == {"requests__sum": 5, "failures__sum": 3}
+    assert not list(reconcile(gateway.shop.store))
