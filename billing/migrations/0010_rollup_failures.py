@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0008_worker_leases"),
+        ("billing", "0009_engine_readings"),
     ]
 
     operations = [
