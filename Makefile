@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
-.PHONY: help run test bench lint format browser load-tools clean
+.PHONY: help run test bench overload lint format browser load-tools clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -19,6 +19,9 @@ test: $(VENV)/dev.stamp browser load-tools lint ## everything CI runs: lint, typ
 
 bench: $(VENV)/dev.stamp load-tools ## throughput, latency and CPU per call beside nginx on the same engine: two minutes
 	@$(BIN)/python -m tests.speed
+
+overload: $(VENV)/dev.stamp ## five times more clients than an engine has slots, beside as many as it has: one minute
+	@$(BIN)/python -m tests.speed.overload
 
 lint: $(VENV)/dev.stamp ## ruff, mypy, import-linter, missing migrations
 	@$(BIN)/ruff check .
