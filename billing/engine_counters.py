@@ -78,7 +78,7 @@ def engines_to_read() -> dict[str, EngineRecord]:
 def keep(readings: dict[str, Reading], at: datetime) -> None:
     """Stores what was read, by root. `at`: when it was read, the same for all."""
     for root, reading in readings.items():
-        ids = sorted(row.id for row in _engines_at(root))
+        ids = sorted(row.id for row in engines_at(root))
         before = EngineReading.objects.filter(root=root).order_by("at").last()
         boundary = _boundary(before, ids, reading)
         EngineReading.objects.create(root=root, engine_ids=ids, at=at, boundary=boundary, **reading._asdict())
@@ -116,7 +116,7 @@ def resolve(ids: Iterable[int], now: datetime) -> int:
     return EngineFinding.objects.filter(pk__in=list(ids), resolved_at=None).update(resolved_at=now)
 
 
-def _engines_at(root: str) -> list[Engine]:
+def engines_at(root: str) -> list[Engine]:
     return list(Engine.objects.filter(base_url__in=(root, f"{root}/v1")))
 
 
@@ -154,7 +154,7 @@ def _judged(root: str, now: datetime) -> list[EngineFinding]:
 
 def _verdict(start: EngineReading, end: EngineReading) -> tuple[list[EngineFinding], bool]:
     """What differs, and whether the interval is long enough to say that the rest agrees."""
-    is_shared = any(engine.is_shared for engine in _engines_at(end.root))
+    is_shared = any(engine.is_shared for engine in engines_at(end.root))
     findings = []
     conclusive = []
     kinds: tuple[Literal["prompt", "output"], ...] = ("prompt", "output")

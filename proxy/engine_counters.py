@@ -5,10 +5,13 @@ keys, headers and certificates are as for calls. What the totals mean is told by
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import orjson
 
 from billing.engine_counters import Reading
 from billing.snapshot import EngineRecord
@@ -17,6 +20,7 @@ from proxy.upstream import Deadlines, Pool, UpstreamFailure
 
 PATIENCE = Deadlines(connect_ms=3_000, first_byte_ms=10_000, idle_ms=10_000, total_ms=15_000)
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
+LOG_BYTES_MAX = 256 * 1024 * 1024
 AT_ONCE = 16
 _SAMPLE = re.compile(r"^([A-Za-z_:][\w:]*)(?:\{.*\})?[ \t]+(\S+)", re.MULTILINE)
 log = logging.getLogger(__name__)
@@ -107,3 +111,19 @@ def _totals(samples: Iterable[tuple[str, str]]) -> dict[str, float]:
         except ValueError:
             continue
     return totals
+
+
+async def read_logs(engines: Mapping[str, EngineRecord]) -> dict[str, list[dict[str, Any]]]:
+    """What demo engines among these have done, request by request. Other engines have no such log and are left out."""
+    pool = Pool(open_text)
+    found: dict[str, list[dict[str, Any]]] = {}
+    try:
+        for key, engine in engines.items():
+            body = await get(pool, engine, "/log", LOG_BYTES_MAX)
+            with contextlib.suppress(orjson.JSONDecodeError):
+                lines = [orjson.loads(line) for line in (body or b"").splitlines()]
+                if all(isinstance(line, dict) and "request_id" in line for line in lines):
+                    found[key] = lines
+    finally:
+        await pool.close()
+    return found

@@ -80,6 +80,7 @@ async def test_only_engines_that_count_and_answer_are_read(tmp_path) -> None:
 def audited(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Gateway:
     """The shop's engine read a first time; clocks are one here, so seconds of skew need not be allowed."""
     monkeypatch.setattr(engine_counters, "SKEW", timedelta())
+    gateway.shop.inference.engine.log.clear()
     EngineReading.objects.all().delete()
     EngineFinding.objects.all().delete()
     assert engine_audit.compare(now=datetime.now(UTC)) == 0
@@ -119,6 +120,7 @@ def test_an_honest_engine_agrees_to_the_token(audited: Gateway) -> None:
     metered = [engine_counters._metered(kind, first, last).tokens for kind in ("prompt", "output")]
     assert counted == tuple(metered)
     assert min(counted) > 10_000
+    assert list(engine_audit.logs_that_differ(now=datetime.now(UTC))) == []
 
 
 @pytest.mark.django_db(transaction=True)
@@ -129,5 +131,7 @@ def test_an_engine_that_reports_a_tenth_too_little_is_found(audited: Gateway, in
     assert found.keys() == {"prompt", "output"}
     for counted, metered in found.values():
         assert 0.89 < metered / counted < 0.91
+    calls = list(engine_audit.logs_that_differ(now=datetime.now(UTC)))
+    assert len(calls) == 12, "and call by call in the engine's own log"
     engine_counters.tell_metrics(audited.shop.store)
     assert "gateway_engine_findings 2.0" in httpx.get(f"{audited.root}/metrics").text
