@@ -112,7 +112,11 @@ class Streamed:
         try:
             ending = await self._pass_on()
         except asyncio.CancelledError:  # the client does not read, or the server is stopping
-            await self._settle_cut(Ending.CLIENT_GONE if call.gone else Ending.TIMEOUT)
+            await self._settle_cut(Ending.CLIENT_GONE if call.gone else Ending.TIMEOUT, status=499)
+            raise
+        except Exception:  # what was delivered is charged, whatever broke here
+            if self.out.began:
+                await self._settle_cut(Ending.ERROR, status=200)
             raise
         if call.gone and not self.meter.finished:
             ending = Ending.CLIENT_GONE
@@ -157,6 +161,8 @@ class Streamed:
             return Ending.TIMEOUT
         except UpstreamFailure:
             return Ending.CLIENT_GONE if call.gone else Ending.CUT
+        except orjson.JSONDecodeError:  # in an event that the meter had no reason to read
+            meter.error = "an event that is not JSON"
         return Ending.ERROR if meter.error is not None else Ending.COMPLETE
 
     def _rewritten(self, events: list[Event]) -> bytes:
@@ -176,9 +182,9 @@ class Streamed:
         )
         return problem(reason, model=call.model_name)
 
-    async def _settle_cut(self, ending: Ending) -> None:
+    async def _settle_cut(self, ending: Ending, *, status: int) -> None:
         self.meter.absorb(self.call.unread + self.response.close())
-        await settle(self.call, self.worker, self.meter.result(ending), status=499)
+        await settle(self.call, self.worker, self.meter.result(ending), status=status)
 
     async def _end(self, trouble: Problem | None, measured: Measured) -> None:
         """The last bytes. SDKs hang up at [DONE], so what follows it would be lost; without it they raise."""

@@ -21,7 +21,9 @@ from proxy.refusals import Reason, decline
 
 ANSWER_BYTES_MAX = 256 * 1024
 KEPT_SECONDS = 24 * 3600
-RUNNING_SECONDS_EXTRA = 60
+RUNNING_SECONDS = 90
+"""How long a name is taken for a call whose worker has died; a living one renews it."""
+RENEW_SECONDS = 30.0
 KEY_BYTES_MAX = 255
 SECONDS_MAX = 2.0
 _RUNNING = b"running:"
@@ -40,14 +42,24 @@ class Replay(NamedTuple):
 class Idempotency:
     def __init__(self, redis: Any) -> None:
         self._redis = redis
+        self._running: dict[str, str] = {}
+        self._renewing: asyncio.Task[None] | None = None
 
-    async def begin(self, name: str, call_id: str, running_ms_max: int) -> Replay | None:
+    def start(self) -> None:
+        self._renewing = asyncio.get_running_loop().create_task(self._renew_forever(), name="proxy: idempotency")
+
+    async def stop(self) -> None:
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.gather(self._renewing, return_exceptions=True)
+
+    async def begin(self, name: str, call_id: str) -> Replay | None:
         """None: this call may run, and nobody else under `name` until it is finished or forgotten."""
         mark = _RUNNING + call_id.encode()
-        seconds = running_ms_max // 1000 + RUNNING_SECONDS_EXTRA
         try:
             async with asyncio.timeout(SECONDS_MAX):
-                if await self._redis.set(name, mark, nx=True, ex=seconds):
+                if await self._redis.set(name, mark, nx=True, ex=RUNNING_SECONDS):
+                    self._running[name] = call_id
                     return None
                 found = await self._redis.get(name)
         except (RedisError, OSError, TimeoutError) as error:
@@ -65,11 +77,19 @@ class Idempotency:
         if len(body) > ANSWER_BYTES_MAX:
             await self.forget(name, call_id)
             return
+        self._running.pop(name, None)
         sealed = seal_text(orjson.dumps({"id": call_id, "body": body.decode()}).decode())
         await self._quietly(self._redis.set(name, sealed, ex=KEPT_SECONDS))
 
     async def forget(self, name: str, call_id: str) -> None:
+        self._running.pop(name, None)
         await self._quietly(self._redis.eval(_FORGET, 1, name, _RUNNING + call_id.encode()))
+
+    async def _renew_forever(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            for name in list(self._running):
+                await self._quietly(self._redis.expire(name, RUNNING_SECONDS))
 
     async def _quietly(self, command: Any) -> None:
         """The call itself is settled: a record that is lost costs a retry its replay, not the answer."""

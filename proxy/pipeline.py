@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
+from billing.counters import StoreUnavailable
 from billing.events import End
 from billing.hold import Outcome
 from proxy.answers import EventStream, Send, send_body
@@ -56,7 +57,11 @@ async def _recorded(call: Call, worker: Worker, key: bytes, body: bytes) -> Repl
     """Takes the key's name for this call, or finds the answer under it. A replay reserves nothing, so that the caller
     still may call is asked here."""
     name = record_name(call.caller, key, call.endpoint.name, body)
-    replay = await worker.idempotency.begin(name, call.id, call.model.total_ms)
+    try:
+        replay = await worker.idempotency.begin(name, call.id)
+    except StoreUnavailable:  # perhaps the name was taken all the same
+        worker.own(worker.idempotency.forget(name, call.id))
+        raise
     if replay is None:
         call.idempotency = name
         return None

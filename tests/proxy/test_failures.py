@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -171,26 +171,27 @@ def test_a_long_wait_is_filled_with_comments(gateway: Gateway, monkeypatch: pyte
 
 
 @contextmanager
-def engine_saying(answer: bytes) -> Iterator[str]:
-    """An engine that answers every request with these bytes."""
-
-    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(65536)
-        writer.write(answer)
-        await writer.drain()
-        writer.close()
-
-    loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(speak, "127.0.0.1", 0))
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
+def engine_saying(*pieces: bytes) -> Iterator[str]:
+    """An engine that answers every request with these bytes, a pause between the pieces."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=_speak, args=(server, pieces), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        server.shutdown(socket.SHUT_RDWR)  # ends accept()
         thread.join(5)
-        server.close()
-        loop.close()
+
+
+def _speak(server: socket.socket, pieces: tuple[bytes, ...]) -> None:
+    while True:
+        try:
+            link, _ = server.accept()
+        except OSError:
+            return
+        with link:
+            link.recv(65536)
+            for number, piece in enumerate(pieces):
+                time.sleep(0.2 if number else 0)
+                link.sendall(piece)
 
 
 def answer(body: bytes, content_type: bytes = b"application/json") -> bytes:
@@ -226,6 +227,25 @@ def test_nonsense_from_an_engine_is_an_ordinary_error(
     assert response.status_code in (500, 502)
     assert response.json()["error"]["code"] in ("engine_error", "engine_misconfigured")
     assert gateway.event_of(response).cost_nanos == 0
+
+
+def test_a_stream_that_turns_to_nonsense_is_charged_as_far_as_it_made_sense(gateway: Gateway) -> None:
+    good = (
+        b'data: {"id":"x","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":'
+        b'{"content":"duck"},"finish_reason":null}],"usage":{"prompt_tokens":5,"completion_tokens":%d}}\n\n'
+    )
+    bad = b'data: {"choices":[{"finish_reason":null]],"usage":{"completion_tokens":3}\n\n'
+    whole = answer(good % 1 + good % 2 + bad, b"text/event-stream")
+    with engine_saying(whole.removesuffix(bad), bad) as url:
+        capabilities = Capabilities(running_usage="continuous_usage_stats")
+        engine = gateway.shop.new_engine("babbling", url, capabilities=capabilities)
+        gateway.shop.new_model("babbling", "x", engine=engine)
+        reply = gateway.stream(model="babbling")
+    *chunks, last = reply.events
+    assert len(chunks) == 2
+    assert last["error"]["code"] == "engine_error"
+    event = gateway.event_of(reply)
+    assert (event.end_reason, event.output_tokens) == ("upstream_error", 2)
 
 
 def test_a_full_engine_is_busy_and_shared(gateway: Gateway) -> None:
