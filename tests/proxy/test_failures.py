@@ -283,4 +283,5 @@ def test_what_an_engine_fails_uses_up_no_request(gateway: Gateway) -> None:
         assert gateway.event_of(response).http_status == response.status_code
     day = UsageDay.objects.filter(organization_id=customer.organization.id)
     assert day.aggregate(Sum("requests"), Sum("failures")) == {"requests__sum": 5, "failures__sum": 3}
-    assert not list(reconcile(gateway.shop.store))
+    own = f"organization_id {customer.organization.id},"
+    assert not [difference for difference in reconcile(gateway.shop.store) if own in str(difference)]
