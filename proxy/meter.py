@@ -304,9 +304,12 @@ class Meter:
             and self._bounds.choices == 1
             and b'"finish_reason":null' in data
             and b'"error"' not in data
+            and self.content_events
+            and b'""' not in data
         ):
             # One choice's text with a running count and nothing else to know. Quotes within JSON strings are escaped,
-            # so none of these patterns can match text that a model wrote.
+            # so none of these patterns can match text that a model wrote. An event before the first content, or with
+            # an empty string in it, may hold no text at all: it is read, as what it counts for may have to be charged.
             self._unread = data
             self.content_events += 1
             return _event((_CONTENT, data, None, True, name))

@@ -207,6 +207,12 @@ def test_impossible_usage_is_never_billed_as_it_stands(gateway: Gateway, lie: st
     assert event.output_tokens == usage["completion_tokens"]
 
 
+@pytest.mark.parametrize("lie", ["negative", "text"])
+def test_a_stream_whose_usage_lies_is_charged_for_no_more_than_was_made(gateway: Gateway, lie: str) -> None:
+    event = gateway.event_of(gateway.stream(f"demo:{lie} demo:tokens=8", max_tokens=32))
+    assert (event.output_tokens, event.usage_source) == (8, "estimated")
+
+
 def test_a_model_without_a_price_is_refused(gateway: Gateway) -> None:
     gateway.shop.new_model("unpriced", "demo-chat", per_million=None)
     refused = gateway.chat(model="unpriced")

@@ -103,6 +103,7 @@ def test_running_usage_is_replaced_never_added():
 
 def test_text_with_running_count_is_not_parsed_until_asked():
     meter = Meter(VLLM, bounds())
+    meter.feed(sse(chunk(choice("w"), usage=usage(10, 1)), done=False))  # the first text is read
     events = meter.feed(sse(*[chunk(choice("x"), usage=usage(10, n)) for n in (1, 2, 3)], done=False))
     assert [(event.kind, event.parsed, event.extra) for event in events] == [(Kind.CONTENT, None, True)] * 3
     assert meter.running() == Usage(input=10, output=3)
@@ -244,6 +245,7 @@ def test_event_that_is_no_json_object_is_an_error(event):
 
 def test_broken_text_behind_a_running_count_is_no_crash():
     meter = Meter(VLLM, bounds())
+    meter.feed(sse(chunk(choice("x")), done=False))
     meter.feed(b'data: {"finish_reason":null,"usage":{\n\n')
     meter.feed(b'data: {"x":{"finish_reason":null},"usage":{"prompt_tokens":3}}\n\n')
     assert meter.running().input == 3
@@ -435,6 +437,14 @@ def test_final_usage_that_is_no_count_falls_back_on_the_running_one():
     result = stream(sse(running, chunk(usage={"prompt_tokens": 10, "completion_tokens": -1})), VLLM)
     assert (result.usage.output, result.source) == (7, Source.RUNNING)
     assert Flag.USAGE_NEGATIVE in result.flags
+
+
+@pytest.mark.parametrize("bad", [-1, "8"])
+def test_events_that_hold_no_text_are_not_charged_where_no_usage_can_be_used(bad):
+    said = {"prompt_tokens": 10, "completion_tokens": bad}
+    texts = [choice("", role="assistant"), *(choice("word ") for _ in range(8)), choice(""), choice(finish="stop")]
+    result = stream(sse(*(chunk(text, usage=said) for text in texts), chunk(usage=said)), VLLM)
+    assert (result.usage.output, result.source) == (8, Source.ESTIMATED)
 
 
 @pytest.mark.parametrize("said", ["many", 7, [], True])
