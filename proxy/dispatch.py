@@ -71,13 +71,16 @@ class Brands:
             if self._brand_of_host(host) is not None:
                 return False
         except Declined:
-            return self._is_under_a_base(path)
-        slug, slash, rest = path[1:].partition("/")
-        return bool(slash) and slug not in RESERVED and self._is_under_a_base("/" + rest)
+            return self._is_under_a_base(path) or self._is_below_a_slug(path)
+        return self._is_below_a_slug(path)
 
     def serves(self, brand: BrandRecord, place: Place) -> bool:
         """Whether an open place belongs to the brand that the key named."""
         return place.base in _bases(brand)
+
+    def _is_below_a_slug(self, path: str) -> bool:
+        slug, slash, rest = path[1:].partition("/")
+        return bool(slash) and slug not in RESERVED and self._is_under_a_base("/" + rest)
 
     def _is_under_a_base(self, path: str) -> bool:
         return any(path.startswith(base) and path[len(base) : len(base) + 1] in ("", "/") for base in self._bases)

@@ -213,10 +213,10 @@ def read_events(body: bytes) -> list[Any]:
 
 
 @contextmanager
-def serve(shop: Shop) -> Iterator[Gateway]:
+def serve(shop: Shop, application: Any = app.application) -> Iterator[Gateway]:
     """The app on a port of its own, in a thread with an event loop of its own."""
     config = uvicorn.Config(
-        app.application,
+        application,
         host="127.0.0.1",
         port=0,
         loop="uvloop",

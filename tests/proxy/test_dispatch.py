@@ -71,7 +71,9 @@ def test_a_host_that_is_missing_repeated_or_strange_is_declined(brands: Brands, 
     with pytest.raises(Declined) as caught:
         brands.place(host, "/v1/models")
     assert caught.value.problem.status == 400
-    assert brands.ours(host, "/v1/models")  # so that the proxy says so
+    for path in ("/v1/models", "/dialogix/v1/models", "/axione/api/v1/models"):
+        assert brands.ours(host, path)  # so that the proxy says so
+    assert not brands.ours(host, "/admin/v1/models")
 
 
 def test_an_open_place_belongs_only_to_brands_with_that_base_path(brands: Brands) -> None:
