@@ -6,7 +6,7 @@ from billing.catalogue import BrandUnknown
 from billing.snapshot import BrandRecord, ModelRecord, Snapshot
 from billing.tiers import TierUnknown
 from keys.caller import Caller
-from keys.credentials import SPELLED, present
+from keys.credentials import SPELLED, CredentialsReason, CredentialsRefused, present
 from keys.directory import KeyRefused
 from proxy.call import Call
 from proxy.dialects import dialect_named
@@ -29,7 +29,7 @@ async def authenticate(call: Call, worker: Worker) -> None:
         raise decline(Reason.INVALID_KEY) from None
     try:
         _judge(call, worker)
-    except (Declined, KeyRefused):
+    except (Declined, KeyRefused, CredentialsRefused):
         await refresh(call, worker)
 
 
@@ -52,12 +52,22 @@ async def refresh(call: Call, worker: Worker) -> None:
 
 def _judge(call: Call, worker: Worker) -> None:
     now_ms = worker.counters.now_ms()
+    _judge_scheme(call, call.snapshot.brand)
     judge_caller(call.caller, call.snapshot, call.endpoint, now_ms=now_ms, address=call.address)
+
+
+def _judge_scheme(call: Call, brand: BrandRecord) -> None:
+    """By the snapshot's brand, whose version is checked with every call: the list of brands may be a second old.
+    Raises CredentialsRefused."""
+    if brand.schemes != call.schemes:
+        present(call.headers, call.query, schemes=brand.schemes)
+        call.schemes = brand.schemes
 
 
 def rejudge(call: Call, worker: Worker, caller: Caller, snapshot: Snapshot) -> ModelRecord:
     """For admission, which has reloaded: everything that was judged before, again."""
     now_ms = worker.counters.now_ms()
+    _judge_scheme(call, snapshot.brand)
     judge_caller(caller, snapshot, call.endpoint, now_ms=now_ms, address=call.address)
     call.caller, call.snapshot, call.brand = caller, snapshot, snapshot.brand
     call.model = judge_model(caller, snapshot, call.endpoint, call.model_name)
@@ -66,15 +76,28 @@ def rejudge(call: Call, worker: Worker, caller: Caller, snapshot: Snapshot) -> M
 
 async def _found(call: Call, worker: Worker) -> tuple[Caller, BrandRecord]:
     if call.brand is not None:
-        presented = present(call.headers, call.query, schemes=call.brand.schemes)
-        caller = await worker.directory.find(presented.secret, call.brand)
-        return caller, call.brand
+        return await _found_within(call, worker, call.brand), call.brand
     brands = worker.brands
     candidates = [brand for brand in brands.by_id.values() if brands.serves(brand, call.place)]
     if not candidates:
         raise decline(Reason.INVALID_KEY)
     presented = present(call.headers, call.query, schemes=_EVERY_SCHEME)
     caller = await worker.directory.find(presented.secret, *candidates)
-    brand = brands.by_id[caller.organization.brand_id]
-    present(call.headers, call.query, schemes=brand.schemes)  # the key's brand may not take it this way
-    return caller, brand
+    return caller, brands.by_id[caller.organization.brand_id]  # which may not take it this way: judged with the rest
+
+
+async def _found_within(call: Call, worker: Worker, brand: BrandRecord) -> Caller:
+    """A key that came in a way the list of brands does not take is looked up all the same: only the snapshot says for
+    sure whether it may. Where there is no such key, the way is what is answered."""
+    try:
+        secret = present(call.headers, call.query, schemes=brand.schemes).secret
+    except CredentialsRefused as refused:
+        if refused.reason is not CredentialsReason.SCHEME_NOT_ACCEPTED:
+            raise
+        secret = present(call.headers, call.query, schemes=_EVERY_SCHEME).secret
+        try:
+            return await worker.directory.find(secret, brand)
+        except KeyRefused:
+            raise refused from None
+    call.schemes = brand.schemes
+    return await worker.directory.find(secret, brand)

@@ -28,8 +28,8 @@ class Call:
     __slots__ = (
         *("address", "agent", "asked", "began", "body_bytes", "brand", "caller", "dialect", "endpoint", "engine"),
         *("fields", "first_token_at", "gone", "headers", "hold", "id", "idempotency", "method", "model", "model_name"),
-        *("out", "path", "place", "prompt_tokens", "query", "receive", "route", "sent_at", "slot", "snapshot"),
-        *("started_ms", "unread", "upstream_status"),
+        *("out", "path", "place", "prompt_tokens", "query", "receive", "route", "schemes", "sent_at", "slot"),
+        *("snapshot", "started_ms", "unread", "upstream_status"),
     )
     place: Place
     endpoint: Endpoint
@@ -57,6 +57,7 @@ class Call:
         length = fields.get(b"content-length", b"")
         self.body_bytes = int(length) if length.isdigit() and len(length) <= 12 else 0  # as worker.room counts it
         self.brand: BrandRecord | None = None
+        self.schemes: tuple[str, ...] | None = None  # the last rule that takes the key the way it came
         self.model_name = ""
         self.prompt_tokens: int | None = None  # as the engine's tokenizer counted, where it was asked
         self.idempotency: str | None = None  # the record's name, while this call runs under it

@@ -75,6 +75,25 @@ def test_a_brand_says_which_ways_it_takes(gateway: Gateway) -> None:
     assert code_of(ask(gateway, headers={"authorization": f"Bearer {secret}"})) == (401, "invalid_api_key")
 
 
+def test_which_ways_a_brand_takes_changes_with_the_very_next_request(gateway: Gateway) -> None:
+    shop = gateway.shop
+    brand = shop.new_brand("fickle", "fi-", schemes=["bearer", "x-api-key"])
+    shop.new_model("aion-v3", "demo-chat", brand=brand)
+    secret = shop.new_key(shop.new_organization("fickle", brand=brand, credit="1")).secret
+    options: dict[str, Any] = {"url": f"{gateway.root}/fickle/v1", "headers": {"x-api-key": secret}}
+    models = f"{gateway.root}/fickle/v1/models"
+    assert ask(gateway, **options).status_code == 200
+    for _ in range(3):
+        brands.change(brand=brand, actor=ACTOR, schemes=["bearer"])
+        assert code_of(ask(gateway, **options)) == (401, "scheme_not_accepted")
+        brands.change(brand=brand, actor=ACTOR, schemes=["bearer", "x-api-key"])
+        assert ask(gateway, **options).status_code == 200
+        brands.change(brand=brand, actor=ACTOR, schemes=["bearer"])
+        assert code_of(httpx.get(models, headers=options["headers"])) == (401, "scheme_not_accepted")
+        brands.change(brand=brand, actor=ACTOR, schemes=["bearer", "x-api-key"])
+        assert httpx.get(models, headers=options["headers"]).status_code == 200
+
+
 def test_hosts_name_brands_and_strange_hosts_are_refused(gateway: Gateway, settings: Any) -> None:
     shop = gateway.shop
     hosted = shop.new_brand("hosted", "ho-", hosts=["api.hosted.example"], base_paths=["/api/v1"])
