@@ -124,7 +124,7 @@ def _brand() -> Brand:
         key_prefix=KEY_PREFIX,
         actor=ACTOR,
         hosts=[f"{SLUG}.localhost"],
-        base_paths=["/v1"],
+        base_paths=["/v1", "/api/v1"],
         schemes=[scheme.value for scheme in Scheme],
         default_model="aion-v3",
         cors_origins=["*"],
