@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any, Final, Protocol
 
-from billing import events, facts, pricing, wal
+from billing import crash, events, facts, pricing, wal
 from billing.counters import Counters, StoreUnavailable
 from billing.events import Event
 from billing.hold import Charge, Hold, LimitState, Outcome, Reason, Refusal, Refused, limit_states, refusal_of
@@ -127,6 +127,7 @@ class Admission:
                 started_at_ms=started_at_ms or now_ms,
                 address=address,
             )
+            crash.at("before_reserve")
             verdict = await self._counters.submit(self._reserve_entry(hold, now_ms))
             word = verdict[0]
             if word == "OK":
@@ -191,6 +192,7 @@ class Admission:
         except WalUnavailable as error:
             hold.is_dispatched = False
             raise StoreUnavailable(str(error)) from error
+        crash.at("after_dispatched_line")
 
     def progress(self, hold: Hold, usage: Usage, source: str = "running") -> None:
         """The call's cumulative usage so far. Cheap enough for every chunk: a P line leaves at most every
@@ -199,6 +201,8 @@ class Admission:
         hold.usage, hold.usage_source = usage, source
         now = asyncio.get_running_loop().time()
         if now >= hold.next_progress:
+            if hold.next_progress:
+                crash.at("mid_stream")
             hold.next_progress = now + PROGRESS_MS / 1000
             self._wal.note(wal.PROGRESS, hold.progress_line())
 
@@ -229,6 +233,7 @@ class Admission:
         settled: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
 
         def done(verdict: Verdict) -> bool:
+            crash.at("after_settle")
             if not settled.done():
                 settled.set_result(verdict)
             return True
@@ -284,6 +289,7 @@ class Admission:
         )
 
     def _held(self, hold: Hold, verdict: Verdict) -> Hold:
+        crash.at("after_reserve")
         hold.take(verdict)
         hold.renew_at_ms = verdict[1] + RENEW_MS
         self._running[hold.call_id] = hold

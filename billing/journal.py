@@ -24,7 +24,7 @@ import redis
 from django.db import DatabaseError, InterfaceError, connection, transaction
 from redis.exceptions import RedisError, ResponseError
 
-from billing import counters, dead_letters, recording, script, shard_leases
+from billing import counters, crash, dead_letters, recording, script, shard_leases
 from billing.entries import Entry, EntryRefused, order, parse
 from billing.recording import SecondWriter
 from billing.shard_leases import LeaseLost, ShardLeases
@@ -203,6 +203,8 @@ class Journal:
                 if delivery.error:
                     self._bury(cursor, delivery)
             shard_leases.advance(cursor, _advanced(last_ids, batch))
+            crash.at("before_commit")
+        crash.at("after_commit")
         self._acknowledge(batch)
 
     def _bury(self, cursor: Any, delivery: Delivery) -> None:

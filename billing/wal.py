@@ -28,6 +28,7 @@ from zlib import crc32
 
 import msgspec
 
+from billing import crash
 from billing.facts import Facts, Running
 
 log = logging.getLogger(__name__)
@@ -215,6 +216,8 @@ class Wal:
         lines, self._lines = self._lines, []
         waiting, self._waiting = self._waiting, []
         error = self._write(b"".join(lines)) if lines else None
+        if crash.is_armed("after_settle_line") and any(line.startswith(SETTLED) for line in lines):
+            crash.at("after_settle_line")
         for future in waiting:
             if future.done():
                 continue

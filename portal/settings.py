@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
+from billing import crash
 from portal import environment as env
 from portal.stores.place import Place
 from portal.stores.secrets_file import installation_secrets
@@ -41,6 +42,7 @@ PORT = env.integer("PORT", default=8000, at_least=1, at_most=65535)
 BIND = env.addresses("BIND")
 SERVE = env.choice("SERVE", "both", ("both", "portal", "proxy"))
 WORKERS = env.integer("WORKERS", default=2, at_least=1, at_most=256)
+CRASH_AT = env.choice("CRASH_AT", "", ("", *crash.POINTS))
 METRICS_TOKEN = env.text("METRICS_TOKEN")
 DRAIN_SECONDS = env.integer("DRAIN_SECONDS", default=20, at_least=0, at_most=3600)
 CALLS_MAX = env.integer("CALLS_MAX", default=2_000, at_least=1, at_most=1_000_000)

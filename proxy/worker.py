@@ -20,7 +20,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 from redis.exceptions import RedisError
 
-from billing import replay
+from billing import crash, replay
 from billing.admission import Admission
 from billing.assertion import Assertion
 from billing.catalogue import Catalogue
@@ -60,6 +60,7 @@ class Worker:
 
     def __init__(self) -> None:
         settings.WAL_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
+        crash.arm(settings.CRASH_AT)
         self.redis = asyncio_client()
         self.postgresql: AsyncConnectionPool[Any] = AsyncConnectionPool(
             _conninfo(),

@@ -16,7 +16,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from billing import leases, outbox, partitions, rebuild, replay
+from billing import crash, leases, outbox, partitions, rebuild, replay
 from billing.journal import Journal
 from keys import publication
 from keys.connections import redis_client
@@ -32,6 +32,7 @@ class Command(BaseCommand):
     help = "Drains the journal of settled calls into PostgreSQL until it is stopped."
 
     def handle(self, *args: Any, **options: Any) -> None:
+        crash.arm(settings.CRASH_AT)
         stopping = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
