@@ -57,7 +57,7 @@ class Processes:
     def journal(self, crash_at: str = "") -> subprocess.Popen[bytes]:
         return self._start("manage.py", "journal", CRASH_AT=crash_at)
 
-    def worker(self, crash_at: str = "", prefix: tuple[str, ...] = ()) -> Proxy:
+    def worker(self, crash_at: str = "") -> Proxy:
         """One proxy worker, its own master."""
         port = free_port()
         options = (
@@ -74,7 +74,7 @@ class Processes:
         )
         grace = ("--no-access-log", "--log-level", "warning", "--timeout-graceful-shutdown", "5")
         argv = ("-m", "uvicorn", "portal.asgi:application", *options, *grace)
-        return self._serving(self._start(*argv, prefix=prefix, CRASH_AT=crash_at), port)
+        return self._serving(self._start(*argv, CRASH_AT=crash_at), port)
 
     def gunicorn(self, *options: str, **more: str) -> Proxy:
         port = free_port()
@@ -93,10 +93,10 @@ class Processes:
             process.kill()
             process.wait()
 
-    def _start(self, *argv: str, prefix: tuple[str, ...] = (), **more: str) -> subprocess.Popen[bytes]:
+    def _start(self, *argv: str, **more: str) -> subprocess.Popen[bytes]:
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(
-                [*prefix, sys.executable, *argv], cwd=ROOT, env={**self._environment, **more}, stdout=log, stderr=log
+                [sys.executable, *argv], cwd=ROOT, env={**self._environment, **more}, stdout=log, stderr=log
             )
         self._started.append(process)
         return process
