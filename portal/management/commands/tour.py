@@ -23,8 +23,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("names", nargs="*", metavar="claim", help=f"of {', '.join(c.name for c in CLAIMS)}; all")
         parser.add_argument("--brand", default="dialogix")
+        parser.add_argument("--times", type=int, default=1, metavar="N", help="prove each claim N times")
 
-    def handle(self, *, names: list[str], brand: str, **options: Any) -> None:
+    def handle(self, *, names: list[str], brand: str, times: int, **options: Any) -> None:
         path = settings.VAR_DIR / "demo.json"
         if not path.exists():
             raise CommandError(f"There is no {path}: start the demo first, in another terminal, with: make run")
@@ -32,24 +33,33 @@ class Command(BaseCommand):
         if unknown:
             raise CommandError(f"No such claim: {', '.join(sorted(unknown))}.")
         chosen = [claim for claim in CLAIMS if not names or claim.name in names]
-        failed = asyncio.run(self._show(chosen, path, brand))
+        if times < 1:
+            raise CommandError("--times takes a number above 0.")
+        failed = asyncio.run(self._show(chosen, path, brand, times))
+        each = "" if times == 1 else f", each {times} times"
         if failed:
-            self.stdout.write(f"{failed} of {len(chosen)} claims did not hold.")
+            self.stdout.write(f"{failed} of {len(chosen)} claims did not hold{each}.")
             sys.exit(1)
-        self.stdout.write(f"All {len(chosen)} claims hold.")
+        self.stdout.write(f"All {len(chosen)} claims hold{each}.")
 
-    async def _show(self, chosen: list[Claim], path: Path, brand: str) -> int:
+    async def _show(self, chosen: list[Claim], path: Path, brand: str, times: int) -> int:
         demo, failed = Demo.read(path, brand), 0
         try:
             for number, claim in enumerate(chosen, start=1):
-                started = time.monotonic()
                 self.stdout.write(f"{number}. {claim.sentence}")
-                proof = await claim.prove(demo)
-                for line in proof.lines:
-                    self.stdout.write(f"     {line}")
-                verdict = "holds" if proof.holds else "DOES NOT HOLD"
-                self.stdout.write(f"   {verdict} ({time.monotonic() - started:.1f} s)\n\n")
-                failed += not proof.holds
+                held = [await self._prove(claim, demo) for _ in range(times)]
+                if times > 1:
+                    self.stdout.write(f"   held {sum(held)} of {times} times\n\n")
+                failed += not all(held)
         finally:
             await demo.pool.close()
         return failed
+
+    async def _prove(self, claim: Claim, demo: Demo) -> bool:
+        started = time.monotonic()
+        proof = await claim.prove(demo)
+        for line in proof.lines:
+            self.stdout.write(f"     {line}")
+        verdict = "holds" if proof.holds else "DOES NOT HOLD"
+        self.stdout.write(f"   {verdict} ({time.monotonic() - started:.1f} s)\n\n")
+        return proof.holds
