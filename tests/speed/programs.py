@@ -40,6 +40,7 @@ server {{
   listen 127.0.0.1:{engine} backlog=2048;
   location = /v1/chat/completions {{ default_type application/json; return 200 '{completion}'; }}
   location = /status {{ stub_status; }}
+  location ~ ^/(health|version|v1/models)$ {{ access_log {folder}/probes.log; return 200 '{{}}'; }}
 }}
 """
 _GATEWAY = """
@@ -105,7 +106,7 @@ def engines(folder: Path, pace: Pace) -> Iterator[Ports]:
     """Both engines and nginx before them."""
     ports = _free_ports()
     with ExitStack() as stack:
-        _nginx(stack, folder / "engine", _ENGINE.format(engine=ports.engine, completion=COMPLETION))
+        _nginx(stack, folder / "engine", _ENGINE.format(engine=ports.engine, completion=COMPLETION, folder=folder))
         _child(
             stack,
             folder / "paced.log",

@@ -194,7 +194,10 @@ class Trial:
             self.results.asked[model] += count - before[model] - own_question
 
     def _asked(self) -> dict[str, int]:
-        return {model: asked(port) for model, port in self._engine_ports.items()}
+        """Without the health questions that the proxy asks of nginx beside the calls."""
+        counts = {model: asked(port) for model, port in self._engine_ports.items()}
+        counts[WHOLE] -= (self._folder / "probes.log").read_bytes().count(b"\n")
+        return counts
 
     # behind the proxy -----------------------------------------------------------------------------------------------
 
