@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 import uvloop
+from django.conf import settings
 from django.core.management import call_command
 
 from tests.conftest import truncate_unmanaged_tables
@@ -47,13 +48,26 @@ def _django_db_helper(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("_django_db_helper")
 
 
+@pytest.fixture(autouse=True)
+def _empty_unmanaged_tables(request: pytest.FixtureRequest) -> None:
+    """As everywhere, but for tests that share a module's shop: its books stay whole until the module ends."""
+    if "shop" not in request.fixturenames:
+        request.getfixturevalue("_empty_unmanaged_tables")
+
+
 @pytest.fixture(scope="module")
 def shop(
-    django_db_setup: None, django_db_blocker: Any, redis_connection: redis.Redis, inference: Inference
+    django_db_setup: None,
+    django_db_blocker: Any,
+    redis_connection: redis.Redis,
+    inference: Inference,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Shop]:
     """One shop for a module's tests: a test that changes something for good makes its own customer, model or brand.
     Such modules are marked django_db(transaction=True), from which pytest-django knows that they need a database."""
-    with django_db_blocker.unblock():
+    with django_db_blocker.unblock(), pytest.MonkeyPatch.context() as patch:
+        # A worker replays what dead ones left in its folder: the calls of another module's shop are not ours.
+        patch.setattr(settings, "WAL_DIR", tmp_path_factory.mktemp("wal"))
         redis_connection.flushall()
         try:
             yield Shop(inference, redis_connection)
