@@ -14,6 +14,7 @@ import orjson
 import pytest
 from django.conf import settings
 
+from billing import call_ids
 from billing.models import JournalShard, JournalWriter
 from tests.billing import books
 from tests.billing.books import end_leases
@@ -95,7 +96,7 @@ def test_refusals_reach_support(start, redis_connection):
     from proxy.refusal_log import STREAM
 
     row = {
-        "call_id": "019ab3f2-7c1e-7d44-9f0a-3b5d1c2e4f60",
+        "call_id": call_ids.mint(int(time.time() * 1000), os.urandom(10)),  # one of long ago is dropped at once
         "at_ms": int(time.time() * 1000),
         "organization_id": 7,
         "status": 429,
