@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 
 BRANDS_AGE_SECONDS_MAX = 1.0
 ASKED_SECONDS_MIN = 0.2
-"""An unknown host makes a worker look again, but not more often than this: hosts cost a stranger nothing."""
+"""An unknown host makes a worker look again, but not more often than this: hosts cost a stranger nothing. Whoever asks
+in between waits for the next look with the others, so nobody is told of a list older than the question."""
 PAST_RATES_KEPT = timedelta(hours=1)
 """Clocks differ, and a call holds the rate it was reserved at; older prices are in the events."""
 
@@ -161,6 +162,12 @@ def publish_missing(brand_id: int | None = None) -> None:
             connection.close()
 
 
+def _seen(look: asyncio.Task[None]) -> None:
+    """Its failure is the waiters' to hear, and they may all have left."""
+    if not look.cancelled():
+        look.exception()
+
+
 class Catalogue:
     """A worker's snapshots and brands, for one event loop. `redis` answers bytes and is closed by its owner."""
 
@@ -170,6 +177,7 @@ class Catalogue:
         self._brands: tuple[BrandRecord, ...] = ()
         self._brands_version = b""
         self._asked_at = 0.0
+        self._next_look: asyncio.Task[None] | None = None
         self._snapshots: dict[int, Snapshot] = {}
         self._locks: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._loads: defaultdict[int, int] = defaultdict(int)
@@ -192,13 +200,19 @@ class Catalogue:
         return self._brands
 
     async def refresh_brands(self) -> tuple[BrandRecord, ...]:
-        """Look again now, for a host or slug that nobody knows yet; not more often than every fifth of a second.
-        Raises RedisError."""
-        now = time.monotonic()
-        if now - self._asked_at >= ASKED_SECONDS_MIN:
-            self._asked_at = now
-            await self._load_brands()
+        """The list as it stands at some moment after this was called, for a host or slug that nobody knows yet. Looks
+        are a fifth of a second apart. Raises RedisError."""
+        if self._next_look is None:
+            self._next_look = asyncio.create_task(self._look_in_turn(), name="catalogue: unknown brand")
+            self._next_look.add_done_callback(_seen)
+        await asyncio.shield(self._next_look)  # a waiter that leaves must not take the look away from the others
         return self._brands
+
+    async def _look_in_turn(self) -> None:
+        await asyncio.sleep(self._asked_at + ASKED_SECONDS_MIN - time.monotonic())
+        self._next_look = None  # who asks from here on asks for a later look
+        self._asked_at = time.monotonic()
+        await self._load_brands()
 
     async def snapshot(self, brand_id: int) -> Snapshot:
         """The brand's snapshot as this worker knows it; loaded when it does not. Raises BrandUnknown, RedisError."""

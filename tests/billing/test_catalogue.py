@@ -207,17 +207,35 @@ async def test_the_list_of_brands_follows_within_moments(brand, held):
     await in_time(lambda: len(held.brands()) == 2)
 
 
-async def test_an_unknown_host_makes_a_worker_look_at_most_every_fifth_of_a_second(brand, client, monkeypatch):
+async def test_looks_for_an_unknown_host_are_a_fifth_of_a_second_apart_and_shared(brand, client, monkeypatch):
     held = Catalogue(client)
     asked = []
 
     async def load_brands():
-        asked.append(1)
+        asked.append(asyncio.get_running_loop().time())
 
     monkeypatch.setattr(held, "_load_brands", load_brands)
-    for _ in range(50):
-        await held.refresh_brands()
-    assert len(asked) == 1
+    await held.refresh_brands()
+    await asyncio.gather(*(held.refresh_brands() for _ in range(50)))
+    assert len(asked) == 2
+    assert asked[1] - asked[0] >= catalogue.ASKED_SECONDS_MIN - 0.01
+
+
+async def test_who_looks_sees_a_brand_that_was_made_before_however_recent_the_last_look(brand, held):
+    await held.refresh_brands()
+    await create_brand(slug="second", name="Second", key_prefix="s-", schemes=["bearer"], actor="test")
+    assert {found.slug for found in await held.refresh_brands()} == {brand.slug, "second"}
+
+
+async def test_a_look_that_fails_is_heard_by_all_who_wait_and_the_next_one_works(brand, held, client, monkeypatch):
+    async def hmget(*_):
+        raise redis.ConnectionError("away")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(client, "hmget", hmget)
+        heard = await asyncio.gather(*(held.refresh_brands() for _ in range(3)), return_exceptions=True)
+    assert [type(answer) for answer in heard] == [redis.ConnectionError] * 3
+    assert [found.slug for found in await held.refresh_brands()] == [brand.slug]
 
 
 async def test_a_redis_that_is_away_leaves_the_brands_as_they_were(brand, held, client, monkeypatch, caplog):
