@@ -106,8 +106,16 @@ def _model_record(model: Model) -> ModelRecord:
 
 _MODEL_FIELDS = (
     *("id", "slug", "name", "description", "owned_by", "context_length", "default_max_tokens"),
-    *("max_completion_tokens", "modalities", "tokens_per_message", "tokens_per_call", "is_moderated", "is_reasoning"),
-    *("state", "maintenance_message", "connect_ms", "first_byte_ms", "idle_ms", "total_ms"),
+    *(
+        "max_completion_tokens",
+        "modalities",
+        "tokens_per_message",
+        "tokens_per_call",
+        "modality",
+        "images_per_call_max",
+    ),
+    *("is_moderated", "is_reasoning", "state", "maintenance_message"),
+    *("connect_ms", "first_byte_ms", "idle_ms", "total_ms"),
 )
 
 
@@ -121,7 +129,7 @@ def _rate_record(rate: Rate) -> RateRecord:
 
 _RATE_FIELDS = (
     *("id", "organization_id", "input_picos", "output_picos", "cache_read_picos", "cache_write_picos"),
-    *("reasoning_picos", "request_nanos", "image_nanos", "credits_per_request", "is_free"),
+    *("reasoning_picos", "request_nanos", "image_nanos", "credits_per_request", "credits_per_1000_tokens", "is_free"),
 )
 
 

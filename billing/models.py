@@ -89,6 +89,17 @@ class Model(models.Model):
         default=16, help_text="Chat template tokens per message, at most"
     )
     tokens_per_call = models.PositiveSmallIntegerField(default=64, help_text="Chat template tokens per call, at most")
+    modality = models.CharField(
+        max_length=60, default="text->text", db_default="text->text", help_text="As catalogues show it"
+    )
+    images_per_call_max = models.PositiveSmallIntegerField(
+        default=0, db_default=0, help_text="Images one answer may hold, which is what is held for; 0 makes none"
+    )
+    weights = models.CharField(
+        max_length=200, blank=True, default="", db_default="", help_text="As declared to customers"
+    )
+    weights_revision = models.CharField(max_length=80, blank=True, default="", db_default="")
+    quantization = models.CharField(max_length=40, blank=True, default="", db_default="")
     is_moderated = models.BooleanField(default=False)
     is_reasoning = models.BooleanField(default=False)
     features = ArrayField(
@@ -163,6 +174,9 @@ class Rate(models.Model):
     request_nanos = models.BigIntegerField(default=0)
     image_nanos = models.BigIntegerField(default=0)
     credits_per_request = models.PositiveIntegerField(default=0)
+    credits_per_1000_tokens = models.PositiveIntegerField(
+        default=0, db_default=0, help_text="Added to credits per request, rounded up once per call"
+    )
     is_free = models.BooleanField(default=False)
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
@@ -217,6 +231,9 @@ class Tier(models.Model):
     payer = models.CharField(max_length=24, choices=Payer.choices, default=Payer.PREPAID)
     model_slugs = ArrayField(
         models.CharField(max_length=120), null=True, blank=True, help_text="Models unlocked; null means all"
+    )
+    monthly_price_nanos = models.BigIntegerField(
+        null=True, blank=True, help_text="What a month costs where the tier is sold; null where it is not"
     )
     priority = models.SmallIntegerField(default=0, help_text="Engine priority: lower is served first (vLLM's sense)")
     is_default = models.BooleanField(default=False)

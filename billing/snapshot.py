@@ -62,6 +62,7 @@ class RateRecord(Record, frozen=True, kw_only=True):
     request_nanos: int = 0
     image_nanos: int = 0
     credits_per_request: int = 0
+    credits_per_1000_tokens: int = 0
     is_free: bool = False
 
 
@@ -79,6 +80,8 @@ class ModelRecord(Record, frozen=True, kw_only=True, dict=True):
     modalities: dict[str, int] = {}
     tokens_per_message: int = 16
     tokens_per_call: int = 64
+    modality: str = "text->text"
+    images_per_call_max: int = 0
     is_moderated: bool = False
     is_reasoning: bool = False
     features: tuple[str, ...] = ()
@@ -143,6 +146,14 @@ class BrandRecord(Record, frozen=True, kw_only=True):
     money_refusal_status: int = 429
     support_email: str = ""
     support_url: str = ""
+    response_id_prefix: str = "resp_"
+    parameters: dict[str, dict[str, Any]] = {}  # field → {"min", "max", "default", "values"}
+    is_catalogue_public: bool = False
+    lists_gated_models: bool = False
+    is_plain_chat: bool = False
+    splits_reasoning: bool = False
+    conversation_days: int = 0
+    conversation_bytes_max: int = 1_048_576
 
 
 class Snapshot(Record, frozen=True, kw_only=True, dict=True):

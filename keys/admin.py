@@ -110,6 +110,9 @@ class UserAdmin(Kept, DjangoUserAdmin):  # type: ignore[type-arg]
 
 class _BrandForm(Form):
     support_url = forms.URLField(required=False, assume_scheme="https")
+    terms_url = forms.URLField(required=False, assume_scheme="https")
+    privacy_url = forms.URLField(required=False, assume_scheme="https")
+    imprint_url = forms.URLField(required=False, assume_scheme="https")
 
     class Meta:
         model = Brand

@@ -81,7 +81,11 @@ class Scheme(TextChoices):
 
 
 class Brand(models.Model):
-    """A public API surface: one company's name, hosts, paths, key format and rules."""
+    """A public API surface: one company's name, hosts, paths, key format and rules.
+
+    `parameters` holds {"min", "max", "default", "values"} per request field, all optional: a value out of range is
+    refused by name, a default is sent to the engine when a request leaves the field out.
+    """
 
     class State(TextChoices):
         ACTIVE = "active"
@@ -102,7 +106,45 @@ class Brand(models.Model):
         models.CharField(max_length=200), default=list, blank=True, help_text="Regular expressions of imported keys"
     )
     id_prefix = models.CharField(max_length=24, default="chatcmpl-")
+    response_id_prefix = models.CharField(max_length=24, default="resp_", db_default="resp_")
     default_model = models.CharField(max_length=120, blank=True, help_text="Used when a request names no model")
+    model_id_pattern = models.CharField(
+        max_length=200, blank=True, default="", db_default="", help_text="What every model id must match whole"
+    )
+    key_scopes = ArrayField(
+        models.CharField(max_length=20),
+        default=list,
+        db_default=[],
+        blank=True,
+        help_text="The most its keys may do; empty means everything",
+    )
+    parameters = models.JSONField(
+        default=dict,
+        db_default={},
+        blank=True,
+        help_text='Rules per request field: {"temperature": {"min": 0, "max": 1, "default": 0.7}}',
+    )
+    is_catalogue_public = models.BooleanField(default=False, db_default=False, help_text="/models needs no key")
+    lists_gated_models = models.BooleanField(
+        default=False, db_default=False, help_text="/models shows what a higher tier unlocks, too"
+    )
+    is_plain_chat = models.BooleanField(
+        default=False, db_default=False, help_text="Text and nothing else: tools and other parts are 403"
+    )
+    splits_reasoning = models.BooleanField(
+        default=False, db_default=False, help_text="Takes reasoning_split, on by itself for models that reason"
+    )
+    conversation_days = models.PositiveSmallIntegerField(
+        default=0, db_default=0, help_text="How long a session_id is remembered; 0 takes no sessions"
+    )
+    conversation_bytes_max = models.PositiveIntegerField(default=1_048_576, db_default=1_048_576)
+    docs_pages = ArrayField(
+        models.CharField(max_length=40),
+        default=list,
+        db_default=[],
+        blank=True,
+        help_text="Of its public docs, in order",
+    )
     currency = models.CharField(max_length=3, default="USD")
     timezone = models.CharField(max_length=60, default="UTC")
     state = models.CharField(max_length=8, choices=State.choices, default=State.ACTIVE)
@@ -113,6 +155,9 @@ class Brand(models.Model):
     theme = models.JSONField(default=dict, blank=True)
     support_email = models.EmailField(blank=True)
     support_url = models.URLField(blank=True)
+    terms_url = models.URLField(blank=True, default="", db_default="")
+    privacy_url = models.URLField(blank=True, default="", db_default="")
+    imprint_url = models.URLField(blank=True, default="", db_default="")
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     version = models.BigIntegerField(default=0, editable=False)
 

@@ -112,7 +112,8 @@ def pair_sql(condition: str) -> str:
 BRAND_FIELDS = (
     *("id", "slug", "name", "hosts", "base_paths", "dialect", "schemes", "key_prefix", "legacy_key_patterns"),
     *("id_prefix", "default_model", "currency", "timezone", "state", "cors_origins", "money_refusal_status"),
-    *("support_email", "support_url"),
+    *("support_email", "support_url", "response_id_prefix", "parameters", "is_catalogue_public", "lists_gated_models"),
+    *("is_plain_chat", "splits_reasoning", "conversation_days", "conversation_bytes_max"),
 )
 
 

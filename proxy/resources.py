@@ -46,7 +46,9 @@ async def answer(call: Call, worker: Worker, send: Send) -> None:
     await authenticate(call, worker)
     await refresh(call, worker)
     if kind is Kind.MODELS:
-        listed = list_models(call.caller, call.snapshot, worker.counters.now_ms(), call.dialect.lists_gated_models)
+        listed = list_models(
+            call.caller, call.snapshot, worker.counters.now_ms(), call.snapshot.brand.lists_gated_models
+        )
         body = call.dialect.models(listed, call.snapshot.brand)
     elif kind is Kind.MODEL:
         body = _model(call, worker)

@@ -17,8 +17,6 @@ _SHOWN = ((b"requests", REQUEST_UNITS), (b"tokens", TOKEN_UNITS))
 class OpenAI:
     name = "openai"
     request_fields: frozenset[str] = frozenset()
-    models_need_key = True
-    lists_gated_models = False
 
     def status(self, problem: Problem, brand: BrandRecord | None) -> int:
         """Only running out of money is worded by the brand (402 or 429); other quotas are 429 everywhere."""

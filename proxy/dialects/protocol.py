@@ -60,8 +60,6 @@ class Dialect(Protocol):
     name: str
     request_fields: frozenset[str]
     """Fields of this surface beyond the public schema, which the gateway itself understands."""
-    models_need_key: bool
-    lists_gated_models: bool
 
     def error(self, problem: Problem, brand: BrandRecord | None) -> dict[str, Any]:
         """The body of an error answer."""

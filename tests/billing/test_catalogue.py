@@ -85,6 +85,8 @@ def test_every_column_that_a_worker_needs_is_in_its_record(brand, model):
         "modalities": {"image_url": 1600},
         "tokens_per_message": 5,
         "tokens_per_call": 6,
+        "modality": "text->image",
+        "images_per_call_max": 4,
         "is_moderated": True,
         "is_reasoning": True,
         "state": "maintenance",
