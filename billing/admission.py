@@ -137,6 +137,8 @@ class Admission:
             redis_ms = verdict[1]
             if word == "STALE" and verdict[2] != "clock":
                 caller, snapshot, model = await self._reloaded(verdict[2], caller, snapshot, recheck)
+            elif word == "STALE":
+                model = recheck(caller, snapshot)  # a key may have expired by the clock that was just learned
             else:
                 await self._mended(template, verdict)
         raise StoreUnavailable("Redis and PostgreSQL do not come to agree")

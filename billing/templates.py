@@ -111,9 +111,11 @@ def _made(caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -
     day, month = (window_at(now_ms, kind, snapshot.brand.timezone) for kind in ("day", "month"))
     asks_money = tuple(plan.money is not None for plan in found.plans)
     payers = tuple(plan.payer for plan in found.plans)
+    # A key's last moment ends its price: so Redis' clock judges both, and a worker whose clock is behind hears STALE.
+    until_ms = min((ms for ms in (rate.until_ms, caller.expires_at_ms) if ms is not None), default=0)
     static = (
         *_identity(caller, snapshot, model),
-        *(rate.from_ms, rate.until_ms or 0, *day, *month),
+        *(rate.from_ms, until_ms, *day, *month),
         [part for c in counters for part in (WINDOW_NUMBERS[c.window], c.scope_field, UNITS.index(c.unit_field) + 1)],
         [
             (payer, int(asks), ["" if amount is None else str(amount) for amount in own])
@@ -140,7 +142,7 @@ def _made(caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -
         day=day,
         month=month,
         from_ms=max(rate.from_ms, day.start_ms, month.start_ms),
-        until_ms=min(rate.until_ms or day.end_ms, day.end_ms, month.end_ms),
+        until_ms=min(until_ms or day.end_ms, day.end_ms, month.end_ms),
         static=msgspec.Raw(_encode(static)),
     )
 

@@ -13,6 +13,8 @@ from billing import script, wal
 from billing.admission import Reason, Refused, StoreUnavailable
 from billing.events import counted, decode
 from billing.usage import Usage
+from keys.caller import KeyReason, check_static
+from keys.directory import KeyRefused
 from tests.billing.stage import (
     ONE_NANO_EACH,
     RATE,
@@ -327,6 +329,27 @@ async def test_a_price_that_begins_now_is_taken_at_the_next_try(stage, redis_con
         await asyncio.sleep(0.3)
         s.counters.clock_offset_ms -= 10_000  # it believes the old price still holds
         assert (await s.reserve()).rate.id == 2
+
+
+async def test_a_key_ends_by_redis_clock_however_far_behind_the_workers_is(stage):
+    async with stage() as s:
+        ends_ms = int(time.time() * 1000) + 150
+        s.caller = dataclasses.replace(s.caller, expires_at_ms=ends_ms)
+        s.sources.caller = s.caller
+
+        def recheck(caller, snapshot):
+            if check_static(caller, s.counters.now_ms(), None) is not None:
+                raise KeyRefused(KeyReason.KEY_EXPIRED)
+            return s.model
+
+        s.sources.recheck = recheck
+        await s.settle(await s.reserve())
+        await asyncio.sleep(0.2)
+        s.counters.clock_offset_ms -= 10_000  # it believes the key has seconds left
+        with pytest.raises(KeyRefused):
+            await s.reserve()
+        await s.admission.drain(5)
+        assert s.nothing_is_held()
 
 
 async def test_limits_show_what_is_left_after_this_call(stage):
