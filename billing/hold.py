@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from billing.facts import Facts, Running
 from billing.limits import CONCURRENT, Estimate, Need
 from billing.script import Verdict
 from billing.snapshot import ModelRecord, RateRecord, Snapshot
-from billing.templates import Counter, Template
+from billing.templates import Template
 from billing.usage import Usage
 from keys.caller import Caller
 
@@ -22,6 +22,7 @@ _encode: Final = msgspec.json.Encoder().encode
 _MONEY: Final = ("balance", "nanos", "", "organization")
 NO_USAGE: Final = Usage()
 MILLISECONDS_MAX: Final = 2**31 - 1
+MINUTE_MS: Final = 60_000
 
 
 class Reason(StrEnum):
@@ -88,8 +89,7 @@ class Charge(NamedTuple):
     flags: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """How a call ended. Not `billable`: it was the provider's fault and nothing was delivered, so it costs nothing."""
 
     usage: Usage = NO_USAGE
@@ -101,7 +101,7 @@ class Outcome:
     first_token_ms: int | None = None
     duration_ms: int = 0
     agent: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = {}
     user: str = ""
     billable: bool = True
 
@@ -202,7 +202,7 @@ class Hold:
 
     @property
     def limits(self) -> tuple[LimitState, ...]:
-        """Every counter of the paying plan after this hold, the balance last when it pays."""
+        """Every limit of the paying plan after this hold, the balance last when it pays."""
         return limit_states(self.template, self._verdict, plan=self.plan, needs=self.needs, granted=self.granted)
 
     def facts(self) -> Facts:
@@ -318,35 +318,24 @@ class Hold:
 def limit_states(
     template: Template, verdict: Verdict, *, plan: int | None, needs: tuple[Need, ...], granted: int
 ) -> tuple[LimitState, ...]:
-    """An OK verdict in words. `plan` None shows each counter's limit under the first plan that has one."""
+    """An OK verdict in words: the limits of a plan, or with `plan` None every counter; the balance last."""
     now_ms, balance, money_held, flat = verdict[1], int(verdict[4]), int(verdict[5]), verdict[6]
-    asks_money = plan is not None and template.asks_money[plan]
-    own = {name: need.at(granted) for name, need in zip(facts.UNITS, needs, strict=False)}
-    if not asks_money:
-        own["nano"] = 0
+    minute_ms = now_ms - now_ms % MINUTE_MS
+    own = [need.at(granted) for need in needs] or [0] * len(facts.UNITS)
+    if plan is None or not template.asks_money[plan]:
+        own[-1] = 0
     found = []
-    for number, counter in enumerate(template.counters):
-        limit = _limit_of(template, plan, number)
-        posted, held = int(flat[2 * number]), int(flat[2 * number + 1]) + own.get(counter.unit_field, 0)
-        resets = _resets_at(template, counter, number, now_ms, posted + held)
-        found.append(LimitState(counter.name, counter.unit, counter.window, counter.scope, limit, posted, held, resets))
-    if asks_money or plan is None:
+    lines = template.every_line if plan is None else template.lines[plan]
+    for number, unit_number, name, unit, window, scope, limit, ends_ms in lines:
+        posted, held = int(flat[2 * number]), int(flat[2 * number + 1]) + own[unit_number]
+        resets_ms = ends_ms
+        if window == "minute":  # its usage is gone when the minute after the next begins
+            resets_ms = minute_ms + MINUTE_MS * (2 if posted + held else 1)
+        found.append(LimitState(name, unit, window, scope, limit, posted, held, resets_ms))
+    if plan is None or template.asks_money[plan]:
         name, unit, window, scope = _MONEY
-        found.append(LimitState(name, unit, window, scope, balance, 0, money_held + own.get("nano", 0), None))
+        found.append(LimitState(name, unit, window, scope, balance, 0, money_held + own[-1], None))
     return tuple(found)
-
-
-def _limit_of(template: Template, plan: int | None, number: int) -> int | None:
-    if plan is not None:
-        return template.limits[plan][number]
-    return next((own[number] for own in template.limits if own[number] is not None), None)
-
-
-def _resets_at(template: Template, counter: Counter, number: int, now_ms: int, used: int) -> int | None:
-    """Day and month: their end. A minute's usage is gone when the minute after the next begins."""
-    if counter.window == "minute":
-        return (now_ms // 60_000 + (2 if used else 1)) * 60_000
-    return template.ends_ms(number)
 
 
 def refusal_of(template: Template, verdict: Verdict) -> Refusal:

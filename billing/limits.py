@@ -7,8 +7,9 @@ scope fields `o`, `k<key id>`, `m<model id>`; unit fields in UNIT_FIELDS; window
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+import msgspec
 
 from billing.pricing import PICOS_PER_NANO, hold_picos, worst_case_picos
 from billing.snapshot import LimitRecord, ModelRecord, RateRecord, TierRecord
@@ -34,8 +35,7 @@ class LimitInvalid(ValueError):
     """A limit that cannot be read; the text says which and what to write instead."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
+class Estimate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The most a call could use. `output_tokens_wanted` is per choice (0 for embeddings). `quota_prompt_tokens`, where
     given, is a likelier bound that token windows may use; money always uses the sure one."""
 

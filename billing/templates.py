@@ -50,8 +50,23 @@ class Counter(NamedTuple):
     unit_field: str
 
 
+class Line(NamedTuple):
+    """A counter as people are shown it. `ends_ms`: of its day or month; None for a lifetime, and for a minute."""
+
+    number: int
+    unit_number: int
+    name: str
+    unit: str
+    window: str
+    scope: str
+    limit: int | None
+    ends_ms: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Template:
+    """`lines`: for each plan the counters that it limits. `every_line`: all counters, each with its first limit."""
+
     caller: Caller
     snapshot: Snapshot
     tier: TierRecord
@@ -67,20 +82,18 @@ class Template:
     from_ms: int
     until_ms: int
     static: msgspec.Raw
+    lines: tuple[tuple[Line, ...], ...]
+    every_line: tuple[Line, ...]
 
     def holds(self, caller: Caller, snapshot: Snapshot, now_ms: int) -> bool:
         same = caller is self.caller and snapshot is self.snapshot
         return same and self.from_ms <= now_ms < self.until_ms
 
-    def ends_ms(self, number: int) -> int | None:
-        """When a counter's day or month ends; None for a lifetime. Minutes are the script's own affair."""
-        return {"day": self.day.end_ms, "month": self.month.end_ms}.get(self.counters[number].window)
-
     def wanted(self, number: int) -> WantedCounter:
         """What to seed for a counter that Redis does not know."""
         counter = self.counters[number]
         window_id = {"day": self.day.id, "month": self.month.id}.get(counter.window, LIFETIME_ID)
-        return WantedCounter(window_id, self.ends_ms(number), counter.scope_field, counter.unit_field)
+        return WantedCounter(window_id, self.every_line[number].ends_ms, counter.scope_field, counter.unit_field)
 
 
 class Templates:
@@ -144,6 +157,25 @@ def _made(caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -
         from_ms=max(rate.from_ms, day.start_ms, month.start_ms),
         until_ms=min(until_ms or day.end_ms, day.end_ms, month.end_ms),
         static=msgspec.Raw(_encode(static)),
+        lines=tuple(
+            tuple(line for line in _lines(counters, own, day, month) if line.limit is not None) for own in amounts
+        ),
+        every_line=_lines(counters, _first_limits(amounts), day, month),
+    )
+
+
+def _first_limits(amounts: tuple[tuple[int | None, ...], ...]) -> tuple[int | None, ...]:
+    """Of each counter, its limit under the first plan that has one."""
+    return tuple(next((limit for limit in limits if limit is not None), None) for limits in zip(*amounts, strict=True))
+
+
+def _lines(
+    counters: tuple[Counter, ...], limits: tuple[int | None, ...], day: Bounds, month: Bounds
+) -> tuple[Line, ...]:
+    ends = {"day": day.end_ms, "month": month.end_ms}
+    return tuple(
+        Line(n, UNITS.index(c.unit_field), c.name, c.unit, c.window, c.scope, limit, ends.get(c.window))
+        for n, (c, limit) in enumerate(zip(counters, limits, strict=True))
     )
 
 

@@ -6,11 +6,10 @@ does not say (absent is unknown, not zero). `output` includes `reasoning`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     input: int = 0
     cache_read: int | None = None
     cache_write: int | None = None

@@ -6,8 +6,9 @@ something must be charged. Every departure from the engine's word has a flag.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from billing.usage import Usage
 from proxy.usage_report import Report
@@ -42,8 +43,7 @@ class Flag(StrEnum):
     USAGE_NEGATIVE = "usage_negative"
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
+class Bounds(msgspec.Struct, frozen=True, gc=False):
     """What was held: nothing above it is charged. `output_tokens_max` is the grant of one choice."""
 
     prompt_tokens_max: int
@@ -58,8 +58,7 @@ class Bounds:
     """False for embeddings: no output, no finish reason, and a prompt of many inputs may pass the context."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(msgspec.Struct, frozen=True, gc=False):
     """What was seen to pass, to estimate from. `events` is 0 for a whole answer."""
 
     events: int

@@ -41,16 +41,18 @@ TOKEN_UNITS = ("tokens", "input", "output")
 def tightest(states: Iterable[LimitState], units: tuple[str, ...], now_ms: int, *, with_held: bool) -> Shown | None:
     """The limit in `units` with the least room left; of equals the one that lasts longest. On success what running
     calls hold counts as used (`with_held`); refusals show only what is settled."""
-    best: Shown | None = None
+    best: LimitState | None = None
+    room = 0
     for state in states:
         if state.limit is None or state.unit not in units:
             continue
-        used = state.posted + state.held if with_held else state.posted
-        reset_ms = None if state.resets_at_ms is None else max(0, state.resets_at_ms - now_ms)
-        shown = Shown(state.name, state.limit, max(0, state.limit - used), reset_ms)
-        if best is None or shown.remaining < best.remaining:
-            best = shown
-    return best
+        left = max(0, state.limit - state.posted - (state.held if with_held else 0))
+        if best is None or left < room:
+            best, room = state, left
+    if best is None or best.limit is None:
+        return None
+    reset_ms = None if best.resets_at_ms is None else max(0, best.resets_at_ms - now_ms)
+    return Shown(best.name, best.limit, room, reset_ms)
 
 
 def go_duration(milliseconds: int) -> bytes:

@@ -11,10 +11,10 @@ until somebody asks how much has been used.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple
 
+import msgspec
 import orjson
 
 from billing.snapshot import Capabilities
@@ -80,8 +80,7 @@ class Ending(StrEnum):
     LAPSED = "lapsed"
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(msgspec.Struct, frozen=True):
     usage: Usage
     source: Source
     end_reason: str

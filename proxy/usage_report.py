@@ -7,8 +7,9 @@ count, which `flags` names). Bounding them by what is possible is proxy.bounds' 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 USAGE_INVALID = "usage_invalid"
 """A count that is text, a bool, a fraction or an object."""
@@ -17,8 +18,7 @@ _COUNT_MAX = 2**53
 """Past every context: a number this large is no count."""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """`prompt` includes cached tokens; `output` includes reasoning."""
 
     prompt: int | None = None

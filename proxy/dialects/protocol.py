@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
+
 from billing.snapshot import BrandRecord, ModelRecord
 from billing.usage import Usage
 from proxy.limits import LimitState
@@ -47,8 +49,7 @@ class UsageReport:
     days: Sequence[DayUsed]
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(msgspec.Struct, frozen=True, gc=False):
     """What every piece of an answer carries: our id, the time the call began (Unix seconds), the name we sell."""
 
     id: str

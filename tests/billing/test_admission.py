@@ -356,13 +356,16 @@ async def test_limits_show_what_is_left_after_this_call(stage):
     async with stage(limit("requests", "minute", 10), limit("tokens", "day", 10_000)) as s:
         await s.settle(await s.reserve())
         await s.admission.drain(5)
-        states = {state.name: state for state in (await s.reserve()).limits}
+        hold = await s.reserve()
+        states = {state.name: state for state in hold.limits}
         requests, tokens = states["organization.requests.minute"], states["organization.tokens.day"]
         assert (requests.limit, requests.posted + requests.held) == (10, 2)
         assert (tokens.limit, tokens.posted, tokens.held) == (10_000, 140, 1_100)
         balance = states["balance"]
         assert (balance.limit, balance.held, balance.window) == (10**12 - 38_000, 420_000, "")
-        assert all(state.limit is None for name, state in states.items() if name == "organization.output.day")
+        assert (balance.resets_at_ms, (tokens.resets_at_ms or 1) % 86_400_000) == (None, 0)
+        assert 60_000 <= (requests.resets_at_ms or 0) - hold.reserved_at_ms <= 120_000, "used: in the next bucket, too"
+        assert all(state.limit is not None for state in states.values()), "what is only counted is no limit"
 
 
 async def test_usage_shows_the_windows_and_holds_nothing(stage):

@@ -53,4 +53,7 @@ def test_room_is_never_negative_and_no_limit_shows_nothing() -> None:
     shown = tightest([State("day", "tokens", 10, 100)], TOKEN_UNITS, 0, with_held=False)
     assert shown is not None
     assert (shown.remaining, shown.reset_ms) == (0, None)
+    month, day = State("month", "tokens", 10, 11), State("day", "tokens", 10, 100)
+    both = tightest([month, day], TOKEN_UNITS, 0, with_held=False)
+    assert both == ("month", 10, 0, None), "of two that are used up the one that lasts longest"
     assert tightest([], TOKEN_UNITS, 0, with_held=True) is None
