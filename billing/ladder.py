@@ -4,14 +4,14 @@ limits hold on the very next request.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models.functions import Now
 
-from billing import ledger
+from billing import ledger, notices, upgrade_rules
 from billing.models import Grant, Model, Payer, Tier, TierAssignment, TierChange, TierLimit, Unit
 from keys import audit, publication
 from keys.audit import Actor
@@ -23,8 +23,11 @@ ORGANIZATION_FACTS = {
 """What an organization's published record says of its tier; null where nobody assigned one."""
 
 
-TIER_FIELDS = ("rank", "slug", "name", "label", "payer", "model_slugs", "priority", "is_default")
-LIMIT_FIELDS = ("unit", "window", "scope", "model_id", "amount", "is_allotment")
+TIER_FIELDS = (
+    *("rank", "slug", "name", "label", "payer", "model_slugs", "monthly_price_nanos", "priority", "is_default"),
+    "upgrade_rule",
+)
+LIMIT_FIELDS = ("unit", "window", "scope", "model_id", "amount", "is_allotment", "is_shadow")
 
 Row = Tier | TierLimit
 
@@ -41,21 +44,25 @@ def assign(
     actor: Actor,
     facts: dict[str, Any] | None = None,
     address: str | None = None,
+    only_from: Tier | None = None,
+    night: date | None = None,
 ) -> TierChange | None:
-    """Put the organization on the tier; None when it stands there already. It holds on the next request."""
+    """Put the organization on the tier; None when it stands there already, or not on `only_from` where that is given.
+    It holds on the next request. `night`: the brand day whose judgement moves it, at most once (else IntegrityError).
+    """
     if tier.brand_id != organization.brand_id:
         raise OtherBrandsTier(f"{tier} is not on the ladder of {organization}'s brand")
     with transaction.atomic():
         # Two changes of tier at once must not read the same "from".
         Organization.objects.select_for_update(no_key=True).get(pk=organization.pk)
         standing = TierAssignment.objects.filter(organization=organization).select_related("tier").first()
-        if standing is not None and standing.tier_id == tier.id:
+        before = standing.tier if standing else None
+        if before == tier or (only_from is not None and (before or _default_of(tier)) != only_from):
             return None
         TierAssignment.objects.update_or_create(
             organization=organization, defaults={"tier": tier, "assigned_at": Now()}
         )
         publication.record(publication.ORGANIZATION, organization.id)
-        before = standing.tier if standing else None
         audit.note(
             *("organization.tier_changed", organization.public_id),
             actor=actor,
@@ -64,14 +71,31 @@ def assign(
             after={"tier": tier.slug, "reason": reason},
             address=address,
         )
-        return TierChange.objects.create(
+        change = TierChange.objects.create(
             organization=organization,
-            from_tier=before,
+            from_tier=before or only_from,
             to_tier=tier,
             actor=actor if isinstance(actor, User) else None,
             reason=reason,
             facts=facts or {},
+            night=night,
+            rule_version=None if night is None else tier.rule_version,
         )
+        if change.from_tier is not None:
+            _tell(change)
+        return change
+
+
+def _default_of(tier: Tier) -> Tier | None:
+    return Tier.objects.filter(brand_id=tier.brand_id, is_default=True).first()
+
+
+def _tell(change: TierChange) -> None:
+    assert change.from_tier is not None
+    is_up = change.to_tier.rank > change.from_tier.rank
+    payload = {"from": change.from_tier.name, "to": change.to_tier.name, "is_up": is_up, "reason": change.reason}
+    once = f"tier-changed:{change.pk}"
+    notices.tell(organization=change.organization, kind="tier_changed", once=once, payload=payload)
 
 
 def welcome(*, organization: Organization, actor: Actor, address: str | None = None) -> None:
@@ -113,6 +137,8 @@ def save_tier(tier: Tier, *, actor: Actor, address: str | None = None) -> Tier:
         _refuse(tier_problems(tier))
         known = Tier.objects.filter(pk=tier.pk).first() if tier.pk else None
         before, after = _difference(known, tier, TIER_FIELDS)
+        if "upgrade_rule" in after and (known is not None or tier.upgrade_rule is not None):
+            tier.rule_version = (known.rule_version if known else 0) + 1
         tier.save()
         action = "tier.changed" if known else "tier.created"
         audit.note(action, tier.slug, actor=actor, brand=tier.brand, before=before, after=after, address=address)
@@ -153,6 +179,11 @@ def tier_problems(tier: Tier) -> dict[str, str]:
     unknown = sorted(set(tier.model_slugs or ()) - sold)
     if unknown:
         found["model_slugs"] = f"No such model: {', '.join(unknown)}."
+    if tier.upgrade_rule is not None:
+        try:
+            upgrade_rules.read(tier.upgrade_rule)
+        except upgrade_rules.RuleInvalid as error:
+            found["upgrade_rule"] = str(error)
     limits = known.limits.all() if known else ()
     unfit = [problem for limit in limits for problem in limit_problems(limit, tier).values()]
     if unfit:

@@ -11,10 +11,16 @@ from django.db import models
 from django.db.models import TextChoices  # by name: mypy loses models.TextChoices inside a model's body
 from django.db.models.functions import Now
 
+from billing.ladder_models import LimitOverride, UpgradeNight
 from billing.reading_models import EngineFinding, EngineReading
 from keys.models import Brand, Organization, User
 
-__all__ = ["EngineFinding", "EngineReading"]  # tables of this room that have a module of their own
+__all__ = [
+    "EngineFinding",
+    "EngineReading",
+    "LimitOverride",
+    "UpgradeNight",
+]  # tables of this room that have a module of their own
 
 
 class Engine(models.Model):
@@ -237,6 +243,12 @@ class Tier(models.Model):
     )
     priority = models.SmallIntegerField(default=0, help_text="Engine priority: lower is served first (vLLM's sense)")
     is_default = models.BooleanField(default=False)
+    upgrade_rule = models.JSONField(
+        null=True, blank=True, help_text="How the tier below rises to it by itself (upgrade_rules.py); null: never"
+    )
+    rule_version = models.PositiveIntegerField(
+        default=0, db_default=0, editable=False, help_text="Goes up with every change of the rule"
+    )
 
     class Meta:
         constraints = [
@@ -284,6 +296,9 @@ class TierLimit(models.Model):
     model = models.ForeignKey(Model, null=True, blank=True, on_delete=models.CASCADE)
     amount = models.BigIntegerField()
     is_allotment = models.BooleanField(default=False)
+    is_shadow = models.BooleanField(
+        default=False, db_default=False, help_text="Counts and reports, but refuses nobody: to try a limit out"
+    )
 
     class Meta:
         constraints = [
@@ -330,6 +345,14 @@ class TierChange(models.Model):
     actor = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
     reason = models.CharField(max_length=200)
     facts = models.JSONField(default=dict)
+    night = models.DateField(null=True, help_text="The brand day whose judgement moved it; null when a person did")
+    rule_version = models.PositiveIntegerField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["organization", "night"], name="tier_change_once_a_night"),
+        ]
+        indexes = [models.Index(fields=["organization", "-at"], name="tier_change_organization_at")]
 
     def __str__(self) -> str:
         return f"{self.organization}: {self.from_tier} to {self.to_tier}"

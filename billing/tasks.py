@@ -9,7 +9,7 @@ from typing import Any
 from celery import shared_task
 from django.utils import timezone
 
-from billing import reconcile
+from billing import reconcile, upgrades
 from keys import publication
 from keys.connections import redis_client
 
@@ -27,3 +27,8 @@ def compare_the_books(**_: Any) -> None:
 @shared_task
 def forget_old_publications(**_: Any) -> None:
     publication.forget_applied(timezone.now() - PUBLICATIONS_KEPT)
+
+
+@shared_task
+def judge_the_night(**_: Any) -> None:
+    upgrades.run(timezone.now())

@@ -7,6 +7,7 @@ address is known or not; what differs goes into the mail.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from email.utils import formataddr, parseaddr
 from typing import Any
 
@@ -22,7 +23,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 
 from billing import ladder
 from keys import access, organizations
-from keys.models import Brand, Organization, User
+from keys.models import Brand, Membership, Organization, Role, User
 
 
 class Adapter(DefaultAccountAdapter):  # type: ignore[misc]
@@ -81,6 +82,13 @@ def takes_new_people(brand: Brand) -> bool:
 def make_verified(user: User) -> None:
     """For people whom an operator or the demo put in: their address needs no link. May be called again."""
     EmailAddress.objects.update_or_create(user=user, email=user.email, defaults={"verified": True, "primary": True})
+
+
+def with_confirmed_owner(organization_ids: Collection[int]) -> set[int]:
+    """Those of the organizations that an owner with a confirmed address has; for billing's upgrade rules."""
+    owners = Membership.objects.filter(organization_id__in=organization_ids, role=Role.OWNER, user__is_active=True)
+    confirmed = owners.filter(user__emailaddress__verified=True)
+    return set(confirmed.values_list("organization_id", flat=True))
 
 
 def context(request: HttpRequest) -> dict[str, Any]:

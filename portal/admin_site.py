@@ -13,11 +13,11 @@ from django.utils.decorators import method_decorator
 GROUPS: dict[str, tuple[str, ...]] = {
     "Customers": ("Organization", "ApiKey", "Membership", "Invitation", "User", "EmailAddress"),
     "Brands and prices": ("Brand", "Model", "Engine", "Rate", "Tier"),
-    "Money": ("LedgerAccount", "Posting", "Grant", "TierAssignment", "TierChange"),
+    "Money": ("LedgerAccount", "Posting", "Grant", "TierAssignment", "TierChange", "LimitOverride"),
     "Calls": ("UsageEvent", "UsageDay", "UsageQuarter", "RefusalRecord", "RefusalCount"),
     "Operation": (
         *("AuditEvent", "DeadLetter", "JournalShard", "JournalWriter", "WorkerLease", "CounterChange"),
-        *("Publication", "Notice", "EngineFinding", "EngineReading"),
+        *("Publication", "Notice", "EngineFinding", "EngineReading", "UpgradeNight"),
     ),
 }
 """Models of the index in the order of use. What is not named here stands at the end."""

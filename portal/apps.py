@@ -10,7 +10,10 @@ class PortalConfig(AppConfig):
     name = "portal"
 
     def ready(self) -> None:
+        from billing import upgrade_facts
         from portal import accounts, celery, checks  # noqa: F401 (tasks find their app; checks and signals register themselves)
+
+        upgrade_facts.register_verified(accounts.with_confirmed_owner)
 
 
 class OperationsConfig(AdminConfig):

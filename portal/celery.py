@@ -26,6 +26,7 @@ SCHEDULE: tuple[tuple[str, float], ...] = (
     ("portal.tasks.send_notices", 30.0),
     ("portal.tasks.compare_engine_counters", 120.0),
     ("billing.tasks.compare_the_books", 3600.0),
+    ("billing.tasks.judge_the_night", 300.0),
     ("billing.tasks.forget_old_publications", 3600.0),
 )
 

@@ -14,7 +14,7 @@ from django.http import HttpRequest
 from billing import ladder, money
 from billing.admin.pages import Written, say
 from billing.limits import AMOUNT_MAX
-from billing.models import Tier, TierAssignment, TierChange, TierLimit, Unit
+from billing.models import LimitOverride, Tier, TierAssignment, TierChange, TierLimit, Unit, UpgradeNight
 from keys.admin import Form, Kept, Page, ReadOnly, Tabular, by
 
 
@@ -23,7 +23,7 @@ class LimitForm(Form):
 
     class Meta:
         model = TierLimit
-        fields = ("unit", "window", "scope", "model", "amount", "is_allotment")
+        fields = ("unit", "window", "scope", "model", "amount", "is_allotment", "is_shadow")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -168,11 +168,28 @@ class TierAssignmentAdmin(Kept, Written):
 
 @admin.register(TierChange)
 class TierChangeAdmin(ReadOnly, Page):
-    list_display = ("at", "organization", "from_tier", "to_tier", "reason", "actor")
+    list_display = ("at", "organization", "from_tier", "to_tier", "reason", "night", "rule_version", "actor")
     list_filter = ("to_tier__brand",)
     list_select_related = ("organization", "from_tier", "to_tier", "actor")
     search_fields = ("organization__name", "organization__public_id", "reason")
     ordering = ("-at",)
+
+
+@admin.register(UpgradeNight)
+class UpgradeNightAdmin(ReadOnly, Page):
+    list_display = ("night", "brand", "judged", "moved", "finished_at")
+    list_filter = ("brand",)
+    list_select_related = ("brand",)
+    ordering = ("-night",)
+
+
+@admin.register(LimitOverride)
+class LimitOverrideAdmin(ReadOnly, Page):
+    list_display = ("organization", "unit", "window", "scope", "model", "amount", "expires_at", "reason", "created_by")
+    list_filter = ("organization__brand", "unit")
+    list_select_related = ("organization", "model", "created_by")
+    search_fields = ("organization__name", "organization__public_id", "reason")
+    ordering = ("-created_at",)
 
 
 def _amount(limit: TierLimit) -> str:

@@ -18,6 +18,7 @@ from billing.models import (
     DeadLetter,
     Engine,
     Grant,
+    LimitOverride,
     Model,
     ModelEngine,
     Notice,
@@ -27,6 +28,7 @@ from billing.models import (
     TierAssignment,
     TierChange,
     TierLimit,
+    UpgradeNight,
     UsageEvent,
     WorkerLease,
 )
@@ -45,7 +47,7 @@ INLINE = {"modelengine", "tierlimit", "postingline"}
 MACHINES = [
     *("ledgeraccount", "posting", "usageevent", "usageday", "usagequarter", "counterchange", "tierchange"),
     *("journalshard", "journalwriter", "workerlease", "deadletter", "notice"),
-    *("enginefinding", "enginereading"),
+    *("enginefinding", "enginereading", "upgradenight", "limitoverride"),
 ]
 """What no form writes."""
 
@@ -80,6 +82,8 @@ def who(redis_connection) -> Customer:
     )
     WorkerLease.objects.create(name="w-1", host="h", folder="wal", expires_at=timezone.now())
     Notice.objects.create(organization=who.organization, kind="balance_low", unique_key="n")
+    UpgradeNight.objects.create(brand=who.brand, night="2026-03-20")
+    LimitOverride.objects.create(organization=who.organization, unit="requests", window="day", amount=5, reason="x")
     count_apart(timezone.now())
     settle(redis_connection, who.event(agent="curl/8"))
     other = customer(who.brand)

@@ -3,7 +3,8 @@ from datetime import UTC, datetime
 import pytest
 from django.core import mail
 
-from billing.models import Notice
+from billing import ladder
+from billing.models import Notice, Tier
 from keys.models import Role
 from portal import notify, tasks
 from tests import cast as casting
@@ -52,3 +53,19 @@ def test_a_subject_cannot_add_headers(cast, notice):
     notify.deliver(now=NOW)
     assert "\n" not in mail.outbox[0].subject
     assert mail.outbox[0].bcc == []
+
+
+def test_a_change_of_tier_is_told_with_its_reason(cast):
+    free, pro = (
+        ladder.save_tier(Tier(brand=cast.brand, rank=rank, slug=f"t{rank}", name=name), actor="test")
+        for rank, name in enumerate(("Free", "Pro"), start=1)
+    )
+    ladder.assign(organization=cast.organization, tier=free, reason="sign-up", actor="test")
+    assert notify.deliver(now=NOW) == 0, "the first tier is no change"
+    ladder.assign(organization=cast.organization, tier=pro, reason="Earned by use", actor="test")
+    ladder.assign(organization=cast.organization, tier=free, reason="By request", actor="test")
+    assert notify.deliver(now=NOW) == 2
+    up, down = mail.outbox
+    assert (up.subject, down.subject) == ("You moved up to Pro", "Your tier is now Free")
+    assert "from Free to Pro" in up.body
+    assert "Earned by use" in up.body

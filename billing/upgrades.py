@@ -1,0 +1,161 @@
+"""The nights: who has done what the next tier's rule asks moves up one step. The only writer of UpgradeNight.
+
+A night is a brand day that has ended. Safe to run twice, late, or by two at once: an organization moves at most once
+for a night (a unique constraint), only from the tier it was judged on, and missed nights are judged in their order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator
+from datetime import date, datetime, timedelta
+from typing import NamedTuple
+
+import msgspec
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+
+from billing import ladder, upgrade_facts
+from billing.models import Tier, TierChange, UpgradeNight
+from billing.upgrade_rules import Judgement, Rule, RuleInvalid, days_looked_at, judge, read
+from keys.models import Brand, Organization
+
+ACTOR = "the ladder"
+GRACE = timedelta(minutes=5)
+"""After the brand's midnight: calls of the day that has ended are still being settled and booked."""
+NIGHTS_MAX = 31
+BATCH = 500
+log = logging.getLogger(__name__)
+
+
+class Step(NamedTuple):
+    """From a tier to the next one up, by that one's rule."""
+
+    from_tier: Tier
+    to_tier: Tier
+    rule: Rule
+
+
+def run(now: datetime) -> list[TierChange]:
+    """Judge every night of every brand that has ended and was not judged yet."""
+    changes = []
+    for brand in Brand.objects.filter(tiers__upgrade_rule__isnull=False).distinct().order_by("pk"):
+        for night in due(brand, now):
+            changes += judge_night(brand, night)
+    return changes
+
+
+def due(brand: Brand, now: datetime) -> list[date]:
+    """The nights that wait, oldest first; for a brand that was never judged the last one only."""
+    last = upgrade_facts.day_before(now - GRACE, brand)
+    done = UpgradeNight.objects.filter(brand=brand).order_by("-night").values_list("night", flat=True).first()
+    waiting = 1 if done is None else min(NIGHTS_MAX, (last - done).days)
+    return [last - timedelta(days=number) for number in reversed(range(waiting))]
+
+
+def judge_night(brand: Brand, night: date) -> list[TierChange]:
+    """The changes of one night; none where it is known to be done."""
+    if UpgradeNight.objects.filter(brand=brand, night=night).exists():
+        return []
+    changes, judged = [], 0
+    steps = steps_of(brand)
+    for standings in _batches(brand, steps):
+        judged += len(standings)
+        for organization, step, judgement in _judged(brand, standings, steps, night):
+            change = _move(organization, step, judgement, night)
+            if change is not None:
+                changes.append(change)
+    UpgradeNight.objects.get_or_create(brand=brand, night=night, defaults={"judged": judged, "moved": len(changes)})
+    if changes:
+        log.info("%s, night of %s: %d of %d moved up", brand.slug, night, len(changes), judged)
+    return changes
+
+
+def steps_of(brand: Brand, rules: dict[str, Rule] | None = None) -> dict[int, Step]:
+    """By the id of the tier below. `rules` (tier slug → rule) in place of those in force. A rule that cannot be read
+    moves nobody, and says so in the log."""
+    tiers = list(Tier.objects.filter(brand=brand).order_by("rank"))
+    found = {}
+    for below, above in itertools.pairwise(tiers):
+        rule = _rule(above) if rules is None else rules.get(above.slug)
+        if rule is not None:
+            found[below.id] = Step(below, above, rule)
+    return found
+
+
+def standing_judgement(organization: Organization, now: datetime) -> tuple[Step, Judgement] | None:
+    """How far the organization is on its way up as of today, for the people who look; None where no rule leads on."""
+    brand = organization.brand
+    tier, _ = ladder.standing_of(organization)
+    step = steps_of(brand).get(tier.id) if tier else None
+    if step is None:
+        return None
+    today = upgrade_facts.day_before(now, brand) + timedelta(days=1)
+    ((_, found, judgement),) = _judgements(brand, [(organization, step.from_tier.id)], {step.from_tier.id: step}, today)
+    return found, judgement
+
+
+def _rule(tier: Tier) -> Rule | None:
+    if tier.upgrade_rule is None:
+        return None
+    try:
+        return read(tier.upgrade_rule)
+    except RuleInvalid:
+        log.exception("the upgrade rule of %s cannot be read; nobody moves up to it", tier)
+        return None
+
+
+def _batches(brand: Brand, steps: dict[int, Step]) -> Iterator[list[tuple[Organization, int]]]:
+    """(organization, id of its tier) for all that stand below a rule."""
+    default = Tier.objects.filter(brand=brand, is_default=True).values_list("pk", flat=True).first()
+    below = Q(standing__tier_id__in=list(steps))
+    if default in steps:
+        below |= Q(standing=None)
+    found = Organization.objects.filter(below, brand=brand).select_related("standing").order_by("pk")
+    last = 0
+    while batch := list(found.filter(pk__gt=last)[:BATCH]):
+        last = batch[-1].pk
+        yield [(one, one.standing.tier_id if hasattr(one, "standing") else default or 0) for one in batch]
+
+
+def _judged(
+    brand: Brand, standings: list[tuple[Organization, int]], steps: dict[int, Step], night: date
+) -> Iterator[tuple[Organization, Step, Judgement]]:
+    for organization, step, judgement in _judgements(brand, standings, steps, night):
+        if judgement.is_met:
+            yield organization, step, judgement
+
+
+def _judgements(
+    brand: Brand, standings: list[tuple[Organization, int]], steps: dict[int, Step], night: date
+) -> Iterator[tuple[Organization, Step, Judgement]]:
+    within = max((days_looked_at(step.rule) for step in steps.values()), default=0)
+    organizations = [organization for organization, _ in standings]
+    first = night - timedelta(days=max(0, within - 1))
+    known = upgrade_facts.histories(brand, organizations, first=first, last=night)
+    limits = upgrade_facts.daily_limits(step.from_tier for step in steps.values())
+    for organization, tier_id in standings:
+        history = known[organization.id]
+        facts = history.facts(night, limits[tier_id], history.changed_on(night))
+        yield organization, steps[tier_id], judge(steps[tier_id].rule, facts)
+
+
+def _move(organization: Organization, step: Step, judgement: Judgement, night: date) -> TierChange | None:
+    facts = {"night": night.isoformat(), **msgspec.to_builtins(judgement)}
+    reason = f"Earned by use up to {night.isoformat()}"
+    try:
+        with transaction.atomic():
+            return ladder.assign(
+                organization=organization,
+                tier=step.to_tier,
+                reason=reason,
+                actor=ACTOR,
+                facts=facts,
+                only_from=step.from_tier,
+                night=night,
+            )
+    except IntegrityError:
+        if not TierChange.objects.filter(organization=organization, night=night).exists():
+            raise
+        return None  # it has moved for this night already, and stands on the next tier's doorstep

@@ -1,0 +1,226 @@
+"""Nights on real PostgreSQL: an organization climbs by its use, and only so."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+
+import orjson
+import pytest
+from django.core.exceptions import ValidationError
+from django.db import connection
+
+from billing import ladder, upgrade_facts, upgrades
+from billing.models import Notice, Tier, TierAssignment, TierChange, TierLimit, UpgradeNight, UsageDay
+from keys import organizations, records
+from keys.models import AuditEvent, Organization
+from tests import cast
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+RULE = {
+    "all": [
+        {"fact": "utilisation", "percent": 60, "days": 3, "within": 7},
+        {"fact": "good_standing"},
+        {"fact": "verified"},
+    ]
+}
+LADDER = ((1_000, 250_000), (4_000, 1_000_000), (40_000, 10_000_000), (80_000, 20_000_000), (120_000, 30_000_000))
+START = date(2026, 3, 20)
+
+
+@pytest.fixture(autouse=True)
+def everybody_is_verified(monkeypatch):
+    monkeypatch.setattr(upgrade_facts, "_verified_of", [set])
+
+
+@pytest.fixture
+def brand():
+    brand = cast.brand(timezone="Europe/Zurich")
+    for number, (requests, tokens) in enumerate(LADDER, start=1):
+        rule = RULE if 2 <= number <= 4 else None
+        tier = Tier(
+            brand=brand, rank=number, slug=f"tier-{number}", name=f"Tier {number}", payer="included", upgrade_rule=rule
+        )
+        tier.is_default = number == 1
+        ladder.save_tier(tier, actor="test")
+        for unit, amount in (("requests", requests), ("tokens", tokens)):
+            ladder.save_limit(TierLimit(tier=tier, unit=unit, window="day", amount=amount), actor="test")
+    return brand
+
+
+def customer(brand, opened=date(2026, 1, 1)):
+    organization = cast.organization(brand)
+    Organization.objects.filter(pk=organization.pk).update(created_at=datetime(opened.year, 1, 1, tzinfo=UTC))
+    return Organization.objects.get(pk=organization.pk)
+
+
+def used(organization, day, *, requests, failures=0, tokens=0):
+    UsageDay.objects.create(
+        brand_id=organization.brand_id,
+        organization_id=organization.pk,
+        key_id=1,
+        model_id=1,
+        end_reason="stop",
+        day=day,
+        requests=requests,
+        failures=failures,
+        output_tokens=tokens,
+    )
+
+
+def night_of(day):
+    """Ten past midnight in Zurich, the night after `day`."""
+    return datetime(day.year, day.month, day.day, 22, 10, tzinfo=UTC) + timedelta(hours=1)
+
+
+def rank(organization):
+    tier, _ = ladder.standing_of(organization)
+    assert tier is not None
+    return tier.rank
+
+
+def test_an_organization_climbs_from_one_to_four_by_its_use_and_never_to_five(brand, redis_connection):
+    organization = customer(brand)
+    ranks = []
+    for number in range(21):
+        day = START + timedelta(days=number)
+        requests, _ = LADDER[rank(organization) - 1]
+        used(organization, day, requests=requests)
+        upgrades.run(night_of(day))
+        ranks.append(rank(organization))
+    assert ranks == sorted(ranks), "it only climbs"
+    assert ranks[1] == 1
+    assert ranks[2] == 2, "three busy days"
+    assert ranks[-1] == 4
+    changes = list(TierChange.objects.filter(organization=organization).order_by("night"))
+    assert [(change.from_tier and change.from_tier.rank, change.to_tier.rank) for change in changes] == [
+        (1, 2),
+        (2, 3),
+        (3, 4),
+    ]
+    assert [change.rule_version for change in changes] == [1, 1, 1]
+    first = changes[0]
+    assert first.facts["night"] == "2026-03-22"
+    assert [condition["is_met"] for condition in first.facts["conditions"]] == [True, True, True]
+    assert "60 %" in first.facts["conditions"][0]["text"]
+    published = orjson.loads(redis_connection.hget(records.organization_name(organization.id), "data"))
+    assert published["tier_id"] == changes[-1].to_tier_id
+    assert Notice.objects.filter(organization=organization, kind="tier_changed").count() == 3
+    assert AuditEvent.objects.filter(organization=organization, action="organization.tier_changed").count() == 3
+
+
+def busy(organization, last=START, requests=700):
+    for back in range(3):
+        used(organization, last - timedelta(days=back), requests=requests)
+
+
+def test_two_beats_at_once_and_a_third_later_have_one_effect(brand):
+    crowd = [customer(brand) for _ in range(8)]
+    for organization in crowd:
+        busy(organization, requests=40_000)  # enough for two steps, were there two effects
+
+    def beat(_):
+        try:
+            return upgrades.run(night_of(START))
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(beat, range(4)))
+    assert sum(map(len, found)) == len(crowd)
+    assert {rank(organization) for organization in crowd} == {2}
+    UpgradeNight.objects.all().delete()  # as if the first had died before it could say that it was done
+    assert upgrades.run(night_of(START)) == []
+    assert {rank(organization) for organization in crowd} == {2}
+
+
+def test_missed_nights_are_caught_up_in_their_order_as_if_they_had_been_on_time(brand):
+    on_time, late = customer(brand), customer(brand)
+    upgrades.run(night_of(START - timedelta(days=1)))
+    for number in range(3):
+        for organization in (on_time, late):
+            used(organization, START + timedelta(days=number), requests=4_000)
+    upgrades.run(night_of(START + timedelta(days=2)))
+    assert (rank(on_time), rank(late)) == (2, 2)
+    for organization in (on_time, late):
+        used(organization, START + timedelta(days=3), requests=4_000)
+    upgrades.run(night_of(START + timedelta(days=6)))  # three nights at once
+    assert (rank(on_time), rank(late)) == (3, 3)
+    nights = list(UpgradeNight.objects.filter(brand=brand).order_by("night").values_list("night", flat=True))
+    assert nights == [START + timedelta(days=number) for number in range(-1, 7)]
+    assert [change.night for change in TierChange.objects.filter(organization=late).order_by("night")] == [
+        START + timedelta(days=2),
+        START + timedelta(days=3),
+    ]
+
+
+def test_a_night_waits_until_the_brands_day_has_ended(brand):
+    organization = customer(brand)
+    busy(organization)
+    midnight = upgrade_facts.moment_after(START, brand)
+    assert midnight == datetime(2026, 3, 20, 23, tzinfo=UTC), "Zurich is an hour ahead"
+    assert upgrades.due(brand, midnight + timedelta(minutes=4)) == [START - timedelta(days=1)]
+    assert upgrades.due(brand, midnight + timedelta(minutes=5)) == [START]
+
+
+def test_who_was_moved_by_a_person_meanwhile_is_left_there(brand):
+    organization = customer(brand)
+    busy(organization)
+    premium = Tier.objects.get(brand=brand, slug="tier-5")
+    ladder.assign(organization=organization, tier=premium, reason="contract", actor="sales")
+    assert upgrades.run(night_of(START)) == []
+    assert rank(organization) == 5
+
+
+def test_failed_requests_suspension_and_debt_stand_in_the_way(brand):
+    failing, suspended = customer(brand), customer(brand)
+    for back in range(3):
+        used(failing, START - timedelta(days=back), requests=700, failures=200)
+    busy(suspended)
+    organizations.suspend(organization=suspended, reason="abuse", actor="test")
+    assert upgrades.run(night_of(START)) == []
+    assert not TierAssignment.objects.filter(organization__in=[failing, suspended]).exists()
+
+
+def test_a_changed_rule_has_a_new_version_and_a_broken_one_is_refused(brand):
+    tier = Tier.objects.get(brand=brand, slug="tier-2")
+    assert tier.rule_version == 1
+    tier.name = "Second"
+    assert ladder.save_tier(tier, actor="test").rule_version == 1
+    tier.upgrade_rule = {"all": [{"fact": "account_age", "days": 3}]}
+    assert ladder.save_tier(tier, actor="test").rule_version == 2
+    tier.upgrade_rule = {"all": [{"fact": "luck"}]}
+    with pytest.raises(ValidationError, match="luck"):
+        ladder.save_tier(tier, actor="test")
+
+
+def test_people_see_the_way_up_from_the_same_judgement(brand):
+    organization = customer(brand)
+    used(organization, START, requests=700)
+    found = upgrades.standing_judgement(organization, night_of(START) - timedelta(hours=3))
+    assert found is not None
+    step, judgement = found
+    assert step.to_tier.slug == "tier-2"
+    assert (judgement.conditions[0].have, judgement.conditions[0].need) == (1, 3)
+    top = Tier.objects.get(brand=brand, slug="tier-4")
+    ladder.assign(organization=organization, tier=top, reason="test", actor="test")
+    assert upgrades.standing_judgement(organization, night_of(START)) is None
+
+
+def test_a_judgement_asks_few_questions_however_many_organizations(brand, django_assert_max_num_queries):
+    for _ in range(30):
+        busy(customer(brand), requests=1)
+    with django_assert_max_num_queries(20):
+        upgrades.run(night_of(START))
+
+
+def test_an_owner_with_a_confirmed_address_is_verified_and_nobody_else(brand):
+    from keys.models import Role
+    from portal.accounts import with_confirmed_owner
+
+    confirmed, unconfirmed, member = (cast.organization(brand) for _ in range(3))
+    cast.join(cast.person(), confirmed, Role.OWNER)
+    cast.join(cast.person(verified=False), unconfirmed, Role.OWNER)
+    cast.join(cast.person(), member, Role.DEVELOPER)
+    assert with_confirmed_owner([confirmed.pk, unconfirmed.pk, member.pk]) == {confirmed.pk}
