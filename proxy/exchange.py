@@ -18,7 +18,16 @@ from typing import Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from billing.snapshot import ModelRecord
+from proxy.failures import (
+    Cut,
+    Deadlines,
+    FirstByteTimeout,
+    IdleTimeout,
+    Malformed,
+    TotalTimeout,
+    UpstreamFailure,
+)
+from proxy.response import Response
 
 BUFFER_HIGH_BYTES = 256 * 1024
 """Past this much unread answer the socket is not read any more; the engine feels it through TCP."""
@@ -34,61 +43,6 @@ SILENT_BYTES_MAX = 64 * 1024
 USER_TIMEOUT_MS = 20_000
 """Sent bytes that the engine's host has not acknowledged for this long: the host is gone."""
 _FOREVER = float("inf")
-
-
-class UpstreamFailure(Exception):
-    """The exchange with an engine broke. `undelivered`: the engine cannot have seen the whole request."""
-
-    undelivered = False
-
-
-class ConnectFailed(UpstreamFailure):
-    undelivered = True
-
-
-class FirstByteTimeout(UpstreamFailure):
-    pass
-
-
-class IdleTimeout(UpstreamFailure):
-    pass
-
-
-class TotalTimeout(UpstreamFailure):
-    pass
-
-
-class Cut(UpstreamFailure):
-    """The connection ended before the answer did."""
-
-    def __init__(self, message: str, *, undelivered: bool = False) -> None:
-        super().__init__(message)
-        self.undelivered = undelivered
-
-
-class LetGo(Cut):
-    """We closed it."""
-
-
-class Malformed(UpstreamFailure):
-    """Not HTTP/1.1 as we read it, or past a limit of ours."""
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """`first_byte_ms` runs from the request to the first byte of the answer's body (engines send their headers before
-    they have queued, read and thought); `idle_ms` between later bytes, while we are willing to read."""
-
-    connect_ms: int = 5_000
-    first_byte_ms: int = 120_000
-    idle_ms: int = 60_000
-    total_ms: int = 900_000
-
-    @classmethod
-    def of(cls, model: ModelRecord, *, whole: bool = False) -> Deadlines:
-        """A whole answer's first byte comes when the last token is made: only its total deadline can be judged."""
-        first_byte_ms = model.total_ms if whole else model.first_byte_ms
-        return cls(model.connect_ms, first_byte_ms, model.idle_ms, model.total_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,95 +61,6 @@ class Keeper(Protocol):
     def opened(self, connection: Connection) -> None: ...
     def closed(self, connection: Connection) -> None: ...
     def give(self, connection: Connection) -> None: ...
-
-
-class Response:
-    """An answer whose headers have come. Iterate it for the body, as bytes exactly as they came; `close()` always.
-
-    `status`, `headers` (names lower-cased; the last of equal names). Iterating raises an UpstreamFailure when the
-    answer breaks; what came before it has been handed out by then."""
-
-    __slots__ = ("_complete", "_connection", "_failure", "_pieces", "_size", "_waiter", "headers", "status")
-
-    def __init__(self, connection: Connection) -> None:
-        self.status = 0
-        self.headers: dict[bytes, bytes] = {}
-        self._connection: Connection | None = connection
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._waiter: asyncio.Future[None] | None = None
-        self._failure: UpstreamFailure | None = None
-        self._complete = False
-
-    @property
-    def chunks(self) -> Response:
-        return self
-
-    @property
-    def complete(self) -> bool:
-        """The engine has sent everything (it may not all have been read yet)."""
-        return self._complete
-
-    @property
-    def failed(self) -> bool:
-        """It broke before its end; not when we let it go."""
-        return self._failure is not None and not isinstance(self._failure, LetGo)
-
-    def __aiter__(self) -> Response:
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not self._pieces:
-            if self._complete:
-                raise StopAsyncIteration
-            if self._failure is not None:
-                raise self._failure
-            await self._wait()
-        pieces = self._pieces
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        self._size = 0
-        connection = self._connection
-        if connection is not None and connection.paused:
-            connection.resume()
-        return data
-
-    async def read(self, bytes_max: int) -> bytes:
-        """The whole body; Malformed (and closed) past `bytes_max`."""
-        parts: list[bytes] = []
-        size = 0
-        async for data in self:
-            size += len(data)
-            if size > bytes_max:
-                self.close()
-                raise Malformed(f"the answer is larger than {bytes_max} bytes")
-            parts.append(data)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def close(self) -> bytes:
-        """Let go. An unfinished answer drops its connection at once: that is how the engine learns to stop.
-
-        Returns what had arrived and nobody had read: the engine has made it, so it is metered, delivered or not."""
-        connection = self._connection
-        if connection is not None:
-            connection.drain()
-        if self._connection is not None:
-            self._connection.fail(LetGo("closed by us"))
-        rest = b"".join(self._pieces)
-        self._pieces.clear()
-        return rest
-
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
 
 
 class Connection(asyncio.Protocol):

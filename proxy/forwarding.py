@@ -10,7 +10,7 @@ import orjson
 from billing.snapshot import EngineRecord, ModelRecord, Route, Snapshot
 from proxy.endpoints import CHAT, COMPLETIONS
 from proxy.fields import NEVER
-from proxy.meter import reporting_fields
+from proxy.reporting import reporting_fields
 from proxy.requests import Asked
 
 SALTS_MAX = 20_000

@@ -11,8 +11,8 @@ until somebody asks how much has been used.
 
 from __future__ import annotations
 
-from enum import IntEnum, StrEnum
-from typing import Any, NamedTuple
+from enum import StrEnum
+from typing import Any
 
 import msgspec
 import orjson
@@ -21,52 +21,20 @@ from billing.snapshot import Capabilities
 from billing.usage import Usage
 from proxy.bounds import Bounds, Delivered, Flag, Source, believe
 from proxy.events import EventReader, EventTooLarge, Frame
+from proxy.stream_event import (
+    SIGN_OF_LIFE,
+    Event,
+    Kind,
+    content_bytes,
+    error_of,
+    event_of,
+    index_of,
+    json_object,
+    size_of,
+)
 from proxy.usage_report import Report, read_timings, read_usage
 
-__all__ = [
-    "Bounds",
-    "Ending",
-    "Event",
-    "Flag",
-    "Kind",
-    "Measured",
-    "Meter",
-    "Source",
-    "can_count_choices",
-    "reporting_fields",
-]
-
-
-class Kind(IntEnum):
-    CONTENT = 0
-    FINISH = 1
-    """Carries a finish reason (and perhaps content)."""
-    USAGE = 2
-    """No choices, only usage: not for clients who did not ask."""
-    ERROR = 3
-    DONE = 4
-    SIGN_OF_LIFE = 5
-    """Nothing for the client (a comment, an event without choices): at most a keep-alive."""
-
-
-class Event(NamedTuple):
-    """`data` is the JSON text. `parsed` is given when the meter had to read it. `extra` says that it may carry usage or
-    timings which the client has not asked for."""
-
-    kind: Kind
-    data: bytes
-    parsed: dict[str, Any] | None = None
-    extra: bool = False
-    name: bytes = b""
-
-
-_CONTENT = Kind.CONTENT
-_SIGN_OF_LIFE = Event(Kind.SIGN_OF_LIFE, b"")
-
-
-def _event(values: tuple[Kind, bytes, dict[str, Any] | None, bool, bytes]) -> Event:
-    """An Event past the generated constructor, which costs more than all that is looked at in a usual one."""
-    return tuple.__new__(Event, values)
+__all__ = ["Bounds", "Ending", "Event", "Flag", "Kind", "Measured", "Meter", "Source"]
 
 
 class Ending(StrEnum):
@@ -114,31 +82,9 @@ _RESPONSE_ENDS = {
     "failed": "error",
 }
 """The responses API: type of a stream's closing event, or status of a whole response → finish reason."""
-_TEXTS = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
+_CONTENT = Kind.CONTENT
 _USAGE_OPENS = b'"usage":{'
 _TIMINGS_OPENS = b'"timings":{'
-
-
-def reporting_fields(capabilities: Capabilities, *, choices: int) -> dict[str, Any]:
-    """What to ask a stream for, so that it can be metered to its last token and, where the engine can, at every one.
-
-    llama.cpp's usage counts only the first choice; without it each choice's finish carries that choice's own timings,
-    end token included."""
-    if capabilities.running_usage == "timings_per_token":
-        return {
-            "timings_per_token": True,
-            "stream_options": {"include_usage": choices == 1 or capabilities.counts_every_choice},
-        }
-    options = {"include_usage": True}
-    if capabilities.running_usage == "continuous_usage_stats":
-        options["continuous_usage_stats"] = True
-    return {"stream_options": options}
-
-
-def can_count_choices(capabilities: Capabilities, *, stream: bool) -> bool:
-    """May a request ask this engine for several choices? Where its usage counts only the first, the meter adds up the
-    running counts of each choice, which only streams have."""
-    return capabilities.counts_every_choice or (stream and bool(capabilities.running_usage))
 
 
 class Meter:
@@ -209,11 +155,11 @@ class Meter:
 
     def whole(self, body: bytes) -> dict[str, Any] | None:
         """A whole answer, read; None (and `error` set) when it is no JSON object."""
-        parsed = _json_object(body)
+        parsed = json_object(body)
         if parsed is None:
             self._bad(body, "the answer is not a JSON object")
             return None
-        self.error = _error_of(parsed)
+        self.error = error_of(parsed)
         if self.error is None:
             self.done = True
             self._read_choices(parsed)
@@ -290,7 +236,7 @@ class Meter:
             if self.done:
                 break
             data, name = frame
-            event = _SIGN_OF_LIFE if data is None else self._event(data, name)
+            event = SIGN_OF_LIFE if data is None else self._event(data, name)
             events.append(event)
             if event.kind is Kind.ERROR:
                 break
@@ -311,14 +257,14 @@ class Meter:
             # an empty string in it, may hold no text at all: it is read, as what it counts for may have to be charged.
             self._unread = data
             self.content_events += 1
-            return _event((_CONTENT, data, None, True, name))
+            return event_of((_CONTENT, data, None, True, name))
         if data == b"[DONE]":
             self.done = True
             return Event(Kind.DONE, data)
-        parsed = _json_object(data)
+        parsed = json_object(data)
         if parsed is None:
             return self._bad(data, "an event that is not a JSON object")
-        self.error = _error_of(parsed)
+        self.error = error_of(parsed)
         if self.error is not None:
             return Event(Kind.ERROR, data, parsed, False, name)
         if "type" in parsed and str(parsed["type"]).startswith("response."):
@@ -336,8 +282,8 @@ class Meter:
             return Event(Kind.USAGE, data, parsed, True, name)
         self._keep_running(choices, report)
         if finished and report is not None:
-            self._closing_counts.add(_index(choices[0]))
-        return _event((Kind.FINISH if finished else _CONTENT, data, parsed, report is not None, name))
+            self._closing_counts.add(index_of(choices[0]))
+        return event_of((Kind.FINISH if finished else _CONTENT, data, parsed, report is not None, name))
 
     def _response_event(self, data: bytes, parsed: dict[str, Any], name: bytes) -> Event:
         """The responses API: typed events; the closing one holds the whole response with its usage, no [DONE]."""
@@ -351,7 +297,7 @@ class Meter:
         delta = parsed.get("delta")
         if type(delta) is str and delta:
             self.content_events += 1
-            self._content_bytes += _size(delta)
+            self._content_bytes += size_of(delta)
         return Event(Kind.CONTENT, data, parsed, False, name)
 
     def _read_response(self, parsed: dict[str, Any]) -> None:
@@ -371,9 +317,9 @@ class Meter:
         for choice in choices if type(choices) is list else ():
             if type(choice) is not dict:
                 continue
-            index = _index(choice)
+            index = index_of(choice)
             self._choices_seen.add(index)
-            size = _content_bytes(choice)
+            size = content_bytes(choice)
             if size:
                 self.content_events += 1
                 self._content_bytes += size
@@ -397,57 +343,17 @@ class Meter:
 
     def _keep_running(self, choices: Any, report: Report | None) -> None:
         if report is not None:
-            self._running[_index(choices[0]) if type(choices) is list and choices else 0] = report
+            self._running[index_of(choices[0]) if type(choices) is list and choices else 0] = report
             self._unread = None
 
     def _read_unread(self) -> None:
         data, self._unread = self._unread, None
         if data is not None:
-            parsed = _json_object(data)
+            parsed = json_object(data)
             if parsed is None:
                 self._flags.add(Flag.BAD_EVENT)
             else:
                 self._keep_running(parsed.get("choices"), self._read_report(parsed))
-
-
-def _json_object(data: bytes) -> dict[str, Any] | None:
-    try:
-        parsed = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return None
-    return parsed if type(parsed) is dict else None
-
-
-def _error_of(parsed: dict[str, Any]) -> Any:
-    error = parsed.get("error")
-    if error:
-        return error
-    return parsed if parsed.get("object") == "error" else None  # SGLang's flat one
-
-
-def _index(choice: Any) -> int:
-    index = choice.get("index") if type(choice) is dict else None
-    return index if type(index) is int else 0
-
-
-def _size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode(errors="replace"))
-
-
-def _content_bytes(choice: dict[str, Any]) -> int:
-    """Bytes of everything a choice generated, in a delta, a message or a completion's text."""
-    body = choice.get("delta") or choice.get("message")
-    if type(body) is not dict:
-        text = choice.get("text")
-        return _size(text) if type(text) is str else 0
-    size = 0
-    for name, value in body.items():
-        if type(value) is str:
-            if name in _TEXTS:
-                size += _size(value)
-        elif value and name == "tool_calls":
-            size += len(orjson.dumps(value))
-    return size
 
 
 def _added(reports: list[Report], final: Report | None) -> Report:

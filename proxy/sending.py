@@ -10,8 +10,8 @@ from proxy.affinity import conversation_of
 from proxy.call import Call
 from proxy.engine_slots import WAIT_SECONDS_MAX
 from proxy.forwarding import body_for
-from proxy.meter import can_count_choices
 from proxy.refusals import Declined, Problem, Reason, decline
+from proxy.reporting import can_count_choices
 from proxy.requests import Asked
 from proxy.routing import Choice
 from proxy.upstream import Deadlines, Response, UpstreamFailure

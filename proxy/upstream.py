@@ -4,7 +4,7 @@
     async for chunk in response: ...
     response.close()
 
-Failures are those of proxy.exchange, named here again for callers.
+Failures are those of proxy.failures, named here again for callers.
 """
 
 from __future__ import annotations
@@ -15,19 +15,18 @@ from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from billing.snapshot import EngineRecord
-from proxy.exchange import (
+from proxy.exchange import Connection, Origin
+from proxy.failures import (
     ConnectFailed,
-    Connection,
     Cut,
     Deadlines,
     FirstByteTimeout,
     IdleTimeout,
     Malformed,
-    Origin,
-    Response,
     TotalTimeout,
     UpstreamFailure,
 )
+from proxy.response import Response
 
 __all__ = [
     "ConnectFailed",

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from billing.snapshot import Capabilities
 from billing.usage import Usage
-from proxy.meter import Bounds, Ending, Flag, Kind, Measured, Meter, Source, can_count_choices, reporting_fields
+from proxy.meter import Bounds, Ending, Flag, Kind, Measured, Meter, Source
+from proxy.reporting import can_count_choices, reporting_fields
 
 PLAIN = Capabilities()
 REPORTS_CACHED = Capabilities(reports_cached=True)

@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from billing.snapshot import Capabilities, EngineRecord
-from proxy.meter import Bounds, Ending, Kind, Measured, Meter, Source, reporting_fields
+from proxy.meter import Bounds, Ending, Kind, Measured, Meter, Source
+from proxy.reporting import reporting_fields
 from proxy.upstream import Pool
 from tests.llamacpp import LlamaCpp, ends_and_halves, llamacpp
 
