@@ -25,6 +25,7 @@ from proxy.dispatch import Place
 from proxy.endpoints import Endpoint, Kind, endpoint_at
 from proxy.headers import common_headers
 from proxy.refusals import Declined, Problem, Reason, decline, problem, retry_headers
+from proxy.rendering import rewriter_of
 from proxy.verdicts import state_of
 from proxy.worker import Worker
 
@@ -199,8 +200,7 @@ async def _answer(call: Call, trouble: Problem, send: Send) -> None:
     out = call.out
     if out is not None and await out.quiet():
         if not out.ended:
-            event = orjson.dumps(call.dialect.error_event(trouble, call.brand))
-            await out.end(b"data: %b\n\n" % event)
+            await out.end(rewriter_of(call).trouble(trouble, call.brand))
         return
     headers = [*common_headers(call), *trouble.headers]
     status = call.dialect.status(trouble, call.brand)

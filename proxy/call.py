@@ -17,6 +17,7 @@ from proxy.dispatch import Place
 from proxy.endpoints import Endpoint
 from proxy.engine_slots import Slot
 from proxy.requests import Asked
+from proxy.rewriting import StreamRewriter
 
 AGENT_CHARS_MAX = 200
 
@@ -28,7 +29,19 @@ class Call:
     __slots__ = (
         *("address", "agent", "asked", "began", "body_bytes", "brand", "caller", "dialect", "endpoint", "engine"),
         *("fields", "first_token_at", "gone", "headers", "hold", "id", "idempotency", "method", "model", "model_name"),
-        *("out", "path", "place", "prompt_tokens", "query", "receive", "route", "schemes", "sent_at", "slot"),
+        *(
+            "out",
+            "path",
+            "place",
+            "prompt_tokens",
+            "query",
+            "receive",
+            "rewriter",
+            "route",
+            "schemes",
+            "sent_at",
+            "slot",
+        ),
         *("snapshot", "started_ms", "unread", "upstream_status"),
     )
     place: Place
@@ -63,6 +76,7 @@ class Call:
         self.idempotency: str | None = None  # the record's name, while this call runs under it
         self.slot: Slot | None = None
         self.out: EventStream | None = None
+        self.rewriter: StreamRewriter | None = None  # as rendering.rewriter_of made it
         self.sent_at = 0.0
         self.first_token_at = 0.0
         self.upstream_status = 0

@@ -12,13 +12,12 @@ import time
 import orjson
 
 from billing.hold import Outcome
-from proxy import engine_errors
-from proxy.answers import DONE, EventStream, Header, Send, send_body
+from proxy import engine_errors, rendering
+from proxy.answers import EventStream, Header, Send, send_body
 from proxy.call import Call
 from proxy.endpoints import EMBEDDINGS
 from proxy.meter import Bounds, Ending, Event, Kind, Measured, Meter
 from proxy.refusals import Declined, Problem, Reason, problem
-from proxy.rewriting import StreamRewriter
 from proxy.upstream import FirstByteTimeout, IdleTimeout, Response, TotalTimeout, UpstreamFailure
 from proxy.worker import Worker
 
@@ -84,7 +83,7 @@ async def deliver_whole(call: Call, worker: Worker, response: Response, send: Se
     if not measured.succeeded:
         raise Declined(problem(Reason.ENGINE_ERROR, model=call.model_name))
     await settle(call, worker, measured)
-    ours = orjson.dumps(call.dialect.whole(answer, call.stamp, call.dialect.usage(measured.usage)))
+    ours = orjson.dumps(rendering.whole(call, answer, measured))
     if call.idempotency is not None:
         await worker.idempotency.finish(call.idempotency, call.id, ours)
         call.idempotency = None
@@ -103,7 +102,7 @@ class Streamed:
         self.response = response
         self.out = out
         self.meter = meter_for(call)
-        self.rewriter = StreamRewriter(call.dialect, call.stamp, include_usage=call.asked.include_usage)
+        self.rewriter = rendering.rewriter_of(call)
         self.loop = asyncio.get_running_loop()
         self.source = "running" if call.engine.capabilities.running_usage else "estimated"
 
@@ -192,11 +191,9 @@ class Streamed:
         if call.gone and not self.meter.finished:
             return
         if trouble is not None:
-            event = orjson.dumps(call.dialect.error_event(trouble, call.brand))
-            await self.out.end(b"data: %b\n\n" % event)
+            await self.out.end(self.rewriter.trouble(trouble, call.brand))
             return
-        last = self.rewriter.usage(measured.usage) if call.asked.include_usage else b""
-        await self.out.end(last + DONE)
+        await self.out.end(self.rewriter.last(measured))
         if not self.response.complete:
             self.worker.own(_read_tail(self.response))
 

@@ -16,6 +16,7 @@ from proxy.authentication import authenticate, refresh, resolve_model
 from proxy.bodies import parse_object, read_body
 from proxy.call import Call
 from proxy.delivery import Streamed, deliver_whole
+from proxy.endpoints import CHAT
 from proxy.forwarding import extras_of
 from proxy.headers import answer_headers, common_headers
 from proxy.idempotency import Replay, record_name
@@ -23,6 +24,7 @@ from proxy.refusals import Problem, Reason, decline
 from proxy.requests import model_named, read
 from proxy.reservation import reserve
 from proxy.sending import learn, release, send
+from proxy.splitting import FIELD_HEADER, taken_from
 from proxy.upstream import Response
 from proxy.watching import Watch
 from proxy.worker import Worker
@@ -48,7 +50,12 @@ async def read_request(call: Call, worker: Worker) -> Replay | None:
     fields = parse_object(body)
     call.model_name = model_named(fields, call.snapshot.brand.default_model)
     call.model = await resolve_model(call, worker)
-    call.asked = read(fields, call.endpoint, call.model, extras_of(call.model, call.snapshot))
+    extras = extras_of(call.model, call.snapshot)
+    split = None
+    if call.endpoint is CHAT:
+        split = taken_from(fields, call.snapshot.brand, call.model, extras, call.fields.get(FIELD_HEADER))
+    call.asked = read(fields, call.endpoint, call.model, extras)
+    call.asked.split = split
     key = call.fields.get(b"idempotency-key")
     return None if key is None else await _recorded(call, worker, key, body)
 

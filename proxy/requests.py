@@ -15,6 +15,7 @@ from proxy.fields import COMPLETIONS as COMPLETION_FIELDS
 from proxy.fields import EMBEDDINGS as EMBEDDING_FIELDS
 from proxy.messages import checked
 from proxy.refusals import Reason, decline
+from proxy.splitting import Split
 
 MODEL_CHARS_MAX = 250
 INPUTS_MAX = 2_048
@@ -45,6 +46,7 @@ class Asked:
     dropped: list[str] = field(default_factory=list)
     user: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    split: Split | None = None
 
 
 def model_named(body: dict[str, Any], default: str) -> str:

@@ -10,8 +10,12 @@ from typing import Any
 
 import orjson
 
+from billing.snapshot import BrandRecord
 from billing.usage import Usage
+from proxy.answers import DONE
 from proxy.dialects.protocol import Dialect, Stamp
+from proxy.meter import Measured
+from proxy.refusals import Problem
 
 _CHOICES = b'"choices":['
 _USAGE = b'],"usage":{'
@@ -36,6 +40,14 @@ class StreamRewriter:
             if middle:
                 return b"data: %b%b%b\n\n" % (self._head_ours, middle, self._tail_ours)
         return self._the_long_way(piece, orjson.loads(piece) if parsed is None else parsed)
+
+    def last(self, measured: Measured) -> bytes:
+        """The last bytes of a stream that ended well."""
+        return self.usage(measured.usage) + DONE if self._include_usage else DONE
+
+    def trouble(self, trouble: Problem, brand: BrandRecord | None) -> bytes:
+        """The last bytes of one that did not: SDKs raise what stands in them, and no [DONE] follows."""
+        return b"data: %b\n\n" % orjson.dumps(self._dialect.error_event(trouble, brand))
 
     def usage(self, usage: Usage) -> bytes:
         """The last data event of a stream whose client asked for usage."""
