@@ -1,4 +1,4 @@
-"""What billing adds to keys' records: the snapshot of a brand, and the tier an organization stands on."""
+"""What billing adds to keys' records: a brand's snapshot, the tier an organization stands on, and its exceptions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ class BillingConfig(AppConfig):
     name = "billing"
 
     def ready(self) -> None:
-        from billing import catalogue, ladder
+        from billing import catalogue, ladder, overrides
         from keys import publication, records
 
         publication.register(publication.BRAND, catalogue.render)
-        for name, sql in ladder.ORGANIZATION_FACTS.items():
+        for name, sql in (ladder.ORGANIZATION_FACTS | overrides.ORGANIZATION_FACTS).items():
             records.register_organization_fact(name, sql)

@@ -143,7 +143,10 @@ def _tier_record(tier: Tier) -> TierRecord:
 
 def _limit_record(limit: TierLimit) -> LimitRecord:
     return LimitRecord(
-        **{name: getattr(limit, name) for name in ("unit", "window", "scope", "amount", "model_id", "is_allotment")},
+        **{
+            name: getattr(limit, name)
+            for name in ("unit", "window", "scope", "amount", "model_id", "is_allotment", "is_shadow")
+        },
     )
 
 

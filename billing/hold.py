@@ -205,6 +205,19 @@ class Hold:
         """Every limit of the paying plan after this hold, the balance last when it pays."""
         return limit_states(self.template, self._verdict, plan=self.plan, needs=self.needs, granted=self.granted)
 
+    @property
+    def shadowed(self) -> tuple[str, ...]:
+        """Names of the limits on trial that would have refused this call, by what is settled: the script reads what
+        running calls hold only of limits that it judges."""
+        if not self.template.trials:
+            return ()
+        flat, least = self._verdict[6], self.estimate.output_tokens_min
+        return tuple(
+            name
+            for number, unit, name, amount in self.template.trials
+            if int(flat[2 * number]) + int(flat[2 * number + 1]) + self.needs[unit].at(least) > amount
+        )
+
     def facts(self) -> Facts:
         template, estimate = self.template, self.estimate
         return Facts(

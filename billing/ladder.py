@@ -22,7 +22,6 @@ ORGANIZATION_FACTS = {
 }
 """What an organization's published record says of its tier; null where nobody assigned one."""
 
-
 TIER_FIELDS = (
     *("rank", "slug", "name", "label", "payer", "model_slugs", "monthly_price_nanos", "priority", "is_default"),
     "upgrade_rule",
@@ -196,6 +195,8 @@ def limit_problems(limit: TierLimit, tier: Tier) -> dict[str, str]:
     found: dict[str, str] = {}
     if limit.is_allotment and tier.payer != Payer.INCLUDED_THEN_PREPAID:
         found["is_allotment"] = "Only where the balance pays past it: included_then_prepaid."
+    if limit.is_shadow and limit.unit == Unit.CONCURRENT:
+        found["is_shadow"] = "Calls at once are not counted over time, so there is nothing to try out."
     if limit.unit == Unit.NANOS and tier.payer == Payer.INCLUDED:
         found["unit"] = "An included tier charges nothing, so a spend limit would never act."
     if limit.model is not None and limit.model.brand_id != tier.brand_id:

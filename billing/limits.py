@@ -130,6 +130,48 @@ def plans(
     return Plans(tuple(found), _concurrency(mine))
 
 
+def in_force(
+    limits: tuple[LimitRecord, ...], overrides: Sequence[Mapping[str, Any]], now_ms: int
+) -> tuple[tuple[LimitRecord, ...], int | None]:
+    """A tier's limits as they hold for one organization now, and until when that is so (None: for good). An override
+    stands in place of the limit of its unit, window, scope and model; where the tier has none, it is one more."""
+    running = [found for found in overrides if found["until_ms"] is None or now_ms < found["until_ms"]]
+    if not running:
+        return limits, None
+    kept = {_place(found): found for found in limits}
+    for found in running:
+        record = LimitRecord(**{name: found[name] for name in ("unit", "window", "scope", "model_id", "amount")})
+        place = _place(record)
+        known = kept.get(place)
+        kept[place] = record if known is None else msgspec.structs.replace(known, amount=record.amount)
+    return tuple(kept.values()), min((f["until_ms"] for f in running if f["until_ms"] is not None), default=None)
+
+
+def _place(limit: LimitRecord) -> tuple[str, str, str, int | None]:
+    return limit.unit, "" if limit.unit == CONCURRENT else limit.window, limit.scope, limit.model_id
+
+
+class Shadow(NamedTuple):
+    """A limit on trial: refuses nobody, but tells whom it would have refused."""
+
+    name: str
+    field: str
+    window: str
+    unit_field: str
+    amount: int
+
+
+def shadows(limits: Iterable[LimitRecord], *, key_id: int, model_id: int) -> tuple[Shadow, ...]:
+    """Those that bear on a call of this key and model."""
+    found = []
+    for limit in limits:
+        bound = _bound(limit, key_id, model_id) if limit.is_shadow else None
+        if bound is not None:
+            name = f"{limit.scope}.{limit.unit}.{limit.window}"
+            found.append(Shadow(name, bound.field, limit.window, UNIT_FIELDS[limit.unit], limit.amount))
+    return tuple(found)
+
+
 class _Bound(NamedTuple):
     """A limit with its scope bound to the key and model of a call."""
 
@@ -137,7 +179,7 @@ class _Bound(NamedTuple):
     window: str
     scope: str
     field: str
-    amount: int | None  # None: past an allotment, counted only
+    amount: int | None  # None: past an allotment or on trial, counted only
     is_allotment: bool
 
 
@@ -145,7 +187,8 @@ def _bound(limit: LimitRecord, key_id: int, model_id: int) -> _Bound | None:
     if limit.model_id is not None and limit.model_id != model_id:
         return None
     field = scope_field(limit.scope, key_id=key_id, model_id=model_id)
-    return _Bound(limit.unit, limit.window, limit.scope, field, limit.amount, limit.is_allotment)
+    amount = None if limit.is_shadow else limit.amount
+    return _Bound(limit.unit, limit.window, limit.scope, field, amount, limit.is_allotment)
 
 
 def scope_field(scope: str, *, key_id: int, model_id: int) -> str:

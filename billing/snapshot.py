@@ -113,6 +113,7 @@ class LimitRecord(Record, frozen=True, kw_only=True):
     amount: int
     model_id: int | None = None
     is_allotment: bool = False
+    is_shadow: bool = False
 
 
 class TierRecord(Record, frozen=True, kw_only=True):

@@ -65,7 +65,8 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """`lines`: for each plan the counters that it limits. `every_line`: all counters, each with its first limit."""
+    """`lines`: for each plan the counters that it limits. `every_line`: all counters, each with its first limit.
+    `trials`: (counter, unit, name, amount) of limits that refuse nobody yet."""
 
     caller: Caller
     snapshot: Snapshot
@@ -84,6 +85,7 @@ class Template:
     static: msgspec.Raw
     lines: tuple[tuple[Line, ...], ...]
     every_line: tuple[Line, ...]
+    trials: tuple[tuple[int, int, str, int], ...]
 
     def holds(self, caller: Caller, snapshot: Snapshot, now_ms: int) -> bool:
         same = caller is self.caller and snapshot is self.snapshot
@@ -116,6 +118,9 @@ def _made(caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -
     if rate is None or not pricing.complete(rate):
         raise pricing.PriceMissing(f"model {model.slug} has no price")
     tier = tier_of(snapshot, caller.organization)
+    in_force, overridden_until_ms = limits.in_force(tier.limits, caller.organization.overrides, now_ms)
+    if in_force is not tier.limits:
+        tier = msgspec.structs.replace(tier, limits=in_force)
     key_limits = limits.key_limits(caller.limits)
     found = limits.plans(
         tier=tier, key_id=caller.key_id, key_limits=key_limits, model=model, rate=rate, estimate=_PROBE
@@ -124,8 +129,10 @@ def _made(caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -
     day, month = (window_at(now_ms, kind, snapshot.brand.timezone) for kind in ("day", "month"))
     asks_money = tuple(plan.money is not None for plan in found.plans)
     payers = tuple(plan.payer for plan in found.plans)
-    # A key's last moment ends its price: so Redis' clock judges both, and a worker whose clock is behind hears STALE.
-    until_ms = min((ms for ms in (rate.until_ms, caller.expires_at_ms) if ms is not None), default=0)
+    # A key's last moment, or an exception's, ends its price: so Redis' clock judges all three, and a worker whose clock
+    # is behind hears STALE.
+    ends = (rate.until_ms, caller.expires_at_ms, overridden_until_ms)
+    until_ms = min((ms for ms in ends if ms is not None), default=0)
     static = (
         *_identity(caller, snapshot, model),
         *(rate.from_ms, until_ms, *day, *month),
@@ -161,6 +168,21 @@ def _made(caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -
             tuple(line for line in _lines(counters, own, day, month) if line.limit is not None) for own in amounts
         ),
         every_line=_lines(counters, _first_limits(amounts), day, month),
+        trials=_trials(counters, limits.shadows(tier.limits, key_id=caller.key_id, model_id=model.id)),
+    )
+
+
+def _trials(counters: tuple[Counter, ...], shadows: tuple[limits.Shadow, ...]) -> tuple[tuple[int, int, str, int], ...]:
+    places = {(c.scope_field, c.window, c.unit_field): number for number, c in enumerate(counters)}
+    return tuple(
+        (
+            places[shadow.field, shadow.window, shadow.unit_field],
+            UNITS.index(shadow.unit_field),
+            shadow.name,
+            shadow.amount,
+        )
+        for shadow in shadows
+        if (shadow.field, shadow.window, shadow.unit_field) in places
     )
 
 

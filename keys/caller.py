@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Any
 
 SHARDS = 64
 """A constant of the installation: an organization's names in Redis never move."""
@@ -23,6 +24,8 @@ class OrganizationRecord:
     state: str
     tier_id: int | None
     version: int
+    overrides: tuple[dict[str, Any], ...] = ()
+    """What billing put in place of limits of its tier; billing.limits reads it."""
 
 
 @dataclass(frozen=True, slots=True)

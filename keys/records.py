@@ -166,6 +166,7 @@ def _standing(key_version: int, key: dict[str, Any], organization_version: int, 
             state=org["state"],
             tier_id=org.get("tier_id"),
             version=organization_version,
+            overrides=tuple(org.get("overrides") or ()),
         ),
     )
     return Standing(caller, bytes.fromhex(key["digest"]))

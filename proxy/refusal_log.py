@@ -28,6 +28,8 @@ ROWS_WAITING_MAX = 1_000
 ROWS_PER_ENTRY = 50
 WRITE_SECONDS = 1.0
 SECONDS_MAX = 2.0
+TRIAL = "trial "
+"""Begins the reason of what no call was refused for: a limit on trial would have."""
 
 
 class RefusalLog:
@@ -67,6 +69,11 @@ class RefusalLog:
         self._waiting += 1
         shard = shard_of(organization_id) if organization_id else crc32(call.address.encode()) % SHARDS
         self._rows.setdefault(shard, []).append(_row(call, problem, brand_id, organization_id))
+
+    def count_trial(self, call: Call, limit: str) -> None:
+        """A call that passed, which `limit` would have refused were it not on trial."""
+        brand_id = call.snapshot.brand.id
+        self._count((call.started_ms // 60_000, brand_id, call.caller.organization.id, f"{TRIAL}{limit}"[:40]))
 
     def _count(self, key: tuple[int, int, int, str]) -> None:
         if key in self._counts or len(self._counts) < SUBJECTS_MAX:

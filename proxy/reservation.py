@@ -60,7 +60,7 @@ async def _reserve_once(call: Call, worker: Worker) -> Hold:
         choices=asked.choices,
         endpoint=asked.endpoint.name,
     )
-    return await worker.admission.reserve(
+    hold = await worker.admission.reserve(
         call.id,
         call.caller,
         call.snapshot,
@@ -71,6 +71,9 @@ async def _reserve_once(call: Call, worker: Worker) -> Hold:
         started_at_ms=call.started_ms,
         address=call.address or None,
     )
+    for name in hold.shadowed:
+        worker.refusals.count_trial(call, name)
+    return hold
 
 
 def _prompt_tokens_max(call: Call, asked: Asked) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin
@@ -11,11 +11,32 @@ from django.db.models import Count, QuerySet
 from django.forms import BaseInlineFormSet, ModelForm
 from django.http import HttpRequest
 
-from billing import ladder, money
+from billing import ladder, money, overrides
 from billing.admin.pages import Written, say
 from billing.limits import AMOUNT_MAX
-from billing.models import LimitOverride, Tier, TierAssignment, TierChange, TierLimit, Unit, UpgradeNight
+from billing.models import (
+    LimitOverride,
+    LimitScope,
+    Tier,
+    TierAssignment,
+    TierChange,
+    TierLimit,
+    Unit,
+    UpgradeNight,
+    Window,
+)
 from keys.admin import Form, Kept, Page, ReadOnly, Tabular, by
+
+
+def _amount_of(text: str, unit: str) -> int:
+    """What a person typed as a limit of that unit. Raises ValidationError."""
+    try:
+        amount = money.nanos(text) if unit == Unit.NANOS else _whole(text)
+    except money.AmountInvalid as error:
+        raise ValidationError(str(error)) from error
+    if amount > AMOUNT_MAX:
+        raise ValidationError(f"{text} is more than a limit may be")
+    return amount
 
 
 class LimitForm(Form):
@@ -35,12 +56,9 @@ class LimitForm(Form):
         text = cleaned.get("amount")
         if text is not None:
             try:
-                amount = money.nanos(text) if cleaned.get("unit") == Unit.NANOS else _whole(text)
-                if amount > AMOUNT_MAX:
-                    raise money.AmountInvalid(f"{text} is more than a limit may be")
-                cleaned["amount"] = amount
-            except money.AmountInvalid as error:
-                self.add_error("amount", str(error))
+                cleaned["amount"] = _amount_of(text, cleaned.get("unit", ""))
+            except ValidationError as error:
+                self.add_error("amount", error)
         return cleaned
 
 
@@ -183,16 +201,64 @@ class UpgradeNightAdmin(ReadOnly, Page):
     ordering = ("-night",)
 
 
+class OverrideForm(Form):
+    amount = forms.CharField(help_text='Spend in currency units ("50.00"), everything else in whole numbers')
+
+    class Meta:
+        model = LimitOverride
+        fields = ("organization", "unit", "window", "scope", "model", "amount", "reason", "expires_at")
+        widgets: ClassVar[dict[str, Any]] = {
+            "unit": forms.Select(choices=Unit.choices),
+            "window": forms.Select(choices=Window.choices),
+            "scope": forms.Select(choices=LimitScope.choices),
+        }
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk:
+            self.initial["amount"] = _amount(self.instance)
+
+    def clean_amount(self) -> int:
+        return _amount_of(self.cleaned_data["amount"], self.cleaned_data.get("unit", ""))
+
+    def _post_clean(self) -> None:
+        super()._post_clean()  # type: ignore[misc]
+        if not self.errors:
+            say(self, overrides.problems(self.instance))
+
+
 @admin.register(LimitOverride)
-class LimitOverrideAdmin(ReadOnly, Page):
+class LimitOverrideAdmin(Written):
+    """Exceptions for single organizations. To end one now, delete it."""
+
+    form = OverrideForm
+    autocomplete_fields = ("organization",)
     list_display = ("organization", "unit", "window", "scope", "model", "amount", "expires_at", "reason", "created_by")
     list_filter = ("organization__brand", "unit")
     list_select_related = ("organization", "model", "created_by")
     search_fields = ("organization__name", "organization__public_id", "reason")
     ordering = ("-created_at",)
 
+    def save_model(
+        self, request: HttpRequest, obj: LimitOverride, form: ModelForm[LimitOverride], change: bool
+    ) -> None:
+        if change and not form.has_changed():
+            return
+        names = ("organization", "unit", "window", "scope", "model", "amount", "reason", "expires_at")
+        kept = overrides.put(**{name: getattr(obj, name) for name in names}, **by(request))
+        if change and kept.pk != obj.pk:
+            overrides.end(LimitOverride.objects.get(pk=obj.pk), **by(request))
+        obj.pk = kept.pk
 
-def _amount(limit: TierLimit) -> str:
+    def delete_model(self, request: HttpRequest, obj: LimitOverride) -> None:
+        overrides.end(obj, **by(request))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[LimitOverride]) -> None:
+        for override in queryset:
+            overrides.end(override, **by(request))
+
+
+def _amount(limit: TierLimit | LimitOverride) -> str:
     return money.decimal(limit.amount, 9, places_min=2) if limit.unit == Unit.NANOS else str(limit.amount)
 
 

@@ -47,7 +47,7 @@ INLINE = {"modelengine", "tierlimit", "postingline"}
 MACHINES = [
     *("ledgeraccount", "posting", "usageevent", "usageday", "usagequarter", "counterchange", "tierchange"),
     *("journalshard", "journalwriter", "workerlease", "deadletter", "notice"),
-    *("enginefinding", "enginereading", "upgradenight", "limitoverride"),
+    *("enginefinding", "enginereading", "upgradenight"),
 ]
 """What no form writes."""
 
@@ -474,6 +474,55 @@ def test_an_organization_is_put_on_a_tier_with_a_reason(browser, who):
 
 
 # Money and usage
+
+
+def test_an_exception_to_a_limit_is_put_changed_and_ended_through_the_writer(browser, who):
+    page = "/admin/billing/limitoverride/"
+    given = {
+        "organization": who.organization.pk,
+        "unit": "nanos",
+        "window": "month",
+        "scope": "organization",
+        "model": "",
+        "amount": "75.00",
+        "reason": "launch week",
+        "expires_at_0": "2099-01-01",
+        "expires_at_1": "00:00:00",
+    }
+    assert browser.post(f"{page}add/", given).status_code == 302
+    found = LimitOverride.objects.get(unit="nanos")
+    assert (found.amount, found.reason) == (75 * 10**9, "launch week")
+    assert "75.00" in browser.get(f"{page}{found.pk}/change/").content.decode()
+    assert browser.post(f"{page}{found.pk}/change/", given | {"amount": "80"}).status_code == 302
+    assert LimitOverride.objects.get(unit="nanos").amount == 80 * 10**9
+    assert browser.post(f"{page}{found.pk}/delete/", {"post": "yes"}).status_code == 302
+    assert not LimitOverride.objects.filter(unit="nanos").exists()
+    said = AuditEvent.objects.filter(organization=who.organization, action__startswith="limit.override")
+    assert [event.action.rpartition("_")[2] for event in said.order_by("id")] == ["put", "put", "ended"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"amount": "many"}, "whole number"),
+        ({"expires_at_0": "2020-01-01"}, "has passed"),
+        ({"reason": ""}, "This field is required"),
+    ],
+)
+def test_an_exception_that_makes_no_sense_is_refused_at_its_field(browser, who, changes, text):
+    given = {
+        "organization": who.organization.pk,
+        "unit": "requests",
+        "window": "month",
+        "scope": "organization",
+        "amount": "75",
+        "reason": "launch week",
+        "expires_at_0": "2099-01-01",
+        "expires_at_1": "00:00:00",
+    }
+    answer = browser.post("/admin/billing/limitoverride/add/", given | changes)
+    assert text in answer.content.decode()
+    assert not LimitOverride.objects.filter(window="month").exists()
 
 
 def test_a_grant_is_posted_by_the_ledger_and_a_form_sent_twice_gives_once(browser, who):

@@ -331,6 +331,58 @@ async def test_a_price_that_begins_now_is_taken_at_the_next_try(stage, redis_con
         assert (await s.reserve()).rate.id == 2
 
 
+def with_overrides(caller, *overrides):
+    return dataclasses.replace(caller, organization=dataclasses.replace(caller.organization, overrides=overrides))
+
+
+def override(unit, window, amount, until_ms=None):
+    return {
+        "unit": unit,
+        "window": window,
+        "scope": "organization",
+        "model_id": None,
+        "amount": amount,
+        "until_ms": until_ms,
+    }
+
+
+async def test_an_exception_holds_until_its_end_by_redis_clock(stage):
+    async with stage(limit("requests", "day", 1), limit("tokens", "day", 100_000)) as s:
+        ends_ms = int(time.time() * 1000) + 400
+        s.caller = with_overrides(s.caller, override("requests", "day", 3, ends_ms))
+        for _ in range(3):
+            await s.settle(await s.reserve())
+        with pytest.raises(Refused) as raised:
+            await s.reserve()
+        assert (raised.value.refusal.limit, raised.value.refusal.used) == (3, 3)
+        await asyncio.sleep(0.5)
+        s.counters.clock_offset_ms -= 10_000  # it believes the exception still holds
+        with pytest.raises(Refused) as raised:
+            await s.reserve()
+        assert (raised.value.refusal.limit, raised.value.refusal.used) == (1, 3)
+
+
+async def test_an_exception_may_add_a_limit_that_the_tier_has_not(stage):
+    async with stage(limit("requests", "day", 100)) as s:
+        s.caller = with_overrides(s.caller, override("concurrent", "minute", 1))
+        await s.reserve()
+        with pytest.raises(Refused) as raised:
+            await s.reserve()
+        assert raised.value.refusal.reason is Reason.CONCURRENCY
+
+
+async def test_a_limit_on_trial_counts_and_tells_but_refuses_nobody(stage):
+    async with stage(limit("requests", "day", 2, is_shadow=True), limit("tokens", "day", 100_000)) as s:
+        for _ in range(2):
+            hold = await s.reserve()
+            assert hold.shadowed == ()
+            await s.settle(hold)
+            await s.admission.drain(5)
+        hold = await s.reserve()
+        assert hold.shadowed == ("organization.requests.day",)
+        assert "organization.requests.day" not in {state.name for state in hold.limits}, "nobody is told of it"
+
+
 async def test_a_key_ends_by_redis_clock_however_far_behind_the_workers_is(stage):
     async with stage() as s:
         ends_ms = int(time.time() * 1000) + 150

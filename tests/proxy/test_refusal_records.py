@@ -76,6 +76,20 @@ def test_a_flood_is_counted_and_not_kept(gateway: Gateway) -> None:
     assert not RefusalRecord.objects.filter(call_id=last.headers["x-request-id"]).exists()
 
 
+def test_what_a_limit_on_trial_would_have_refused_is_counted(gateway: Gateway) -> None:
+    customer = gateway.shop.customer({"unit": "requests", "window": "day", "amount": 1, "is_shadow": True})
+    for _ in range(3):
+        assert gateway.chat(headers=customer.headers).status_code == 200
+    trials = RefusalCount.objects.filter(organization_id=customer.organization.id)
+    deadline = time.monotonic() + 10
+    while sum(row.count for row in trials.all()) < 2:
+        refusal_records.move(gateway.shop.store)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert {row.reason for row in trials.all()} == {"trial organization.requests.day"}
+    assert sum(row.count for row in trials.all()) == 2
+
+
 def test_days_are_made_ahead_and_dropped_after_a_week(gateway: Gateway) -> None:
     now = datetime.now(UTC)
     refused = gateway.chat(model="nobody")

@@ -1,0 +1,118 @@
+"""Exceptions to limits: rows, and what workers read of them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import pytest
+from django.core.exceptions import ValidationError
+from django.utils import timezone
+
+from billing import ladder, limits, overrides
+from billing.models import LimitOverride, Tier
+from billing.snapshot import LimitRecord
+from keys import records
+from keys.models import AuditEvent
+from tests import cast
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def organization():
+    return cast.organization(cast.brand())
+
+
+def put(organization, **fields):
+    values: dict[str, Any] = {
+        "unit": "requests",
+        "window": "day",
+        "amount": 5_000,
+        "reason": "launch week",
+        "actor": "support",
+    }
+    return overrides.put(organization=organization, **(values | fields))
+
+
+def published(organization, store):
+    return orjson.loads(store.hget(records.organization_name(organization.id), "data"))["overrides"]
+
+
+def test_an_exception_is_published_before_it_returns_and_so_is_its_end(organization, redis_connection):
+    ends = datetime(2099, 1, 1, tzinfo=UTC)
+    found = put(organization, expires_at=ends)
+    assert published(organization, redis_connection) == [
+        {
+            "unit": "requests",
+            "window": "day",
+            "scope": "organization",
+            "model_id": None,
+            "amount": 5_000,
+            "until_ms": int(ends.timestamp() * 1000),
+        }
+    ]
+    put(organization, amount=6_000)
+    assert [(one["amount"], one["until_ms"]) for one in published(organization, redis_connection)] == [(6_000, None)]
+    found.refresh_from_db()
+    overrides.end(found, actor="support")
+    assert published(organization, redis_connection) is None
+    actions = AuditEvent.objects.filter(organization=organization).order_by("id").values_list("action", flat=True)
+    assert list(actions) == ["limit.override_put", "limit.override_put", "limit.override_ended"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"unit": "wishes"}, "unit"),
+        ({"window": "week"}, "window"),
+        ({"scope": "galaxy"}, "scope"),
+        ({"amount": -1}, "amount"),
+        ({"amount": 2**53}, "amount"),
+        ({"reason": " "}, "reason"),
+        ({"expires_at": timezone.now() - timedelta(seconds=1)}, "expires_at"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_name(organization, fields, name):
+    with pytest.raises(ValidationError) as raised:
+        put(organization, **fields)
+    assert set(raised.value.message_dict) == {name}
+    assert not LimitOverride.objects.exists()
+
+
+def test_a_spend_limit_does_not_fit_an_included_tier_nor_another_brands_model(organization):
+    tier = Tier(brand=organization.brand, rank=1, slug="free", name="Free", payer="included", is_default=True)
+    ladder.save_tier(tier, actor="test")
+    with pytest.raises(ValidationError, match="included tier"):
+        put(organization, unit="nanos", window="month")
+    with pytest.raises(ValidationError, match="this brand"):
+        put(organization, scope="model", model=cast.model(cast.brand()))
+
+
+def record(amount, unit="requests", window="day", **fields):
+    return LimitRecord(unit=unit, window=window, scope="organization", amount=amount, **fields)
+
+
+def said(amount, until_ms, unit="requests", window="day"):
+    return {
+        "unit": unit,
+        "window": window,
+        "scope": "organization",
+        "model_id": None,
+        "amount": amount,
+        "until_ms": until_ms,
+    }
+
+
+def test_what_is_in_force_is_pure_and_keeps_what_nobody_changed():
+    tier = (record(10), record(5, "tokens", is_allotment=True))
+    assert limits.in_force(tier, (), 0) == (tier, None)
+    assert limits.in_force(tier, (said(9, 100),), 100) == (tier, None), "ended at its very moment"
+    found, until = limits.in_force(tier, (said(9, 100), said(7, 50, "tokens"), said(3, None, "credits")), 49)
+    assert until == 50
+    assert [(one.unit, one.amount, one.is_allotment) for one in found] == [
+        ("requests", 9, False),
+        ("tokens", 7, True),
+        ("credits", 3, False),
+    ]
