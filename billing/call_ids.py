@@ -18,14 +18,6 @@ def mint(now_ms: int, randomness: bytes) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:]}-{tail[:4]}-{tail[4:]}"
 
 
-def time_ms_of(call_id: str | UUID) -> int:
-    """When the call began, Unix milliseconds. Raises ValueError when it is no UUIDv7."""
-    value = call_id if isinstance(call_id, UUID) else UUID(call_id)
-    if value.version != 7:
-        raise ValueError(f"no UUIDv7: {call_id}")
-    return value.int >> 80
-
-
 def lowest_of(time_ms: int) -> UUID:
     """The least UUID any call of `time_ms` or later can have: the lower bound of a partition."""
     return UUID(int=time_ms << 80)

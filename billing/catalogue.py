@@ -51,6 +51,10 @@ class BrandUnknown(Exception):
     """No such brand."""
 
 
+class SnapshotUnreadable(Exception):
+    """What stands in Redis is no snapshot this release can read: damaged, or written by a newer one."""
+
+
 def milliseconds(moment: datetime) -> int:
     """Unix milliseconds, rounded down, without a float in between."""
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
@@ -226,7 +230,8 @@ class Catalogue:
         await self._load_brands()
 
     async def snapshot(self, brand_id: int) -> Snapshot:
-        """The brand's snapshot as this worker knows it; loaded when it does not. Raises BrandUnknown, RedisError."""
+        """The brand's snapshot as this worker knows it; loaded when it does not. Raises BrandUnknown,
+        SnapshotUnreadable, RedisError."""
         known = self._snapshots.get(brand_id)
         return known if known is not None else await self.reload(brand_id)
 
@@ -249,7 +254,10 @@ class Catalogue:
         if data is None:
             self._snapshots.pop(brand_id, None)
             raise BrandUnknown(brand_id)
-        return _snapshots.decode(data)
+        try:
+            return _snapshots.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise SnapshotUnreadable(f"brand {brand_id}: {error}") from error
 
     async def _load_brands(self) -> None:
         version, data = await self._redis.hmget(records.BRANDS, "v", "data")
@@ -270,5 +278,5 @@ class Catalogue:
     async def _try_refresh(self) -> None:
         try:
             await self._load_brands()
-        except (RedisError, OSError, msgspec.DecodeError) as error:
+        except (RedisError, OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             log.warning("the list of brands stays as it was: %s", error)

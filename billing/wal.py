@@ -21,7 +21,6 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -285,10 +284,3 @@ class Wal:
             os.fdatasync(self._segment.descriptor)
         finally:
             os.close(self._segment.descriptor)
-
-
-def lines_of(folder: Path, worker: str) -> Iterator[Line]:
-    """A worker's whole lines over all its segments, in order."""
-    for path in files(folder):
-        if path.name.startswith(f"{worker}."):
-            yield from read(path).lines

@@ -6,7 +6,6 @@ import unicodedata
 from datetime import date
 from typing import Any
 
-from django.core.exceptions import ObjectDoesNotExist
 from django.db.models import Model
 
 from keys.models import AuditEvent, Brand, Organization, User
@@ -64,11 +63,3 @@ def plain(value: Any) -> Any:
 def has_control_characters(text: str) -> bool:
     """NUL and its kin: PostgreSQL refuses the first, and nobody types the others."""
     return any(unicodedata.category(character) == "Cc" for character in text)
-
-
-def actor_of(event: AuditEvent) -> User | None:
-    """The person, unless gone since (events outlive people and keep their number and name)."""
-    try:
-        return event.actor
-    except ObjectDoesNotExist:
-        return None

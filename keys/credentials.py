@@ -83,13 +83,6 @@ def present(headers: Sequence[tuple[bytes, bytes]], query: bytes, *, schemes: Co
     return Presented(secret=found[0][1], scheme=found[0][0])
 
 
-def strip_query(query: bytes) -> bytes:
-    """`query` without any spelling of api_key, for everything that logs or forwards it."""
-    if not query:
-        return query
-    return b"&".join(part for part in query.split(b"&") if _name(part).lower() != QUERY_NAME)
-
-
 def _authorization(value: bytes, schemes: Collection[str]) -> tuple[str, str]:
     words = value.split()
     scheme = words[0].lower().decode("latin-1") if words else ""

@@ -11,7 +11,7 @@ import orjson
 from redis.exceptions import RedisError
 
 from billing.admission import Refused, StoreUnavailable
-from billing.catalogue import BrandUnknown
+from billing.catalogue import BrandUnknown, SnapshotUnreadable
 from billing.tiers import TierUnknown
 from keys.credentials import CredentialsRefused
 from keys.directory import DirectoryUnavailable, KeyRefused
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 METRICS_PATH = "/metrics"
 LAST_WORDS_SECONDS_MAX = 1.0
 _OPENAI = dialect_named("openai")
-_NO_STORE = (StoreUnavailable, DirectoryUnavailable, RedisError, BrandUnknown, TierUnknown)
+_NO_STORE = (StoreUnavailable, DirectoryUnavailable, RedisError, BrandUnknown, SnapshotUnreadable, TierUnknown)
 _worker: Worker | None = None
 
 

@@ -160,6 +160,13 @@ class Meter:
             self._bad(body, "the answer is not a JSON object")
             return None
         self.error = error_of(parsed)
+        if (
+            self.error is None
+            and self._bounds.generates
+            and not parsed.get("choices")
+            and parsed.get("object") != "response"
+        ):
+            self._bad(body, "the answer has no choices")
         if self.error is None:
             self.done = True
             self._read_choices(parsed)

@@ -85,8 +85,9 @@ async def _send_to(engine: EngineRecord, route: Route, call: Call, worker: Worke
     worker.metrics.dispatched(call)
     worker.routing.began(engine, route)
     headers = (_JSON, (b"x-request-id", call.id.encode()))
+    deadlines = Deadlines.of(model, whole=not asked.stream)
     try:
-        response = await worker.upstream.send(engine, asked.endpoint.engine_path, body, headers, Deadlines.of(model))
+        response = await worker.upstream.send(engine, asked.endpoint.engine_path, body, headers, deadlines)
     except UpstreamFailure as failure:
         raise _of_failure(failure, call, worker) from failure
     except (ValueError, SealBroken) as error:  # its row: an address or a key nobody can use

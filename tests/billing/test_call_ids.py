@@ -16,7 +16,8 @@ randomness = st.binary(min_size=10, max_size=10)
 @given(times, randomness)
 def test_an_id_says_when_its_call_began(now_ms, noise):
     call_id = call_ids.mint(now_ms, noise)
-    assert call_ids.time_ms_of(call_id) == now_ms
+    assert UUID(call_id).version == 7
+    assert UUID(call_id).int >> 80 == now_ms
     assert str(UUID(call_id)) == call_id
     assert msgspec.convert(call_id, events.CallId) == call_id
 
@@ -34,9 +35,7 @@ def test_a_bound_parts_the_ids_of_its_time_from_those_before(now_ms, noise):
     assert now_ms == call_ids.TIMESTAMP_MS_MAX or call_id < call_ids.lowest_of(now_ms + 1)
 
 
-def test_what_is_no_call_id_is_refused():
-    with pytest.raises(ValueError, match="no UUIDv7"):
-        call_ids.time_ms_of("00000000-0000-4000-8000-000000000000")
+def test_what_makes_no_call_id_is_refused():
     with pytest.raises(ValueError, match="no time"):
         call_ids.mint(-1, bytes(10))
     with pytest.raises(ValueError, match="ten random bytes"):

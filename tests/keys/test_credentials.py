@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keys import credentials
-from keys.credentials import CredentialsReason, CredentialsRefused, present, strip_query
+from keys.credentials import CredentialsReason, CredentialsRefused, present
 from keys.models import Scheme
 
 ALL = tuple(scheme.value for scheme in Scheme)
@@ -92,13 +92,3 @@ def test_two_different_keys_in_the_query_or_in_one_header_are_ambiguous():
 def test_any_bytes_give_a_secret_or_a_named_refusal(headers, query):
     with contextlib.suppress(CredentialsRefused):
         assert present(headers, query, schemes=ALL).secret
-
-
-@given(st.lists(st.tuples(st.sampled_from([b"api_key", b"api%5fkey", b"API_KEY", b"model", b"x"]), secrets)))
-def test_stripped_query_presents_no_key_and_keeps_the_rest(pairs):
-    query = b"&".join(name + b"=" + quote_from_bytes(value, safe="").encode() for name, value in pairs)
-    kept = [
-        name + b"=" + quote_from_bytes(value, safe="").encode() for name, value in pairs if name in (b"model", b"x")
-    ]
-    assert strip_query(query) == b"&".join(kept)
-    assert refusal([], strip_query(query)).reason is CredentialsReason.MISSING_KEY

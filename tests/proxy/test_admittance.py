@@ -12,7 +12,7 @@ import pytest
 from django.utils import timezone
 
 from billing import engines, ladder, prices
-from keys import brands, issuing, organizations
+from keys import brands, issuing, organizations, records
 from tests.proxy.shop import HELLO, Gateway
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -253,3 +253,24 @@ def test_what_is_new_in_one_point_is_judged_in_all(gateway: Gateway) -> None:
     assert code_of(gateway.chat(headers=customer.headers)) == (403, "model_not_allowed")
     issuing.change(key=customer.issued.key, actor=ACTOR, model_slugs=None, scopes=["models"])
     assert code_of(gateway.chat(headers=customer.headers)) == (403, "insufficient_scope")
+
+
+def test_records_that_cannot_be_read_are_503_until_they_can(gateway: Gateway) -> None:
+    """As while a newer release has published already, and this worker still serves."""
+    shop = gateway.shop
+    brand = shop.new_brand("newer", "ne-")
+    shop.new_model("aion-v3", "demo-chat", brand=brand)
+    secret = shop.new_key(shop.new_organization("newer", brand=brand, credit="1")).secret
+    options = {"url": f"{gateway.root}/newer/v1", "headers": {"authorization": f"Bearer {secret}"}}
+    assert ask(gateway, **options).status_code == 200
+    name = records.brand_name(brand.id)
+    readable = shop.store.hget(name, "data")
+    for unreadable in (b"{", b'{"brand": 7}', b'{"at_ms": "\xff"}'):
+        shop.store.hset(name, "data", unreadable)
+        gateway.worker.catalogue._snapshots.pop(brand.id, None)
+        refused = ask(gateway, **options)
+        assert code_of(refused) == (503, "service_unavailable")
+        assert int(refused.headers["retry-after"]) >= 1
+    shop.store.hset(name, "data", readable)
+    assert ask(gateway, **options).status_code == 200
+    assert shop.holds() == 0

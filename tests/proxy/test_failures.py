@@ -116,13 +116,27 @@ def test_another_engine_takes_over_what_the_first_never_got(gateway: Gateway) ->
 
 
 def test_a_silent_engine_times_out_and_costs_nothing(gateway: Gateway) -> None:
-    gateway.shop.new_model("slow", "demo-chat", first_byte_ms=200)
+    gateway.shop.new_model("slow", "demo-chat", first_byte_ms=200, total_ms=600)
+    took = {}
     for stream in (False, True):
+        began = time.monotonic()
         response = gateway.chat("demo:hang", model="slow", stream=stream)
+        took[stream] = time.monotonic() - began
         assert_says(response, 504, "engine_timeout", retry=True)
         event = gateway.event_of(response)
         assert (event.cost_nanos, event.end_reason) == (0, "timeout")
+    assert took[True] < 0.6 <= took[False], "a whole answer comes when its last token is made: only its end is judged"
     assert gateway.shop.holds() == 0
+
+
+def test_a_whole_answer_may_take_longer_than_a_streams_first_byte(gateway: Gateway) -> None:
+    gateway.shop.new_model("thorough", "demo-chat", first_byte_ms=150)
+    response = gateway.chat("demo:tokens=10 demo:delay=500", model="thorough")
+    assert response.status_code == 200, response.text
+    assert response.json()["usage"]["completion_tokens"] == 10
+    assert gateway.event_of(response).output_tokens == 10
+    late = gateway.chat("demo:tokens=10 demo:delay=500", model="thorough", stream=True)
+    assert_says(late, 504, "engine_timeout", retry=True)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +221,8 @@ def answer(body: bytes, content_type: bytes = b"application/json") -> bytes:
     [
         (answer(b"not json"), False),
         (answer(b'{"error": "no"}'), False),
+        (answer(b'{"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":7}}'), False),
+        (answer(b'{"usage":{"prompt_tokens":5,"completion_tokens":7}}'), False),
         (answer(b'{"object":"error","message":"flat","code":500}'), False),
         (answer(b'data: {"choices":[]}\n\n', b"text/event-stream"), False),
         (answer(b'{"choices":[]}'), True),
