@@ -261,7 +261,7 @@ def test_records_that_cannot_be_read_are_503_until_they_can(gateway: Gateway) ->
     brand = shop.new_brand("newer", "ne-")
     shop.new_model("aion-v3", "demo-chat", brand=brand)
     secret = shop.new_key(shop.new_organization("newer", brand=brand, credit="1")).secret
-    options = {"url": f"{gateway.root}/newer/v1", "headers": {"authorization": f"Bearer {secret}"}}
+    options: dict[str, Any] = {"url": f"{gateway.root}/newer/v1", "headers": {"authorization": f"Bearer {secret}"}}
     assert ask(gateway, **options).status_code == 200
     name = records.brand_name(brand.id)
     readable = shop.store.hget(name, "data")
