@@ -246,6 +246,15 @@ class Catalogue:
                 self._loads[brand_id] += 1
             return self._snapshots[brand_id]
 
+    async def current(self, brand_id: int) -> Snapshot:
+        """The snapshot as it stands in Redis, for answers that no script compares versions for."""
+        known = self._snapshots.get(brand_id)
+        if known is not None:
+            version = await self._redis.hget(records.brand_name(brand_id), "v")
+            if version is not None and int(version) == known.version:
+                return known
+        return await self.reload(brand_id)
+
     async def _load(self, brand_id: int) -> Snapshot:
         data = await self._redis.hget(records.brand_name(brand_id), "data")
         if data is None:

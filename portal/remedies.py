@@ -25,6 +25,7 @@ REMEDIES: dict[Reason, str] = {
     Reason.ADDRESS_NOT_ALLOWED: "Call from a network the key allows, or create a key that allows this one.",
     Reason.MODEL_NOT_ALLOWED: WIDER_KEY,
     Reason.TIER_REQUIRED: "Use a model of your plan, or ask for a larger plan.",
+    Reason.CHAT_ONLY: "Send text to the chat endpoint, without tools and other parts: keys here do nothing else.",
     Reason.ORGANIZATION_SUSPENDED: "Write to support: the account is suspended.",
     Reason.BRAND_PAUSED: TELL_US,
     Reason.INSUFFICIENT_QUOTA: MORE_CREDIT,

@@ -15,18 +15,19 @@ from billing.catalogue import BrandUnknown, SnapshotUnreadable
 from billing.tiers import TierUnknown
 from keys.credentials import CredentialsRefused
 from keys.directory import DirectoryUnavailable, KeyRefused
-from proxy import cors, pipeline, resources, verdicts
+from proxy import cors, pipeline, resources, standing, verdicts
 from proxy.addresses import client_address
 from proxy.answers import Header, Send, send_body, send_empty
+from proxy.authentication import authenticate
 from proxy.bodies import ClientLeft, Receive, check_headers
 from proxy.call import Call
 from proxy.dialects import dialect_named
 from proxy.dispatch import Place
-from proxy.endpoints import Endpoint, Kind, endpoint_at
+from proxy.endpoints import NOWHERE, Endpoint, Kind, endpoint_at
 from proxy.headers import common_headers
 from proxy.refusals import Declined, Problem, Reason, decline, problem, retry_headers
 from proxy.rendering import rewriter_of
-from proxy.verdicts import state_of
+from proxy.wording import worded
 from proxy.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ async def _serve(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     call = Call(scope, receive, dict(scope["headers"]), _OPENAI)
     worker = _worker
     if worker is None:
-        await _answer(call, problem(Reason.DRAINING), send)
+        await _answer(call, problem(Reason.DRAINING), [], send)
         return
     client = scope.get("client")
     call.address = client_address(
@@ -88,12 +89,13 @@ async def _serve(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         await _cut_short(call, worker, send)
         raise
     except Exception as error:
-        trouble = problem_of(error, call, worker)
+        trouble = worded(problem_of(error, call, worker), call, worker)
         await pipeline.abandon(call, worker, trouble)
         worker.refusals.note(call, trouble)
         worker.metrics.refused(call, trouble)
         if not call.gone:
-            await _answer(call, trouble, send)
+            trouble, limits = await standing.of_refusal(call, worker, trouble)
+            await _answer(call, trouble, limits, send)
     finally:
         worker.ended()
 
@@ -101,13 +103,13 @@ async def _serve(scope: dict[str, Any], receive: Receive, send: Send) -> None:
 async def _cut_short(call: Call, worker: Worker, send: Send) -> None:
     """The server stops, or the client has not read for too long: what was held is given back, and who still reads is
     told."""
-    trouble = problem(Reason.DRAINING)
+    trouble = worded(problem(Reason.DRAINING), call, worker)
     await pipeline.abandon(call, worker, trouble)
     worker.refusals.note(call, trouble)
     if not call.gone:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_SECONDS_MAX):
-                await _answer(call, trouble, send)
+                await _answer(call, trouble, [], send)
 
 
 async def _dispatch(call: Call, worker: Worker, send: Send) -> None:
@@ -122,11 +124,15 @@ async def _dispatch(call: Call, worker: Worker, send: Send) -> None:
         call.dialect = dialect_named(worker.brands.default.dialect)
     endpoint = endpoint_at(place.rest)
     if endpoint is None:
+        if call.brand is not None and call.brand.is_plain_chat and call.method != "OPTIONS":
+            await _nothing_but_chat(call, worker)
         raise decline(Reason.UNKNOWN_PATH, method=call.method, path=call.path[:200])
     call.endpoint = endpoint
     if call.method == "OPTIONS":
         await _preflight(call, worker, endpoint, send)
     elif call.method not in endpoint.methods:
+        if call.brand is not None and call.brand.is_plain_chat:
+            await authenticate(call, worker)
         allowed = ", ".join(endpoint.methods)
         headers = ((b"allow", allowed.encode()),)
         raise decline(
@@ -142,6 +148,13 @@ async def _dispatch(call: Call, worker: Worker, send: Send) -> None:
             worker.room.leave(call.body_bytes)
     else:
         await resources.answer(call, worker, send)
+
+
+async def _nothing_but_chat(call: Call, worker: Worker) -> None:
+    """Keys of such a brand know one path: another is forbidden, to callers with a key, rather than missing."""
+    call.endpoint = NOWHERE
+    await authenticate(call, worker)
+    raise decline(Reason.CHAT_ONLY, detail=f"; there is no {call.method[:20]} {call.path[:200]}")
 
 
 async def _place(call: Call, worker: Worker) -> Place:
@@ -195,21 +208,16 @@ def problem_of(error: Exception, call: Call, worker: Worker) -> Problem:
     return problem(Reason.INTERNAL)
 
 
-async def _answer(call: Call, trouble: Problem, send: Send) -> None:
-    """In the dialect's envelope; as the last event where the head of a stream has left already."""
+async def _answer(call: Call, trouble: Problem, limits: list[Header], send: Send) -> None:
+    """A worded problem in the dialect's envelope; as the last event where the head of a stream has left already."""
     out = call.out
     if out is not None and await out.quiet():
         if not out.ended:
             await out.end(rewriter_of(call).trouble(trouble, call.brand))
         return
-    headers = [*common_headers(call), *trouble.headers]
-    status = call.dialect.status(trouble, call.brand)
-    headers += retry_headers(trouble)
-    if trouble.quota is not None:
-        now_ms = call.started_ms
-        headers += call.dialect.limit_headers([state_of(trouble.quota)], now_ms, refused=True)
+    headers = [*common_headers(call), *trouble.headers, *retry_headers(trouble), *limits]
     body = orjson.dumps(call.dialect.error(trouble, call.brand))
-    await send_body(send, status, headers, body, head_only=call.method == "HEAD")
+    await send_body(send, trouble.status, headers, body, head_only=call.method == "HEAD")
 
 
 def _host_of(headers: list[tuple[bytes, bytes]]) -> bytes | None:

@@ -19,6 +19,7 @@ from proxy.endpoints import EMBEDDINGS
 from proxy.meter import Bounds, Ending, Event, Kind, Measured, Meter
 from proxy.refusals import Declined, Problem, Reason, problem
 from proxy.upstream import FirstByteTimeout, IdleTimeout, Response, TotalTimeout, UpstreamFailure
+from proxy.wording import worded
 from proxy.worker import Worker
 
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
@@ -126,6 +127,8 @@ class Streamed:
         if trouble is not None and not self.out.began:
             self.response.close()
             raise Declined(trouble)  # nothing was delivered: an ordinary error, and nothing charged
+        if trouble is not None:
+            trouble = worded(trouble, call, worker)
         await settle(call, worker, measured, status=499 if ending is Ending.CLIENT_GONE else 200)
         if trouble is not None:
             worker.refusals.note(call, trouble)

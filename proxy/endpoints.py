@@ -12,6 +12,7 @@ class Kind(Enum):
     MODEL = "model"
     USAGE = "usage"
     HEALTH = "health"
+    NOWHERE = "nowhere"
 
 
 class Endpoint(NamedTuple):
@@ -32,6 +33,8 @@ MODELS = Endpoint("models", Kind.MODELS, ("GET", "HEAD"), "models")
 MODEL = Endpoint("model", Kind.MODEL, ("GET", "HEAD"), "models")
 USAGE = Endpoint("usage", Kind.USAGE, ("GET", "HEAD"), "usage")
 HEALTH = Endpoint("health", Kind.HEALTH, ("GET", "HEAD"))
+NOWHERE = Endpoint("this path", Kind.NOWHERE, ())
+"""For a caller who asks for what is not there, where that is a question of what the key may do."""
 
 BY_PATH = {
     "/chat/completions": CHAT,

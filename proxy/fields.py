@@ -211,6 +211,8 @@ CHAT: dict[str, Rule] = _SAMPLING | {
     "web_search_options": Rule(mapping, Fate.IDLE),
 }
 
+TOOL_FIELDS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"})
+
 COMPLETIONS: dict[str, Rule] = _SAMPLING | {
     "prompt": Rule(anything),  # requests.py
     "best_of": Rule(integer(1, CHOICES_MAX), Fate.KEEP),

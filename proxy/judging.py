@@ -31,7 +31,7 @@ def judge_model(caller: Caller, snapshot: Snapshot, endpoint: Endpoint, name: st
     if not caller.allows_model(model.slug):
         raise decline(Reason.MODEL_NOT_ALLOWED, param="model", model=name)
     if not unlocks(tier_of(snapshot, caller.organization), model):
-        raise decline(Reason.TIER_REQUIRED, param="model", model=name)
+        raise decline(Reason.TIER_REQUIRED, param="model", model=name, tier=lowest_tier(model, snapshot))
     if model.state == "maintenance":
         detail = model.maintenance_message or f"The model '{name}' is in maintenance. Please try again later."
         raise decline(Reason.MODEL_MAINTENANCE, detail=detail, model=name)
@@ -39,6 +39,12 @@ def judge_model(caller: Caller, snapshot: Snapshot, endpoint: Endpoint, name: st
         detail = f"The model '{name}' does not support {endpoint.name}."
         raise decline(Reason.UNSUPPORTED_PARAMETER, param="model", detail=detail)
     return model
+
+
+def lowest_tier(model: ModelRecord, snapshot: Snapshot) -> str:
+    """The name of the first tier of the ladder that unlocks the model; "" where none does."""
+    ladder = sorted(snapshot.tiers, key=lambda tier: tier.rank)
+    return next((tier.name for tier in ladder if unlocks(tier, model)), "")
 
 
 def serves(model: ModelRecord, feature: str) -> bool:

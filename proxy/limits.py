@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
 
@@ -26,16 +27,19 @@ class LimitState(Protocol):
 
 
 class Shown(NamedTuple):
-    """One line of a customer's limits: `remaining` never negative, `reset_ms` from now, None when it never resets."""
+    """One line of a customer's limits: `remaining` never negative; `reset_ms` from now and `resets_at_ms` (Unix), None
+    when it never resets."""
 
     name: str
     limit: int
     remaining: int
     reset_ms: int | None
+    resets_at_ms: int | None = None
 
 
 REQUEST_UNITS = ("requests",)
 TOKEN_UNITS = ("tokens", "input", "output")
+CREDIT_UNITS = ("credits",)
 
 
 def tightest(states: Iterable[LimitState], units: tuple[str, ...], now_ms: int, *, with_held: bool) -> Shown | None:
@@ -47,12 +51,23 @@ def tightest(states: Iterable[LimitState], units: tuple[str, ...], now_ms: int, 
         if state.limit is None or state.unit not in units:
             continue
         left = max(0, state.limit - state.posted - (state.held if with_held else 0))
-        if best is None or left < room:
+        if best is None or left < room or (left == room and _lasts_longer(state, best)):
             best, room = state, left
     if best is None or best.limit is None:
         return None
     reset_ms = None if best.resets_at_ms is None else max(0, best.resets_at_ms - now_ms)
-    return Shown(best.name, best.limit, room, reset_ms)
+    return Shown(best.name, best.limit, room, reset_ms, best.resets_at_ms)
+
+
+def _lasts_longer(one: LimitState, other: LimitState) -> bool:
+    if one.resets_at_ms is None or other.resets_at_ms is None:
+        return one.resets_at_ms is None and other.resets_at_ms is not None
+    return one.resets_at_ms > other.resets_at_ms
+
+
+def iso_time(milliseconds: int) -> str:
+    """Unix ms as 2024-01-19T00:00:00Z, rounded up to the second: it is never too early."""
+    return datetime.fromtimestamp(-(-milliseconds // 1000), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def go_duration(milliseconds: int) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.fields import invalid
+from proxy.fields import TOOL_FIELDS, invalid
 from proxy.refusals import Reason, decline
 
 MESSAGES_MAX = 10_000
@@ -32,6 +32,26 @@ _DATA_KEYS = {
     "file": ("file_data", frozenset({"file_data", "filename"})),
 }
 """Content part type → where its data is, and the keys let through. Parts that hold an address need a data: URL."""
+
+
+def check_plain(body: Mapping[str, Any]) -> None:
+    """For brands whose keys are for plain text chat: Declined (403) where a body asks for tools, or has messages of
+    tools or parts that are not text. What is no message at all is `checked`'s to refuse."""
+    for name in body.keys() & TOOL_FIELDS:
+        if body[name]:
+            raise decline(Reason.CHAT_ONLY, param=name, detail=f", without '{name}'")
+    messages = body.get("messages")
+    for index, message in enumerate(messages if type(messages) is list else ()):
+        if type(message) is not dict:
+            continue
+        where = f"messages[{index}]"
+        if message.get("role") in ("tool", "function") or message.get("tool_calls") or message.get("function_call"):
+            raise decline(Reason.CHAT_ONLY, param=where, detail=f", without calls of tools ({where})")
+        content = message.get("content")
+        for part in content if type(content) is list else ():
+            if type(part) is dict and part.get("type") not in ("text", None):
+                kind = str(part["type"])[:40]
+                raise decline(Reason.CHAT_ONLY, param=f"{where}.content", detail=f", without parts of type '{kind}'")
 
 
 def checked(messages: Any, modalities: Mapping[str, int]) -> tuple[list[dict[str, Any]], set[str]]:

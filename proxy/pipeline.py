@@ -11,6 +11,7 @@ import asyncio
 from billing.counters import StoreUnavailable
 from billing.events import End
 from billing.hold import Outcome
+from proxy import standing
 from proxy.answers import EventStream, Send, send_body
 from proxy.authentication import authenticate, refresh, resolve_model
 from proxy.bodies import parse_object, read_body
@@ -35,7 +36,7 @@ async def run(call: Call, worker: Worker, asgi_send: Send) -> None:
     await authenticate(call, worker)
     replay = await read_request(call, worker)
     if replay is not None:
-        await answer_again(call, replay, asgi_send)
+        await answer_again(call, worker, replay, asgi_send)
         return
     call.hold = await reserve(call, worker)
     await forward(call, worker, asgi_send)
@@ -54,7 +55,7 @@ async def read_request(call: Call, worker: Worker) -> Replay | None:
     split = None
     if call.endpoint is CHAT:
         split = taken_from(fields, call.snapshot.brand, call.model, extras, call.fields.get(FIELD_HEADER))
-    call.asked = read(fields, call.endpoint, call.model, extras)
+    call.asked = read(fields, call.endpoint, call.model, extras, call.snapshot.brand)
     call.asked.split = split
     key = call.fields.get(b"idempotency-key")
     return None if key is None else await _recorded(call, worker, key, body)
@@ -109,9 +110,10 @@ def _check_kind(call: Call, response: Response) -> None:
         raise decline(Reason.ENGINE_ERROR, model=call.model_name)
 
 
-async def answer_again(call: Call, replay: Replay, asgi_send: Send) -> None:
+async def answer_again(call: Call, worker: Worker, replay: Replay, asgi_send: Send) -> None:
     call.id = replay.call_id
-    await send_body(asgi_send, 200, [*common_headers(call), (b"idempotent-replayed", b"true")], replay.body)
+    headers = [*common_headers(call), (b"idempotent-replayed", b"true"), *await standing.headers(call, worker)]
+    await send_body(asgi_send, 200, headers, replay.body)
 
 
 async def abandon(call: Call, worker: Worker, problem: Problem | None) -> None:

@@ -25,6 +25,7 @@ class Reason(StrEnum):
     ADDRESS_NOT_ALLOWED = "address_not_allowed"
     MODEL_NOT_ALLOWED = "model_not_allowed"
     TIER_REQUIRED = "tier_required"
+    CHAT_ONLY = "chat_only"
     ORGANIZATION_SUSPENDED = "organization_suspended"
     BRAND_PAUSED = "brand_paused"
 
@@ -134,6 +135,9 @@ TABLE: dict[Reason, Row] = {
     ),
     Reason.TIER_REQUIRED: Row(
         403, PERMISSION, "tier_required", "The model '{model}' is not part of your tier. Upgrade to use it."
+    ),
+    Reason.CHAT_ONLY: Row(
+        403, PERMISSION, "chat_only", "API keys of this service support plain text chat only{detail}."
     ),
     Reason.ORGANIZATION_SUSPENDED: Row(
         403, PERMISSION, "organization_suspended", "Your account is suspended. Please contact support."
@@ -274,7 +278,8 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One refusal, ready to be worded by a dialect."""
+    """One refusal, ready to be worded by a dialect. `facts`: what the message was filled with. `portal`: the address of
+    the brand's pages, set where a person may have to do something there."""
 
     reason: Reason
     status: int
@@ -286,6 +291,7 @@ class Problem:
     param: str | None = None
     quota: Quota | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    portal: str = ""
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
@@ -353,7 +359,7 @@ def retry_headers(trouble: Problem) -> list[tuple[bytes, bytes]]:
     """Retry-After, retry-after-ms and x-should-retry. SDKs retry 408, 409, 429 and 5xx unless told otherwise."""
     status = trouble.status
     if status < 500 and status not in (402, 408, 409, 429):
-        return []
+        return [(b"x-should-retry", b"false")] if trouble.reason is Reason.TIER_REQUIRED else []
     headers = [(b"x-should-retry", b"true" if trouble.retryable else b"false")]
     if trouble.retry_after_ms:
         wait_ms = max(1, trouble.retry_after_ms)

@@ -6,20 +6,21 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from billing.snapshot import ModelRecord
-from proxy import prompt_bound
+from billing.snapshot import BrandRecord, ModelRecord
+from proxy import parameters, prompt_bound
 from proxy.endpoints import CHAT, COMPLETIONS, EMBEDDINGS, Endpoint
 from proxy.fields import CHAT as CHAT_FIELDS
-from proxy.fields import CHOICES_MAX, NEVER, Fate, Rule, invalid
+from proxy.fields import CHOICES_MAX, NEVER, TOOL_FIELDS, Fate, Rule, invalid
 from proxy.fields import COMPLETIONS as COMPLETION_FIELDS
 from proxy.fields import EMBEDDINGS as EMBEDDING_FIELDS
-from proxy.messages import checked
+from proxy.messages import check_plain, checked
 from proxy.refusals import Reason, decline
 from proxy.splitting import Split
 
 MODEL_CHARS_MAX = 250
 INPUTS_MAX = 2_048
 OUTPUT_TOKENS_MIN = 16
+_ALWAYS = frozenset({"model", "messages", "input"})
 
 RULES: dict[str, dict[str, Rule]] = {
     CHAT.name: CHAT_FIELDS,
@@ -61,9 +62,19 @@ def model_named(body: dict[str, Any], default: str) -> str:
     return name
 
 
-def read(body: dict[str, Any], endpoint: Endpoint, model: ModelRecord, extras: Collection[str]) -> Asked:
-    """`extras`: the engine parameters this model lets through. `body` may be changed."""
+def read(
+    body: dict[str, Any],
+    endpoint: Endpoint,
+    model: ModelRecord,
+    extras: Collection[str],
+    brand: BrandRecord | None = None,
+) -> Asked:
+    """`extras`: the engine parameters this model lets through. `brand`: its own rules for fields. `body` may be
+    changed."""
     rules = RULES[endpoint.name]
+    own = {} if brand is None else brand.parameters
+    if brand is not None and brand.is_plain_chat:
+        check_plain(body)
     sent: dict[str, Any] = {}
     kept: dict[str, Any] = {}
     dropped: list[str] = []
@@ -72,6 +83,8 @@ def read(body: dict[str, Any], endpoint: Endpoint, model: ModelRecord, extras: C
         rule = rules.get(name)
         if rule is None or (rule.fate is Fate.IDLE and name in extras):
             if name in extras and name not in NEVER:
+                if own and value is not None:
+                    parameters.check(own, name, value)
                 sent[name] = value
                 extra_values.append(value)
             else:
@@ -79,6 +92,8 @@ def read(body: dict[str, Any], endpoint: Endpoint, model: ModelRecord, extras: C
         elif value is None:
             continue
         else:
+            if own:
+                parameters.check(own, name, value)
             rule.check(name, value)
             if rule.fate is Fate.SEND:
                 sent[name] = value
@@ -86,13 +101,46 @@ def read(body: dict[str, Any], endpoint: Endpoint, model: ModelRecord, extras: C
                 kept[name] = value
             elif value != rule.default:
                 dropped.append(name)
+    if own:
+        _fill_in(own, rules, extras, sent, kept)
     asked = _READERS[endpoint.name](sent, kept, dropped, model)
+    if own and asked.output_wanted and not asked.length_field:
+        length = parameters.default_length(own) or asked.output_wanted
+        asked.output_wanted = min(length, _longest(model))
     asked.dropped = dropped
     asked.user = kept.get("user") or kept.get("safety_identifier") or ""
     asked.metadata = kept.get("metadata") or {}
     if extra_values:
         asked.prompt_tokens_max += prompt_bound.of_extras(extra_values)
     return asked
+
+
+def _fill_in(
+    own: parameters.Parameters,
+    rules: dict[str, Rule],
+    extras: Collection[str],
+    sent: dict[str, Any],
+    kept: dict[str, Any],
+) -> None:
+    """What the brand documents as default is taken as said; engines otherwise take the model's own."""
+    for name, value in parameters.defaults(own).items():
+        rule = rules.get(name)
+        if rule is None:
+            if name in extras and name not in NEVER and sent.get(name) is None:
+                sent[name] = value
+        elif rule.fate is Fate.SEND:
+            sent.setdefault(name, value)
+        elif rule.fate is Fate.KEEP:
+            kept.setdefault(name, value)
+
+
+def accepted(model: ModelRecord, extras: Collection[str]) -> tuple[str, ...]:
+    """The optional request fields that do something with this model, by name."""
+    rules = EMBEDDING_FIELDS if "embeddings" in model.features else CHAT_FIELDS
+    names = {name for name, rule in rules.items() if rule.fate is not Fate.IDLE} | set(extras)
+    if model.features and "tools" not in model.features:
+        names -= TOOL_FIELDS
+    return tuple(sorted(names - NEVER - _ALWAYS))
 
 
 def _chat(sent: dict[str, Any], kept: dict[str, Any], dropped: list[str], model: ModelRecord) -> Asked:
@@ -168,7 +216,7 @@ def _token_ids(name: str, tokens: list[Any]) -> None:
 
 def _lengths(asked: Asked, kept: dict[str, Any], model: ModelRecord) -> None:
     """The smaller of max_tokens and max_completion_tokens counts; more than the model's most is refused."""
-    longest = min(model.max_completion_tokens, model.context_length)
+    longest = _longest(model)
     given = [(kept[name], name) for name in ("max_completion_tokens", "max_tokens") if name in kept]
     if not given:
         asked.output_wanted = min(model.default_max_tokens, longest)
@@ -176,6 +224,10 @@ def _lengths(asked: Asked, kept: dict[str, Any], model: ModelRecord) -> None:
     asked.output_wanted, asked.length_field = min(given)
     if asked.output_wanted > longest:
         raise invalid(asked.length_field, f"{asked.output_wanted} is more than this model gives ({longest})")
+
+
+def _longest(model: ModelRecord) -> int:
+    return min(model.max_completion_tokens, model.context_length)
 
 
 def _streaming(asked: Asked, kept: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,8 +22,11 @@ from proxy.authentication import authenticate, refresh
 from proxy.call import Call
 from proxy.dialects.protocol import DayUsed, Listed, UsageReport
 from proxy.endpoints import MODEL_PREFIX, Kind
+from proxy.forwarding import extras_of
 from proxy.headers import common_headers
+from proxy.judging import lowest_tier
 from proxy.refusals import Reason, decline
+from proxy.requests import accepted
 from proxy.worker import Worker
 
 USAGE_DAYS = 30
@@ -43,22 +47,22 @@ async def answer(call: Call, worker: Worker, send: Send) -> None:
     if kind is Kind.HEALTH:
         await _answer(call, await _health(worker), send)
         return
+    if kind is not Kind.USAGE and await _is_public(call, worker):
+        await _answer(call, _catalogue(call, worker, None), send)
+        return
     await authenticate(call, worker)
     await refresh(call, worker)
-    if kind is Kind.MODELS:
-        listed = list_models(
-            call.caller, call.snapshot, worker.counters.now_ms(), call.snapshot.brand.lists_gated_models
-        )
-        body = call.dialect.models(listed, call.snapshot.brand)
-    elif kind is Kind.MODEL:
-        body = _model(call, worker)
+    states = await worker.admission.usage(call.caller, call.snapshot)
+    if kind is Kind.USAGE:
+        body = call.dialect.usage_report(await _usage_report(call, worker, states), call.snapshot.brand)
     else:
-        body = call.dialect.usage_report(await _usage_report(call, worker), call.snapshot.brand)
-    await _answer(call, body, send)
+        body = _catalogue(call, worker, call.caller)
+    await _answer(call, body, send, call.dialect.limit_headers(states, worker.counters.now_ms(), refused=False))
 
 
-async def _answer(call: Call, body: dict[str, Any], send: Send) -> None:
-    await send_body(send, 200, common_headers(call), orjson.dumps(body), head_only=call.method == "HEAD")
+async def _answer(call: Call, body: dict[str, Any], send: Send, limits: Iterable[Header] = ()) -> None:
+    headers = [*common_headers(call), *limits]
+    await send_body(send, 200, headers, orjson.dumps(body), head_only=call.method == "HEAD")
 
 
 async def _health(worker: Worker) -> dict[str, Any]:
@@ -71,11 +75,47 @@ async def _health(worker: Worker) -> dict[str, Any]:
 # models ---------------------------------------------------------------------------------------------------------------
 
 
-def list_models(caller: Caller, snapshot: Snapshot, now_ms: int, gated_too: bool) -> list[Listed]:
-    """The models this key may call, in the catalogue's order; with `gated_too` also those of higher tiers."""
+async def _is_public(call: Call, worker: Worker) -> bool:
+    """Whether the brand shows its catalogue to everybody; whatever key came is not even read then."""
+    brand = call.brand
+    if brand is None:
+        default = worker.brands.default
+        if default is None or _brings_key(call) or not worker.brands.serves(default, call.place):
+            return False
+        brand = default
+    if not brand.is_catalogue_public:
+        return False
+    worker.strangers.take(call.address)
+    call.snapshot = await worker.catalogue.current(brand.id)
+    call.brand = call.snapshot.brand
+    if call.brand.state != "active":
+        raise decline(Reason.BRAND_PAUSED)
+    return call.brand.is_catalogue_public
+
+
+def _brings_key(call: Call) -> bool:
+    return b"authorization" in call.fields or b"x-api-key" in call.fields or b"api_key=" in call.query
+
+
+def _catalogue(call: Call, worker: Worker, caller: Caller | None) -> dict[str, Any]:
+    """All models, or the one whose name is in the path, for this caller or for everybody."""
+    snapshot, now_ms = call.snapshot, worker.counters.now_ms()
+    brand = snapshot.brand
+    if call.endpoint.kind is Kind.MODELS:
+        return call.dialect.models(list_models(caller, snapshot, now_ms, brand.lists_gated_models), brand)
+    name = call.place.rest[len(MODEL_PREFIX) :]
+    model = snapshot.models_by_name.get(name)
+    if model is None or model.state == "retired" or (caller is not None and not caller.allows_model(model.slug)):
+        raise decline(Reason.MODEL_NOT_FOUND, param="model", model=name[:100])
+    return call.dialect.model(_listed(model, caller, snapshot, now_ms), brand)
+
+
+def list_models(caller: Caller | None, snapshot: Snapshot, now_ms: int, gated_too: bool) -> list[Listed]:
+    """The models this key may call, in the catalogue's order; with `gated_too` also those of higher tiers. Without a
+    caller those that are on sale."""
     found = []
     for model in snapshot.models:
-        if model.state == "retired" or not caller.allows_model(model.slug):
+        if model.state == "retired" or (caller is not None and not caller.allows_model(model.slug)):
             continue
         listed = _listed(model, caller, snapshot, now_ms)
         if listed.available or gated_too:
@@ -83,15 +123,11 @@ def list_models(caller: Caller, snapshot: Snapshot, now_ms: int, gated_too: bool
     return found
 
 
-def _listed(model: ModelRecord, caller: Caller, snapshot: Snapshot, now_ms: int) -> Listed:
-    available = unlocks(tier_of(snapshot, caller.organization), model)
-    rate = rate_for(model, caller.organization.id, now_ms)
-    return Listed(model, available, _lowest_tier(model, snapshot), prices_of(rate))
-
-
-def _lowest_tier(model: ModelRecord, snapshot: Snapshot) -> str:
-    ladder = sorted(snapshot.tiers, key=lambda tier: tier.rank)
-    return next((tier.name for tier in ladder if unlocks(tier, model)), "")
+def _listed(model: ModelRecord, caller: Caller | None, snapshot: Snapshot, now_ms: int) -> Listed:
+    rate = rate_for(model, 0 if caller is None else caller.organization.id, now_ms)
+    available = caller is None or unlocks(tier_of(snapshot, caller.organization), model)
+    accepts = accepted(model, extras_of(model, snapshot))
+    return Listed(model, available, lowest_tier(model, snapshot), prices_of(rate), accepts)
 
 
 def prices_of(rate: RateRecord | None) -> dict[str, str]:
@@ -101,21 +137,11 @@ def prices_of(rate: RateRecord | None) -> dict[str, str]:
     return {name: price_per_token(picos) for name, field in _PRICES if (picos := getattr(rate, field)) is not None}
 
 
-def _model(call: Call, worker: Worker) -> dict[str, Any]:
-    name = call.place.rest[len(MODEL_PREFIX) :]
-    model = call.snapshot.models_by_name.get(name)
-    if model is None or model.state == "retired" or not call.caller.allows_model(model.slug):
-        raise decline(Reason.MODEL_NOT_FOUND, param="model", model=name[:100])
-    listed = _listed(model, call.caller, call.snapshot, worker.counters.now_ms())
-    return call.dialect.model(listed, call.snapshot.brand)
-
-
 # usage ----------------------------------------------------------------------------------------------------------------
 
 
-async def _usage_report(call: Call, worker: Worker) -> UsageReport:
+async def _usage_report(call: Call, worker: Worker, states: tuple[LimitState, ...]) -> UsageReport:
     caller, snapshot = call.caller, call.snapshot
-    states = await worker.admission.usage(caller, snapshot)
     today = day_of(worker.counters.now_ms(), snapshot.brand.timezone)
     days = await _days_before(worker, caller.organization.id, today)
     days.append(_today(states, today))

@@ -68,7 +68,7 @@ class StreamRewriter:
         """Where the choices stand in a piece without usage: `…"choices":[` and `]…`, theirs and ours. Only when their
         bytes are found once and unchanged; what varies (usage, timings) makes the next piece go the long way."""
         self._head_there = self._tail_there = b""
-        if choices_ours != choices:
+        if choices_ours != choices or self._dialect.rewrites_choices:
             return
         there, here = _around_choices(_without_usage(piece)), _around_choices(ours)
         if there is not None and here is not None:

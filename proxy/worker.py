@@ -41,6 +41,7 @@ from proxy.metrics import Metrics
 from proxy.refusal_log import RefusalLog
 from proxy.room import Room
 from proxy.routing import Routing
+from proxy.strangers import Strangers
 from proxy.upstream import Pool
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,8 @@ class Worker:
         self.salts = Salts(hmac.digest(settings.SECRET_KEY.encode(), b"proxy: cache salt", hashlib.sha256))
         self.trusted_proxies = tuple(settings.TRUSTED_PROXIES)
         self.metrics_token: str = settings.METRICS_TOKEN
+        self.https: bool = settings.HTTPS
+        self.strangers = Strangers()
         self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.live_workers = 1
         self.draining = False

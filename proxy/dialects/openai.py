@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from billing.snapshot import BrandRecord
@@ -11,19 +12,21 @@ from proxy.dialects.protocol import Header, Listed, Stamp, UsageReport
 from proxy.limits import REQUEST_UNITS, TOKEN_UNITS, LimitState, go_duration, tightest
 from proxy.refusals import Problem, Reason
 
-_SHOWN = ((b"requests", REQUEST_UNITS), (b"tokens", TOKEN_UNITS))
+SHOWN = ((b"requests", REQUEST_UNITS), (b"tokens", TOKEN_UNITS))
 
 
 class OpenAI:
     name = "openai"
     request_fields: frozenset[str] = frozenset()
+    limits_everywhere = False
+    rewrites_choices = False
 
-    def status(self, problem: Problem, brand: BrandRecord | None) -> int:
+    def worded(self, problem: Problem, brand: BrandRecord | None) -> Problem:
         """Only running out of money is worded by the brand (402 or 429); other quotas are 429 everywhere."""
         is_money = problem.quota is not None and problem.quota.unit == "nanos"
         if problem.reason is Reason.INSUFFICIENT_QUOTA and is_money and brand is not None:
-            return brand.money_refusal_status
-        return problem.status
+            return replace(problem, status=brand.money_refusal_status)
+        return problem
 
     def error(self, problem: Problem, brand: BrandRecord | None) -> dict[str, Any]:
         return {
@@ -40,7 +43,7 @@ class OpenAI:
 
     def limit_headers(self, states: Sequence[LimitState], now_ms: int, *, refused: bool) -> list[Header]:
         headers: list[Header] = []
-        for word, units in _SHOWN:
+        for word, units in SHOWN:
             shown = tightest(states, units, now_ms, with_held=not refused)
             if shown is None:
                 continue
@@ -67,6 +70,7 @@ class OpenAI:
             "pricing": listed.prices,
             "tier_required": listed.tier_required,
             "available": listed.available,
+            "supported_parameters": list(listed.parameters),
         }
 
     def usage_report(self, report: UsageReport, brand: BrandRecord) -> dict[str, Any]:

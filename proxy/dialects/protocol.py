@@ -22,12 +22,14 @@ Header = tuple[bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A model as /models shows it. `available`: this key's tier and allow-list take it."""
+    """A model as /models shows it. `available`: this key's tier and allow-list take it. `parameters`: request fields
+    that do something with it."""
 
     model: ModelRecord
     available: bool
     tier_required: str
     prices: dict[str, str]
+    parameters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +63,22 @@ class Dialect(Protocol):
     name: str
     request_fields: frozenset[str]
     """Fields of this surface beyond the public schema, which the gateway itself understands."""
+    limits_everywhere: bool
+    """Whether every answer but a 401 tells the caller's limits, refusals of any kind included."""
+    rewrites_choices: bool
+    """Whether `chunk` changes what stands in choices; then every piece of a stream has to be read."""
 
-    def error(self, problem: Problem, brand: BrandRecord | None) -> dict[str, Any]:
-        """The body of an error answer."""
+    def worded(self, problem: Problem, brand: BrandRecord | None) -> Problem:
+        """The problem with the status, type, code and words that this surface has for it."""
         ...
 
-    def status(self, problem: Problem, brand: BrandRecord | None) -> int: ...
+    def error(self, problem: Problem, brand: BrandRecord | None) -> dict[str, Any]:
+        """The body of an error answer, from a problem that `worded` gave."""
+        ...
 
     def error_event(self, problem: Problem, brand: BrandRecord | None) -> dict[str, Any]:
-        """The object in the `data:` of an error after the first byte. SDKs look for a truthy `error` in it."""
+        """The object in the `data:` of an error after the first byte, from a problem that `worded` gave. SDKs look for
+        a truthy `error` in it."""
         ...
 
     def limit_headers(self, states: Sequence[LimitState], now_ms: int, *, refused: bool) -> list[Header]: ...

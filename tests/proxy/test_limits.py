@@ -53,7 +53,13 @@ def test_room_is_never_negative_and_no_limit_shows_nothing() -> None:
     shown = tightest([State("day", "tokens", 10, 100)], TOKEN_UNITS, 0, with_held=False)
     assert shown is not None
     assert (shown.remaining, shown.reset_ms) == (0, None)
-    month, day = State("month", "tokens", 10, 11), State("day", "tokens", 10, 100)
-    both = tightest([month, day], TOKEN_UNITS, 0, with_held=False)
-    assert both == ("month", 10, 0, None), "of two that are used up the one that lasts longest"
+    month, day = State("month", "tokens", 10, 11, resets_at_ms=9), State("day", "tokens", 10, 100, resets_at_ms=4)
+    for states in ([month, day], [day, month]):
+        both = tightest(states, TOKEN_UNITS, 0, with_held=False)
+        assert both is not None
+        assert both == ("month", 10, 0, 9, 9), "of two that are used up the one that lasts longest"
+    ever = State("ever", "tokens", 10, 10)
+    longest = tightest([month, ever, day], TOKEN_UNITS, 0, with_held=False)
+    assert longest is not None
+    assert longest.name == "ever"
     assert tightest([], TOKEN_UNITS, 0, with_held=True) is None

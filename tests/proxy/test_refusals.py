@@ -41,9 +41,10 @@ def test_no_client_error_is_called_retryable() -> None:
 @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda dialect: dialect.name)
 @pytest.mark.parametrize("reason", EVERY)
 def test_every_dialect_words_every_reason(dialect, reason: Reason) -> None:
-    body = dialect.error(problem(reason), brand())
-    assert body["error"]
-    assert dialect.error_event(problem(reason), None)["error"]
+    said = dialect.worded(problem(reason), brand())
+    assert said.status >= 400
+    assert dialect.error(said, brand())["error"]
+    assert dialect.error_event(said, None)["error"]
 
 
 def test_the_openai_envelope_has_its_four_fields() -> None:
@@ -63,9 +64,9 @@ def out_of(unit: str) -> Problem:
 def test_only_money_may_be_402() -> None:
     dialect = dialect_named("openai")
     asks_402 = brand(money_refusal_status=402)
-    assert dialect.status(out_of("nanos"), asks_402) == 402
-    assert dialect.status(out_of("nanos"), brand()) == 429
-    assert dialect.status(out_of("tokens"), asks_402) == 429
+    assert dialect.worded(out_of("nanos"), asks_402).status == 402
+    assert dialect.worded(out_of("nanos"), brand()).status == 429
+    assert dialect.worded(out_of("tokens"), asks_402).status == 429
 
 
 def test_an_unknown_dialect_speaks_openai() -> None:
