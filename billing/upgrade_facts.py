@@ -32,11 +32,12 @@ def register_verified(question: VerifiedOf) -> None:
 
 
 class Change(NamedTuple):
-    """A change of tier; `on` is the brand day it began to hold."""
+    """A change of tier; `on` is the brand day it began to hold, `by_hand` whether people made it."""
 
     on: date
     from_tier_id: int | None
     to_tier_id: int
+    by_hand: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def day_before(now: datetime, brand: Brand) -> date:
 def _change(change: TierChange, zone: ZoneInfo) -> Change:
     """One that a night's judgement made holds from the day after, however late the night was caught up."""
     on = change.at.astimezone(zone).date() if change.night is None else change.night + timedelta(days=1)
-    return Change(on, change.from_tier_id, change.to_tier_id)
+    return Change(on, change.from_tier_id, change.to_tier_id, change.night is None)
 
 
 def _verified(ids: Collection[int]) -> set[int]:

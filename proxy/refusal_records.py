@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import orjson
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import F, Sum
+from django.db.models.functions import TruncDate
 
 from billing import call_ids, script
 from billing.events import storable_text
@@ -17,6 +19,8 @@ from proxy.models import RefusalCount, RefusalRecord
 from proxy.refusal_log import ROWS_PER_MINUTE_MAX, STREAM
 
 KEPT_DAYS = 7
+COUNTS_KEPT_DAYS = 92
+"""So that new limits and rules can be judged by a quarter's refusals."""
 AHEAD_DAYS = 2
 ENTRIES_MAX = 200
 _DAY = "%Y%m%d"
@@ -66,8 +70,16 @@ def keep(now: datetime) -> list[str]:
             cursor.execute("DELETE FROM refusal_record_default WHERE call_id < %s", [_lowest(first)])
         finally:
             cursor.execute("RESET lock_timeout")
-    RefusalCount.objects.filter(minute__lt=datetime(first.year, first.month, first.day, tzinfo=UTC)).delete()
+    oldest = today - timedelta(days=COUNTS_KEPT_DAYS)
+    RefusalCount.objects.filter(minute__lt=datetime(oldest.year, oldest.month, oldest.day, tzinfo=UTC)).delete()
     return old
+
+
+def counted(*, brand_id: int, reason: str, since: datetime, until: datetime, zone: str) -> dict[tuple[int, date], int]:
+    """How often a reason was given, by organization and day in `zone`. `until` is not included."""
+    rows = RefusalCount.objects.filter(brand_id=brand_id, reason=reason, minute__gte=since, minute__lt=until)
+    by_day = rows.values("organization_id", day=TruncDate("minute", tzinfo=ZoneInfo(zone))).annotate(times=Sum("count"))
+    return {(row["organization_id"], row["day"]): row["times"] for row in by_day}
 
 
 def _read(entries: Iterable[dict[bytes, bytes]]) -> tuple[list[dict[str, Any]], list[list[Any]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import orjson
 import pytest
@@ -11,22 +11,13 @@ from django.core.exceptions import ValidationError
 from django.db import connection
 
 from billing import ladder, upgrade_facts, upgrades
-from billing.models import Notice, Tier, TierAssignment, TierChange, TierLimit, UpgradeNight, UsageDay
+from billing.models import Notice, Tier, TierAssignment, TierChange, UpgradeNight
 from keys import organizations, records
-from keys.models import AuditEvent, Organization
+from keys.models import AuditEvent
 from tests import cast
+from tests.billing.climbing import LADDER, START, climbing_brand, customer, night_of, rank, used
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-RULE = {
-    "all": [
-        {"fact": "utilisation", "percent": 60, "days": 3, "within": 7},
-        {"fact": "good_standing"},
-        {"fact": "verified"},
-    ]
-}
-LADDER = ((1_000, 250_000), (4_000, 1_000_000), (40_000, 10_000_000), (80_000, 20_000_000), (120_000, 30_000_000))
-START = date(2026, 3, 20)
 
 
 @pytest.fixture(autouse=True)
@@ -36,48 +27,7 @@ def everybody_is_verified(monkeypatch):
 
 @pytest.fixture
 def brand():
-    brand = cast.brand(timezone="Europe/Zurich")
-    for number, (requests, tokens) in enumerate(LADDER, start=1):
-        rule = RULE if 2 <= number <= 4 else None
-        tier = Tier(
-            brand=brand, rank=number, slug=f"tier-{number}", name=f"Tier {number}", payer="included", upgrade_rule=rule
-        )
-        tier.is_default = number == 1
-        ladder.save_tier(tier, actor="test")
-        for unit, amount in (("requests", requests), ("tokens", tokens)):
-            ladder.save_limit(TierLimit(tier=tier, unit=unit, window="day", amount=amount), actor="test")
-    return brand
-
-
-def customer(brand, opened=date(2026, 1, 1)):
-    organization = cast.organization(brand)
-    Organization.objects.filter(pk=organization.pk).update(created_at=datetime(opened.year, 1, 1, tzinfo=UTC))
-    return Organization.objects.get(pk=organization.pk)
-
-
-def used(organization, day, *, requests, failures=0, tokens=0):
-    UsageDay.objects.create(
-        brand_id=organization.brand_id,
-        organization_id=organization.pk,
-        key_id=1,
-        model_id=1,
-        end_reason="stop",
-        day=day,
-        requests=requests,
-        failures=failures,
-        output_tokens=tokens,
-    )
-
-
-def night_of(day):
-    """Ten past midnight in Zurich, the night after `day`."""
-    return datetime(day.year, day.month, day.day, 22, 10, tzinfo=UTC) + timedelta(hours=1)
-
-
-def rank(organization):
-    tier, _ = ladder.standing_of(organization)
-    assert tier is not None
-    return tier.rank
+    return climbing_brand()
 
 
 def test_an_organization_climbs_from_one_to_four_by_its_use_and_never_to_five(brand, redis_connection):

@@ -90,7 +90,7 @@ def test_what_a_limit_on_trial_would_have_refused_is_counted(gateway: Gateway) -
     assert sum(row.count for row in trials.all()) == 2
 
 
-def test_days_are_made_ahead_and_dropped_after_a_week(gateway: Gateway) -> None:
+def test_days_are_made_ahead_and_dropped_after_a_week_counts_after_a_quarter(gateway: Gateway) -> None:
     now = datetime.now(UTC)
     refused = gateway.chat(model="nobody")
     record_of(gateway, refused.headers["x-request-id"])
@@ -99,7 +99,10 @@ def test_days_are_made_ahead_and_dropped_after_a_week(gateway: Gateway) -> None:
     dropped = refusal_records.keep(now + timedelta(days=8))
     assert f"refusal_record_{now:%Y%m%d}" in dropped
     assert not RefusalRecord.objects.exists()
-    assert not RefusalCount.objects.filter(minute__lt=now + timedelta(days=1)).exists()
+    counts = RefusalCount.objects.filter(minute__lt=now + timedelta(days=1))
+    assert counts.exists(), "counts stay for a quarter"
+    refusal_records.keep(now + timedelta(days=93))
+    assert not counts.exists()
 
 
 def test_rows_that_came_before_their_partition_move_into_it(gateway: Gateway) -> None:

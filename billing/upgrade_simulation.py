@@ -1,0 +1,133 @@
+"""What other rules would have done: a span of nights judged again, on paper. Reads only.
+
+An organization begins where it stood; what people decided by hand in the span happens on the same day again; only the
+ladder's own nights are judged by the rules given. Confirmed addresses and standing are as of today, and use is what it
+was: nobody knows how much more would have been asked for with more room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import NamedTuple
+
+from billing import upgrade_facts
+from billing.models import Tier
+from billing.upgrade_facts import History
+from billing.upgrade_rules import Judgement, Rule, days_looked_at, judge
+from billing.upgrades import Step, steps_of
+from keys.models import Brand, Organization
+
+DAYS_MAX = 90
+BATCH = 500
+
+
+class Move(NamedTuple):
+    night: date
+    organization: Organization
+    from_tier: Tier
+    to_tier: Tier
+    judgement: Judgement
+
+
+@dataclass(slots=True)
+class Simulation:
+    """`higher`: brand days on which an organization (id, day) would have stood higher than it did."""
+
+    judged: int = 0
+    moves: list[Move] = field(default_factory=list)
+    higher: set[tuple[int, date]] = field(default_factory=set)
+
+    def spared(self, refusals: Mapping[tuple[int, date], int]) -> int:
+        """Of the refusals for a used-up quota (by organization and day), those on days it would have stood higher."""
+        return sum(count for place, count in refusals.items() if place in self.higher)
+
+
+def simulate(
+    brand: Brand,
+    rules: dict[str, Rule],
+    *,
+    first: date,
+    last: date,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Simulation:
+    """The nights `first` to `last` by `rules` (tier slug → rule to enter it). `progress` hears organizations done."""
+    steps = steps_of(brand, rules)
+    tiers = {tier.id: tier for tier in Tier.objects.filter(brand=brand)}
+    limits = upgrade_facts.daily_limits(tiers.values())
+    within = max((days_looked_at(step.rule) for step in steps.values()), default=0)
+    found = Simulation()
+    total = Organization.objects.filter(brand=brand).count()
+    for batch in _batches(brand):
+        earliest = first - timedelta(days=max(0, within - 1))
+        known = upgrade_facts.histories(brand, batch, first=earliest, last=last)
+        for organization in batch:
+            path = _Path(known[organization.id], _standing(organization, tiers), tiers)
+            _replay(path, steps, limits, found, (first, last))
+        found.judged += len(batch)
+        progress(found.judged, total)
+    return found
+
+
+class _Path:
+    """Where one organization really stood on each day, and what people decided."""
+
+    def __init__(self, history: History, standing: Tier | None, tiers: Mapping[int, Tier]) -> None:
+        self.history = history
+        self._standing = standing
+        self._tiers = tiers
+
+    def tier_on(self, day: date) -> Tier | None:
+        begun = [change for change in self.history.changes if change.on <= day]
+        if begun:
+            return self._tiers.get(begun[-1].to_tier_id)
+        if self.history.changes:
+            return self._tiers.get(self.history.changes[0].from_tier_id or 0)
+        return self._standing
+
+    def decided_on(self, day: date) -> Tier | None:
+        """The tier on which people put it that day."""
+        found = [change for change in self.history.changes if change.by_hand and change.on == day]
+        return self._tiers.get(found[-1].to_tier_id) if found else None
+
+
+def _replay(
+    path: _Path,
+    steps: Mapping[int, Step],
+    limits: Mapping[int, Mapping[str, int]],
+    found: Simulation,
+    span: tuple[date, date],
+) -> None:
+    first, last = span
+    organization = path.history.organization
+    tier, changed_on = path.tier_on(first), path.history.changed_on(first - timedelta(days=1))
+    day = first
+    while tier is not None and day <= last:
+        real = path.tier_on(day)
+        decided = path.decided_on(day) if day > first else None
+        if decided is not None:
+            tier, changed_on = decided, day
+        if real is not None and tier.rank > real.rank:
+            found.higher.add((organization.id, day))
+        step = steps.get(tier.id)
+        if step is not None:
+            judgement = judge(step.rule, path.history.facts(day, limits[tier.id], changed_on))
+            if judgement.is_met:
+                found.moves.append(Move(day, organization, tier, step.to_tier, judgement))
+                tier, changed_on = step.to_tier, day + timedelta(days=1)
+        day += timedelta(days=1)
+
+
+def _batches(brand: Brand) -> Iterator[list[Organization]]:
+    found = Organization.objects.filter(brand=brand).select_related("standing").order_by("pk")
+    last = 0
+    while batch := list(found.filter(pk__gt=last)[:BATCH]):
+        last = batch[-1].pk
+        yield batch
+
+
+def _standing(organization: Organization, tiers: Mapping[int, Tier]) -> Tier | None:
+    if hasattr(organization, "standing"):
+        return tiers[organization.standing.tier_id]
+    return next((tier for tier in tiers.values() if tier.is_default), None)
