@@ -17,6 +17,7 @@ from proxy.dispatch import Place
 from proxy.endpoints import Endpoint
 from proxy.engine_slots import Slot
 from proxy.requests import Asked
+from proxy.responses.request import Echo
 from proxy.rewriting import StreamRewriter
 
 AGENT_CHARS_MAX = 200
@@ -27,22 +28,10 @@ class Call:
     the order in which they stand; who needs one before it is surely set asks `known`."""
 
     __slots__ = (
-        *("address", "agent", "asked", "began", "body_bytes", "brand", "caller", "dialect", "endpoint", "engine"),
-        *("fields", "first_token_at", "gone", "headers", "hold", "id", "idempotency", "method", "model", "model_name"),
-        *(
-            "out",
-            "path",
-            "place",
-            "prompt_tokens",
-            "query",
-            "receive",
-            "rewriter",
-            "route",
-            "schemes",
-            "sent_at",
-            "slot",
-        ),
-        *("snapshot", "started_ms", "unread", "upstream_status"),
+        *("address", "agent", "asked", "began", "body_bytes", "brand", "caller", "dialect", "echo", "endpoint"),
+        *("engine", "fields", "first_token_at", "gone", "headers", "hold", "id", "idempotency", "method", "model"),
+        *("model_name", "out", "path", "place", "prompt_tokens", "query", "receive", "rewriter", "route", "schemes"),
+        *("sent_at", "slot", "snapshot", "started_ms", "unread", "upstream_status"),
     )
     place: Place
     endpoint: Endpoint
@@ -76,6 +65,7 @@ class Call:
         self.idempotency: str | None = None  # the record's name, while this call runs under it
         self.slot: Slot | None = None
         self.out: EventStream | None = None
+        self.echo: Echo | None = None  # what a response repeats of its request; None: it is a chat call
         self.rewriter: StreamRewriter | None = None  # as rendering.rewriter_of made it
         self.sent_at = 0.0
         self.first_token_at = 0.0
@@ -90,7 +80,9 @@ class Call:
     @property
     def stamp(self) -> Stamp:
         """Answers say the name that the brand sells, whatever alias was asked for."""
-        return Stamp(self.snapshot.brand.id_prefix + self.id, self.started_ms // 1000, self.model.slug)
+        brand = self.snapshot.brand
+        prefix = brand.id_prefix if self.echo is None else brand.response_id_prefix
+        return Stamp(prefix + self.id, self.started_ms // 1000, self.model.slug)
 
     def elapsed_ms(self) -> int:
         return int((time.perf_counter() - self.began) * 1000)

@@ -27,6 +27,7 @@ class Endpoint(NamedTuple):
 
 
 CHAT = Endpoint("chat", Kind.METERED, ("POST",), "chat", "chat", "/chat/completions")
+RESPONSES = Endpoint("responses", Kind.METERED, ("POST",), "responses", "chat", "/chat/completions")
 COMPLETIONS = Endpoint("completions", Kind.METERED, ("POST",), "completions", "completions", "/completions")
 EMBEDDINGS = Endpoint("embeddings", Kind.METERED, ("POST",), "embeddings", "embeddings", "/embeddings")
 MODELS = Endpoint("models", Kind.MODELS, ("GET", "HEAD"), "models")
@@ -38,6 +39,7 @@ NOWHERE = Endpoint("this path", Kind.NOWHERE, ())
 
 BY_PATH = {
     "/chat/completions": CHAT,
+    "/responses": RESPONSES,
     "/completions": COMPLETIONS,
     "/embeddings": EMBEDDINGS,
     "/models": MODELS,

@@ -7,6 +7,7 @@ hold was settled, or is voided.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from billing.counters import StoreUnavailable
 from billing.events import End
@@ -17,13 +18,14 @@ from proxy.authentication import authenticate, refresh, resolve_model
 from proxy.bodies import parse_object, read_body
 from proxy.call import Call
 from proxy.delivery import Streamed, deliver_whole
-from proxy.endpoints import CHAT
+from proxy.endpoints import CHAT, RESPONSES
 from proxy.forwarding import extras_of
 from proxy.headers import answer_headers, common_headers
 from proxy.idempotency import Replay, record_name
 from proxy.refusals import Problem, Reason, decline
 from proxy.requests import model_named, read
 from proxy.reservation import reserve
+from proxy.responses.request import read_response
 from proxy.sending import learn, release, send
 from proxy.splitting import FIELD_HEADER, taken_from
 from proxy.upstream import Response
@@ -51,14 +53,21 @@ async def read_request(call: Call, worker: Worker) -> Replay | None:
     fields = parse_object(body)
     call.model_name = model_named(fields, call.snapshot.brand.default_model)
     call.model = await resolve_model(call, worker)
-    extras = extras_of(call.model, call.snapshot)
-    split = None
-    if call.endpoint is CHAT:
-        split = taken_from(fields, call.snapshot.brand, call.model, extras, call.fields.get(FIELD_HEADER))
-    call.asked = read(fields, call.endpoint, call.model, extras, call.snapshot.brand)
-    call.asked.split = split
+    _read_asked(call, fields)
     key = call.fields.get(b"idempotency-key")
     return None if key is None else await _recorded(call, worker, key, body)
+
+
+def _read_asked(call: Call, fields: dict[str, Any]) -> None:
+    brand, extras = call.snapshot.brand, extras_of(call.model, call.snapshot)
+    split = None
+    if call.endpoint is CHAT or call.endpoint is RESPONSES:
+        split = taken_from(fields, brand, call.model, extras, call.fields.get(FIELD_HEADER))
+    if call.endpoint is RESPONSES:
+        call.asked, call.echo = read_response(fields, call.model, extras, brand)
+    else:
+        call.asked = read(fields, call.endpoint, call.model, extras, brand)
+    call.asked.split = split
 
 
 async def _recorded(call: Call, worker: Worker, key: bytes, body: bytes) -> Replay | None:

@@ -13,7 +13,7 @@ import orjson
 from billing.snapshot import BrandRecord, ModelRecord
 from proxy.dialects.protocol import Dialect, Stamp
 from proxy.fields import boolean, one_of
-from proxy.reasoning import Splitter, split
+from proxy.reasoning import Parted, Splitter, split
 from proxy.rewriting import StreamRewriter
 
 THINK_TAGS = "think_tags"
@@ -75,11 +75,18 @@ def _choice_split(choice: Any, asked: Split) -> Any:
     message = choice.get("message") if type(choice) is dict else None
     if type(message) is not dict:
         return choice
-    thought, content = _own_thought(message), message.get("content")
-    if type(content) is str and not thought:
-        thought, content = split(content, opened=asked.opened, by_itself=_by_itself(choice))
-    ours = {"role": "assistant"} | _without_text(message)
-    return choice | {"message": ours | dict.fromkeys(asked.names, thought) | {"content": content}}
+    thought, content = message_split(choice, asked)
+    ours = {"role": "assistant"} | _without_text(message) | dict.fromkeys(asked.names, thought)
+    return choice | {"message": ours | {"content": content if type(message.get("content")) is str else None}}
+
+
+def message_split(choice: dict[str, Any], asked: Split) -> Parted:
+    """Thought and answer of a whole choice."""
+    message = choice.get("message")
+    found: dict[str, Any] = message if type(message) is dict else {}
+    thought, content = _own_thought(found), found.get("content")
+    text = content if type(content) is str else ""
+    return Parted(thought, text) if thought else split(text, opened=asked.opened, by_itself=_by_itself(choice))
 
 
 class SplitRewriter(StreamRewriter):

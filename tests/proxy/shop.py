@@ -149,6 +149,14 @@ class Shop:
         return sum(self.store.hlen(script.name(shard, script.HOLDS)) for shard in range(SHARDS))
 
 
+def splitting_brand(shop: Shop) -> str:
+    """A brand `labs` with reasoning_split and the model `thinker`; a key of it."""
+    brand = shop.new_brand("labs", "al-", splits_reasoning=True)
+    shop.new_tier("labs", brand=brand, is_default=True)
+    shop.new_model("thinker", "demo-reasoning", brand=brand, is_reasoning=True)
+    return shop.new_key(shop.new_organization("labs", credit="100", brand=brand)).secret
+
+
 class Customer(NamedTuple):
     organization: Organization
     issued: Issued

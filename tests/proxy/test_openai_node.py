@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.proxy.shop import HELLO, Gateway
+from tests.proxy.shop import HELLO, Gateway, splitting_brand
 
 pytestmark = pytest.mark.django_db(transaction=True)
 FOLDER = Path(__file__).parent / "node"
@@ -56,9 +56,12 @@ def sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def ask(sdk: Path, gateway: Gateway) -> Any:
-    def asked(what: str, *, secret: str = "", options: dict[str, Any] | None = None, **body: Any) -> dict[str, Any]:
+    def asked(
+        what: str, *, brand: str = "dialogix", secret: str = "", options: dict[str, Any] | None = None, **body: Any
+    ) -> dict[str, Any]:
         wish = json.dumps({"what": what, "body": body, "options": options or {}})
-        command = [*tool("node"), str(sdk / "ask.mjs"), gateway.base_url, secret or gateway.shop.secret, wish]
+        base_url = f"{gateway.root}/{brand}/v1"
+        command = [*tool("node"), str(sdk / "ask.mjs"), base_url, secret or gateway.shop.secret, wish]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -100,3 +103,30 @@ def test_a_stream_that_breaks_raises_in_the_middle(ask: Any) -> None:
     assert answer["error"]["code"] == "engine_error"
     assert answer["error"]["chunks"] >= 4
     assert answer["asked"] == 1
+
+
+def test_responses_whole_and_streamed(ask: Any, gateway: Gateway) -> None:
+    body = {"model": "aion-v3", "input": "demo:tokens=9", "max_output_tokens": 32}
+    whole = ask("response", **body)
+    assert whole["id"] == f"resp_{whole['request']}"
+    streamed = ask("responseStream", **body)
+    assert streamed["text"] == streamed["final"] == whole["text"]
+    assert streamed["usage"] == whole["usage"]
+    secret = splitting_brand(gateway.shop)
+    thinking = {"model": "thinker", "input": "demo:tokens=40", "max_output_tokens": 64}
+    split = ask("response", brand="labs", secret=secret, **thinking)
+    assert split["parts"] == ["reasoning", "output_text"]
+    streamed = ask("responseStream", brand="labs", secret=secret, **thinking)
+    assert streamed["text"] == streamed["final"] == split["text"]
+    assert streamed["thought"] == split["thought"]
+    assert streamed["parts"] == ["reasoning", "output_text"]
+    cut = ask("responseStream", brand="labs", secret=secret, **(thinking | {"max_output_tokens": 16}))
+    assert (cut["status"], cut["text"]) == ("incomplete", "")
+
+
+def test_a_streamed_response_that_breaks_rejects(ask: Any) -> None:
+    answer = ask("responseStream", model="aion-v3", input="demo:die=4")
+    assert answer["error"]["code"] == "engine_error"
+    tool = {"type": "function", "name": "look_up", "parameters": {"type": "object"}, "strict": False}
+    called = ask("responseStream", model="aion-v3", input="demo:tool", tools=[tool], tool_choice="required")
+    assert called["calls"] == ["look_up"]

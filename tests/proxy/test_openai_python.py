@@ -11,7 +11,7 @@ from openai import OpenAI
 
 from billing import engines
 from keys import issuing
-from tests.proxy.shop import HELLO, Gateway
+from tests.proxy.shop import HELLO, Gateway, splitting_brand
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -19,6 +19,13 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture(scope="module")
 def client(gateway: Gateway) -> Iterator[Any]:
     with OpenAI(base_url=gateway.base_url, api_key=gateway.shop.secret, max_retries=2) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def splitting_client(gateway: Gateway) -> Iterator[Any]:
+    """Of a brand with reasoning_split."""
+    with OpenAI(base_url=f"{gateway.root}/labs/v1", api_key=splitting_brand(gateway.shop), max_retries=0) as made:
         yield made
 
 
@@ -140,3 +147,89 @@ def test_an_idempotency_key_makes_retries_free(gateway: Gateway) -> None:
     with Counted(gateway, gateway.shop.secret) as caller:
         first, second = (caller.chat(extra_headers={"Idempotency-Key": "sdk-1"}) for _ in range(2))
     assert first.id == second.id
+
+
+# responses ------------------------------------------------------------------------------------------------------------
+
+TOOL: dict[str, Any] = {
+    "type": "function",
+    "name": "look_up",
+    "parameters": {"type": "object", "properties": {"text": {"type": "string"}}},
+    "strict": False,
+}
+
+
+def test_responses_whole_and_streamed(client: Any) -> None:
+    wish = {"model": "aion-v3", "input": "demo:tokens=9", "max_output_tokens": 32}
+    answer = client.responses.create(**wish)
+    assert answer.id == f"resp_{answer._request_id}"
+    assert answer.status == "completed"
+    assert answer.output_text
+    assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
+    assert answer.usage.output_tokens_details.reasoning_tokens == 0
+    text = ""
+    for event in client.responses.create(**wish, stream=True):
+        text += event.delta if event.type == "response.output_text.delta" else ""
+    assert text == answer.output_text
+    with client.responses.stream(model="aion-v3", input="demo:tokens=9", max_output_tokens=32) as stream:
+        snapshots = [event.snapshot for event in stream if event.type == "response.output_text.delta"]
+        final = stream.get_final_response()
+    assert snapshots[-1] == final.output_text == text
+    assert final.usage.output_tokens == answer.usage.output_tokens
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # the page's part "reasoning" is not in its types
+def test_responses_with_thought_apart(splitting_client: Any) -> None:
+    wish = {"model": "thinker", "input": "demo:tokens=40", "max_output_tokens": 64}
+    answer = splitting_client.responses.create(**wish)
+    assert [part.type for part in answer.output[0].content] == ["reasoning", "output_text"]
+    thought = ""
+    with splitting_client.responses.stream(**wish) as stream:
+        for event in stream:
+            thought += event.delta if event.type == "response.reasoning_text.delta" else ""
+        final = stream.get_final_response()
+    assert thought == answer.output[0].content[0].text
+    assert final.output_text == answer.output_text
+    assert [part.type for part in final.output[0].content] == ["reasoning", "output_text"]
+    chat = splitting_client.chat.completions.create(
+        model="thinker", messages=[{"role": "user", "content": "demo:tokens=40"}], max_tokens=64
+    )
+    assert chat.choices[0].message.reasoning == thought
+    assert chat.choices[0].message.content == answer.output_text
+
+
+def test_responses_call_functions_and_take_their_output(client: Any) -> None:
+    wish = {"model": "aion-v3", "input": "demo:tool", "tools": [TOOL], "tool_choice": "required"}
+    answer = client.responses.create(**wish)
+    (call,) = answer.output
+    assert (call.type, call.name) == ("function_call", "look_up")
+    with client.responses.stream(**wish) as stream:
+        final = stream.get_final_response()
+    assert final.output[0].arguments == call.arguments
+    output = {"type": "function_call_output", "call_id": call.call_id, "output": "4"}
+    asked = {"role": "user", "content": "Hi"}
+    again = client.responses.create(model="aion-v3", input=[asked, *answer.output, output], tools=[TOOL])
+    assert again.output_text
+
+
+def test_a_streamed_response_that_breaks_raises_in_the_middle(client: Any) -> None:
+    seen = []
+    with pytest.raises(openai.APIError) as caught:  # noqa: PT012 - the loop is what raises
+        for event in client.responses.create(model="aion-v3", input="demo:die=4", stream=True):
+            seen.append(event.type)
+    assert caught.value.code == "engine_error"
+    assert seen[-1] == "response.failed"
+    with (
+        pytest.raises(openai.APIError),
+        client.responses.stream(model="aion-v3", input="demo:die=4") as stream,
+    ):
+        stream.get_final_response()
+
+
+def test_what_responses_do_not_have_is_a_typed_error(client: Any) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.create(model="aion-v3", input="Hi", previous_response_id="resp_1")
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "previous_response_id")
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.create(model="aion-v3", input="Hi", tools=[{"type": "web_search"}])
+    assert caught.value.param == "tools[0].type"

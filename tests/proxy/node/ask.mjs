@@ -36,6 +36,21 @@ const does = {
     }
     return { text, chunks, usage };
   },
+  async response() {
+    const answer = await client.responses.create(body);
+    return { ...told(answer), id: answer.id, request: answer._request_id };
+  },
+  async responseStream() {
+    let text = "";
+    let thought = "";
+    const stream = client.responses.stream(body);
+    for await (const event of stream) {
+      if (event.type === "response.output_text.delta") text += event.delta;
+      if (event.type === "response.reasoning_text.delta") thought += event.delta;
+    }
+    const final = await stream.finalResponse();
+    return { ...told(final), final: final.output_text, text, thought };
+  },
   async models() {
     const found = [];
     for await (const model of client.models.list()) found.push(model.id);
@@ -46,6 +61,14 @@ const does = {
     return { vectors: answer.data.length, numbers: answer.data[0].embedding.length };
   },
 };
+
+function told(response) {
+  const parts = response.output.flatMap((item) => item.content ?? []);
+  const calls = response.output.filter((item) => item.type === "function_call").map((item) => item.name);
+  const thought = parts.find((part) => part.type === "reasoning")?.text ?? "";
+  const { status, usage, output_text: text } = response;
+  return { status, usage, text, thought, calls, parts: parts.map((part) => part.type) };
+}
 
 try {
   console.log(JSON.stringify({ ...(await does[what]()), asked }));
