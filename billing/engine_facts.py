@@ -5,7 +5,7 @@ cannot read would hold up the whole brand, so nothing gets into a row that does 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,8 +40,10 @@ def problems(engine: Engine) -> dict[str, str]:
 def model_problems(model: Model) -> dict[str, str]:
     """What is wrong with a model, by field name. Names and those who use them are looked up."""
     found = {
-        "slug": _name_problem(model.slug) or _slug_in_use(model),
-        "aliases": next(filter(None, map(_name_problem, model.aliases)), None) or _names_taken(model),
+        "slug": _name_problem(model.slug) or _form_problem(model, [model.slug]) or _slug_in_use(model),
+        "aliases": next(filter(None, map(_name_problem, model.aliases)), None)
+        or _form_problem(model, model.aliases)
+        or _names_taken(model),
         "modalities": None if _are_bounds(model.modalities) else 'Like {"image_url": 1600}: tokens per part, at most.',
         "default_max_tokens": None if model.default_max_tokens else "At least one.",
         **{name: None if getattr(model, name) else "Not zero: every call would fail." for name in _DEADLINES},
@@ -119,6 +121,13 @@ def _name_problem(name: str) -> str | None:
     if name and name.isprintable() and not any(map(str.isspace, name)):
         return None
     return "A name has printable characters without blanks."
+
+
+def _form_problem(model: Model, names: Sequence[str]) -> str | None:
+    """All ids of a brand have one form where it says so, aliases too: customers send them alike."""
+    pattern = model.brand.model_id_pattern
+    wrong = next((name for name in names if pattern and not re.fullmatch(pattern, name)), None)
+    return None if wrong is None else f"{wrong} is not of the form that ids of {model.brand} have: {pattern}"
 
 
 def _names_taken(model: Model) -> str | None:

@@ -168,6 +168,13 @@ def remove_route(*, route: ModelEngine, actor: Actor, address: str | None = None
         route.delete()
 
 
+def locked_by_name(names: Iterable[str]) -> dict[str, Engine]:
+    """Those of these engines that there are, held until the transaction ends: for whoever sets many routes at once and
+    must take engines before brands."""
+    rows = Engine.objects.select_for_update(of=("self",), no_key=True).select_related("brand")
+    return {engine.name: engine for engine in rows.filter(name__in=list(names)).order_by("name")}
+
+
 def as_stored(capabilities: Capabilities) -> dict[str, Any]:
     """As Engine.capabilities holds them."""
     stored: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(capabilities))

@@ -24,7 +24,7 @@ ORGANIZATION_FACTS = {
 
 TIER_FIELDS = (
     *("rank", "slug", "name", "label", "payer", "model_slugs", "monthly_price_nanos", "priority", "is_default"),
-    "upgrade_rule",
+    *("is_listed", "upgrade_rule"),
 )
 LIMIT_FIELDS = ("unit", "window", "scope", "model_id", "amount", "is_allotment", "is_shadow")
 
@@ -183,6 +183,8 @@ def tier_problems(tier: Tier) -> dict[str, str]:
             upgrade_rules.read(tier.upgrade_rule)
         except upgrade_rules.RuleInvalid as error:
             found["upgrade_rule"] = str(error)
+    if tier.monthly_price_nanos is not None and tier.monthly_price_nanos < 0:
+        found["monthly_price_nanos"] = "Not below nothing."
     limits = known.limits.all() if known else ()
     unfit = [problem for limit in limits for problem in limit_problems(limit, tier).values()]
     if unfit:

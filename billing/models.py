@@ -11,6 +11,7 @@ from django.db import models
 from django.db.models import TextChoices  # by name: mypy loses models.TextChoices inside a model's body
 from django.db.models.functions import Now
 
+from billing.choices import LimitScope, Payer, Unit, Window
 from billing.ladder_models import LimitOverride, UpgradeNight
 from billing.reading_models import EngineFinding, EngineReading
 from keys.models import Brand, Organization, User
@@ -19,8 +20,12 @@ __all__ = [
     "EngineFinding",
     "EngineReading",
     "LimitOverride",
+    "LimitScope",
+    "Payer",
+    "Unit",
     "UpgradeNight",
-]  # tables of this room that have a module of their own
+    "Window",
+]  # words and tables of this room that have a module of their own
 
 
 class Engine(models.Model):
@@ -220,12 +225,6 @@ class Rate(models.Model):
         return f"{self.model} from {self.effective_from:%Y-%m-%d}"
 
 
-class Payer(TextChoices):
-    INCLUDED = "included", "Included: limits only, charge 0"
-    PREPAID = "prepaid", "Prepaid balance"
-    INCLUDED_THEN_PREPAID = "included_then_prepaid", "Included allotment first, then prepaid balance"
-
-
 class Tier(models.Model):
     """A row of a brand's ladder."""
 
@@ -249,6 +248,9 @@ class Tier(models.Model):
     rule_version = models.PositiveIntegerField(
         default=0, db_default=0, editable=False, help_text="Goes up with every change of the rule"
     )
+    is_listed = models.BooleanField(
+        default=True, db_default=True, help_text="Shown to customers; one that is not is given by hand"
+    )
 
     class Meta:
         constraints = [
@@ -259,29 +261,6 @@ class Tier(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} (rank {self.rank})"
-
-
-class Unit(TextChoices):
-    REQUESTS = "requests"
-    INPUT_TOKENS = "input"
-    OUTPUT_TOKENS = "output"
-    TOKENS = "tokens", "All tokens"
-    CREDITS = "credits"
-    NANOS = "nanos", "Spend"
-    CONCURRENT = "concurrent"
-
-
-class Window(TextChoices):
-    MINUTE = "minute"
-    DAY = "day"
-    MONTH = "month"
-    LIFETIME = "lifetime"
-
-
-class LimitScope(TextChoices):
-    KEY = "key"
-    ORGANIZATION = "organization"
-    MODEL = "model"
 
 
 class TierLimit(models.Model):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
@@ -23,8 +23,21 @@ from keys.models import Organization
 
 PER_MILLION = ("input", "output", "cache_read", "cache_write", "reasoning")
 AMOUNTS = (*(f"{name}_picos" for name in PER_MILLION), "request_nanos", "image_nanos")
-SAYS = (*AMOUNTS, "credits_per_request", "is_free")
+CREDITS = ("credits_per_request", "credits_per_1000_tokens")
+SAYS = (*AMOUNTS, *CREDITS, "is_free")
 """What makes two prices the same."""
+
+
+class Terms(TypedDict, total=False):
+    """What a price says. `per_million` holds prices per million tokens as text ("0.20") by the names in PER_MILLION;
+    input and output are required, except where free is said."""
+
+    is_free: bool
+    request_nanos: int
+    image_nanos: int
+    credits_per_request: int
+    credits_per_1000_tokens: int
+    per_million: Mapping[str, str | None] | None
 
 
 def set_price(
@@ -33,31 +46,16 @@ def set_price(
     actor: Actor,
     organization: Organization | None = None,
     effective_from: datetime | None = None,
-    is_free: bool = False,
-    request_nanos: int = 0,
-    image_nanos: int = 0,
-    credits_per_request: int = 0,
-    per_million: Mapping[str, str | None] | None = None,
     address: str | None = None,
+    **terms: Unpack[Terms],
 ) -> Rate:
-    """The price of `model` from `effective_from` (now) on, for everybody or for one organization. `per_million` holds
-    prices per million tokens as text ("0.20") by the names in PER_MILLION; input and output are required, except where
-    free is said. ValidationError says what is wrong.
+    """The price of `model` from `effective_from` (now) on, for everybody or for one organization. ValidationError says
+    what is wrong.
 
     The price in force then ends at that moment. One that is to begin later stays, and the new one holds until it does.
     Setting from now on what holds already changes nothing.
     """
-    rate = Rate(
-        model=model,
-        organization=organization,
-        effective_from=_beginning(effective_from),
-        is_free=is_free,
-        request_nanos=request_nanos,
-        image_nanos=image_nanos,
-        credits_per_request=credits_per_request,
-        **_picos(per_million or {}, is_free),
-    )
-    _check(rate)
+    rate = _worded(model, organization, _beginning(effective_from), terms)
     with transaction.atomic():
         publication.record(publication.BRAND, model.brand_id)
         rate.effective_from = max(rate.effective_from, timezone.now())  # the lock may have been waited for
@@ -77,6 +75,12 @@ def set_price(
             address=address,
         )
     return rate
+
+
+def is_set(*, model: Model, **terms: Unpack[Terms]) -> bool:
+    """Whether this is everybody's price of `model` already. ValidationError as set_price raises it."""
+    standing = in_force(Rate.objects.filter(model=model, organization=None)).first()
+    return _same(_worded(model, None, timezone.now(), terms), standing) if standing else False
 
 
 def end_price(*, rate: Rate, actor: Actor, address: str | None = None) -> None:
@@ -155,6 +159,16 @@ def _beginning(effective_from: datetime | None) -> datetime:
     return effective_from
 
 
+def _worded(model: Model, organization: Organization | None, beginning: datetime, terms: Terms) -> Rate:
+    """The terms as an unsaved row. Raises ValidationError."""
+    said: dict[str, Any] = dict(terms)
+    said.pop("per_million", None)
+    picos = _picos(terms.get("per_million") or {}, terms.get("is_free", False))
+    rate = Rate(model=model, organization=organization, effective_from=beginning, **said, **picos)
+    _check(rate)
+    return rate
+
+
 def _picos(per_million: Mapping[str, str | None], is_free: bool) -> dict[str, int | None]:
     unknown = per_million.keys() - set(PER_MILLION)
     if unknown:
@@ -176,7 +190,7 @@ def _picos(per_million: Mapping[str, str | None], is_free: bool) -> dict[str, in
 
 
 def _check(rate: Rate) -> None:
-    for name in ("request_nanos", "image_nanos", "credits_per_request"):
+    for name in ("request_nanos", "image_nanos", *CREDITS):
         value = getattr(rate, name)
         if type(value) is not int or value < 0:
             raise ValidationError({name: "A whole number from 0 on: money is not rounded here."})

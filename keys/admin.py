@@ -120,8 +120,9 @@ class _BrandForm(Form):
 
     def _post_clean(self) -> None:
         super()._post_clean()  # type: ignore[misc]
-        for name, problem in brands.problems(self.instance).items():
-            self.add_error(name if name in self.fields else None, problem)
+        for path, problem in brands.problems(self.instance).items():
+            name, _, inside = path.partition(".")
+            self.add_error(name if name in self.fields else None, f"{inside}: {problem}" if inside else problem)
 
 
 @admin.register(Brand)
@@ -268,7 +269,8 @@ class _KeyForm(Form):
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
-        return {**cleaned, **issuing.checked({name: cleaned[name] for name in issuing.CHANGEABLE if name in cleaned})}
+        given = {name: cleaned[name] for name in issuing.CHANGEABLE if name in cleaned}
+        return {**cleaned, **issuing.checked(given, self.instance.organization.brand)}
 
 
 @admin.register(ApiKey)

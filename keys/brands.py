@@ -11,9 +11,9 @@ from zoneinfo import available_timezones
 from django.core.exceptions import ValidationError
 from django.db import transaction
 
-from keys import audit, publication, tokens
+from keys import audit, parameters, publication, tokens
 from keys.audit import Actor
-from keys.models import Brand
+from keys.models import Brand, Scope
 
 RESERVED_SLUGS = frozenset(
     {
@@ -26,6 +26,11 @@ RESERVED_SLUGS = frozenset(
 UNCHANGEABLE = frozenset({"id", "slug", "version", "created_at", "state", "currency"})
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _BASE_PATH = re.compile(r"(/[a-z0-9._-]+)+")
+_PAGE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
+SCOPES = frozenset(Scope.values)
+THEME_COLOURS = ("accent",)
+"""What a theme may say; portal.theme makes each readable."""
 
 
 def create(*, slug: str, name: str, key_prefix: str, actor: Actor, address: str | None = None, **fields: Any) -> Brand:
@@ -76,7 +81,8 @@ def _changed(
 
 
 def problems(brand: Brand) -> dict[str, str]:
-    """What is wrong with a brand beyond what its fields check themselves, by field name."""
+    """What is wrong with a brand beyond what its fields check themselves, by field name, or by the path of a key inside
+    one ("parameters.temperature.default")."""
     taken = Brand.objects.filter(hosts__overlap=brand.hosts).exclude(pk=brand.pk).first() if brand.hosts else None
     found = {
         "slug": "This word is taken by the house." if brand.slug in RESERVED_SLUGS else None,
@@ -85,6 +91,15 @@ def problems(brand: Brand) -> dict[str, str]:
         "legacy_key_patterns": next(filter(None, map(tokens.pattern_problem, brand.legacy_key_patterns)), None),
         "hosts": None if all(map(_HOST.fullmatch, brand.hosts)) else "Host names in lower case, without port.",
         "base_paths": None if all(map(_BASE_PATH.fullmatch, brand.base_paths)) else "Paths like /v1 or /api/v1.",
+        "key_scopes": None
+        if set(brand.key_scopes) <= set(Scope.values)
+        else f"Choose from: {', '.join(Scope.values)}.",
+        "model_id_pattern": _expression_problem(brand.model_id_pattern),
+        "docs_pages": _pages_problem(brand.docs_pages),
+        **_theme_problems(brand.theme),
+        **{
+            f"parameters.{path}".rstrip("."): problem for path, problem in parameters.problems(brand.parameters).items()
+        },
     }
     if taken is not None:
         found["hosts"] = f"One of these hosts is {taken}'s."
@@ -96,3 +111,30 @@ def _check(brand: Brand) -> None:
     wrong = problems(brand)
     if wrong:
         raise ValidationError(wrong)
+
+
+def _expression_problem(pattern: str) -> str | None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        return f"Not a regular expression: {error}."
+    return None
+
+
+def _pages_problem(pages: list[str]) -> str | None:
+    wrong = next((page for page in pages if not _PAGE.fullmatch(page)), None)
+    if wrong is not None:
+        return f"{wrong!r} is no page's name: small letters and digits with - between."
+    return None if len(set(pages)) == len(pages) else "A page is named once."
+
+
+def _theme_problems(theme: Any) -> dict[str, str]:
+    if not isinstance(theme, dict):
+        return {"theme": 'A table, e.g. {"accent": "#1e7f6e"}.'}
+    unknown = {f"theme.{name}": f"Only {', '.join(THEME_COLOURS)}." for name in theme if name not in THEME_COLOURS}
+    wrong = {
+        f"theme.{name}": 'A colour like "#1e7f6e".'
+        for name in THEME_COLOURS
+        if name in theme and not (isinstance(theme[name], str) and _COLOUR.fullmatch(theme[name]))
+    }
+    return unknown | wrong

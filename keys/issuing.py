@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from keys import audit, publication, tokens
 from keys.audit import Actor
-from keys.models import ApiKey, Organization, Scope
+from keys.models import ApiKey, Brand, Organization, Scope
 
 CHANGEABLE = ("name", "scopes", "model_slugs", "cidrs", "limits", "expires_at")
 SCOPES = tuple(scope.value for scope in Scope)
@@ -60,10 +60,11 @@ def issue(
     secret: str | None = None,
     address: str | None = None,
 ) -> Issued:
-    """A new key. `scopes` None grants all, `model_slugs` None every model the tier unlocks. `secret` is for a key that
-    must be the same at every start (the demo's); it must be well formed under the brand's prefix. ValidationError names
-    the field that is wrong."""
-    prefix = organization.brand.key_prefix
+    """A new key. `scopes` None grants all that the brand's keys may do, `model_slugs` None every model the tier
+    unlocks. `secret` is for a key that must be the same at every start (the demo's); it must be well formed under the
+    brand's prefix. ValidationError names the field that is wrong."""
+    brand = organization.brand
+    prefix = brand.key_prefix
     if secret is None:
         secret = tokens.mint(prefix, randomness.token_bytes(tokens.RANDOM_BYTES))
     elif not tokens.well_formed(secret, prefix):
@@ -71,12 +72,13 @@ def issue(
     values = checked(
         {
             "name": name,
-            "scopes": SCOPES if scopes is None else scopes,
+            "scopes": scopes_of(brand) if scopes is None else scopes,
             "model_slugs": model_slugs,
             "cidrs": cidrs,
             "limits": limits,
             "expires_at": expires_at,
-        }
+        },
+        brand,
     )
     key, version = _create(organization, secret, values, actor=actor, address=address)
     return Issued(key, secret, version)
@@ -96,7 +98,7 @@ def import_legacy(
     one of the brand's `legacy_key_patterns`."""
     if len(sha256) != 32:
         raise ValidationError({"sha256": "A SHA-256 digest has 32 bytes."})
-    values = checked({"name": name, "expires_at": expires_at})
+    values = checked({"name": name, "scopes": scopes_of(organization.brand), "expires_at": expires_at})
     with transaction.atomic():
         key = ApiKey(
             organization=organization,
@@ -114,7 +116,7 @@ def import_legacy(
 
 def change(*, key: ApiKey, actor: Actor, address: str | None = None, **values: Any) -> publication.Version | None:
     """Change any of name, scopes, model_slugs, cidrs, limits, expires_at. None when nothing differs."""
-    values = checked(values)
+    values = checked(values, key.organization.brand)
     with transaction.atomic():
         key = _locked(key)
         before, after = audit.assign(key, values)
@@ -162,7 +164,9 @@ def rotate(*, key: ApiKey, overlap: timedelta, actor: Actor, address: str | None
         now = timezone.now()
         if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
             raise KeyNotLive(f"{old.hint} is revoked or expired")
-        shared = {name: getattr(old, name) for name in ("name", "scopes", "model_slugs", "cidrs", "limits")}
+        shared = {name: getattr(old, name) for name in ("name", "model_slugs", "cidrs", "limits")}
+        allowed = scopes_of(old.organization.brand)
+        shared["scopes"] = [scope for scope in old.scopes if scope in allowed] or list(allowed)
         new, version = _create(
             old.organization,
             secret,
@@ -185,8 +189,14 @@ def existing(secret: str) -> ApiKey | None:
     return ApiKey.objects.filter(digest__in=_digests(secret)).select_related("organization__brand").first()
 
 
-def checked(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The changeable fields in the form the row keeps them, or ValidationError by field."""
+def scopes_of(brand: Brand) -> tuple[str, ...]:
+    """What keys of the brand may be granted at most."""
+    return tuple(scope for scope in SCOPES if not brand.key_scopes or scope in brand.key_scopes)
+
+
+def checked(values: Mapping[str, Any], brand: Brand | None = None) -> dict[str, Any]:
+    """The changeable fields in the form the row keeps them, or ValidationError by field. `brand`: whose keys may do no
+    more than it says."""
     unknown = set(values) - set(CHANGEABLE)
     if unknown:
         raise TypeError(f"not changeable: {', '.join(sorted(unknown))}")
@@ -196,10 +206,10 @@ def checked(values: Mapping[str, Any]) -> dict[str, Any]:
         if not 0 < len(checked["name"]) <= 100 or audit.has_control_characters(checked["name"]):
             raise ValidationError({"name": "A key needs a name of at most 100 printable characters."})
     if "scopes" in values:
-        asked = set(values["scopes"])
-        checked["scopes"] = [scope for scope in SCOPES if scope in asked]
+        asked, allowed = set(values["scopes"]), scopes_of(brand) if brand else SCOPES
+        checked["scopes"] = [scope for scope in allowed if scope in asked]
         if not asked or len(checked["scopes"]) != len(asked):
-            raise ValidationError({"scopes": f"Choose from: {', '.join(SCOPES)}."})
+            raise ValidationError({"scopes": f"Choose from: {', '.join(allowed)}."})
     if values.get("model_slugs") is not None:
         checked["model_slugs"] = sorted(set(values["model_slugs"]))
         if any(audit.has_control_characters(slug) for slug in checked["model_slugs"]):

@@ -12,6 +12,7 @@ from django.core.exceptions import ValidationError
 
 from billing import limits, money
 from billing.models import Model
+from keys import issuing
 from keys.models import Organization, Scope
 
 PASSWORD_RULE = "At least 8 characters, and not a common password."  # noqa: S105
@@ -81,9 +82,7 @@ class KeyForm(forms.Form):
     """What a key may do. `values` are issuing.issue's arguments."""
 
     name = forms.CharField(max_length=100, help_text="Where the key will be used, e.g. “production server”.")
-    scopes = forms.MultipleChoiceField(
-        label="May use", choices=list(SCOPE_LABELS.items()), widget=forms.CheckboxSelectMultiple, initial=Scope.values
-    )
+    scopes = forms.MultipleChoiceField(label="May use", widget=forms.CheckboxSelectMultiple)
     models = forms.MultipleChoiceField(
         required=False,
         label="Only these models",
@@ -108,6 +107,10 @@ class KeyForm(forms.Form):
         field = self.fields["models"]
         assert isinstance(field, forms.MultipleChoiceField)
         field.choices = [(model.slug, model.slug) for model in models]
+        scopes, allowed = self.fields["scopes"], issuing.scopes_of(organization.brand)
+        assert isinstance(scopes, forms.MultipleChoiceField)
+        scopes.choices = [(scope, label) for scope, label in SCOPE_LABELS.items() if scope in allowed]
+        scopes.initial = list(allowed)
 
     def clean_spend_per_month(self) -> int | None:
         given = self.cleaned_data["spend_per_month"].strip()

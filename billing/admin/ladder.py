@@ -12,7 +12,7 @@ from django.forms import BaseInlineFormSet, ModelForm
 from django.http import HttpRequest
 
 from billing import ladder, money, overrides
-from billing.admin.pages import Written, say
+from billing.admin.pages import OptionalNanosField, Written, say
 from billing.limits import AMOUNT_MAX
 from billing.models import (
     LimitOverride,
@@ -129,6 +129,10 @@ class TierAdmin(Kept, Written):
 
 
 class TierForm(Form):
+    monthly_price_nanos = OptionalNanosField(
+        required=False, label="Monthly price", help_text="In currency units; empty where the tier is not sold"
+    )
+
     class Meta:
         model = Tier
         fields = ("brand", *ladder.TIER_FIELDS)

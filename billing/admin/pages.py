@@ -73,6 +73,19 @@ class NanosField(forms.CharField):
             return True
 
 
+class OptionalNanosField(NanosField):
+    """Empty is None: not said, which is not nothing."""
+
+    def to_python(self, value: Any) -> Any:
+        return super().to_python(value) if str(value or "").strip() else None
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        try:
+            return bool(self.to_python(data) != initial)
+        except ValidationError:
+            return True
+
+
 def say(form: BaseForm, problems: dict[str, str]) -> None:
     """Each problem at its field, or above the form where it has none."""
     for name, problem in problems.items():

@@ -37,7 +37,9 @@ class RateForm(Form):
     cache_read, cache_write, reasoning = (_per_million(name) for name in _OPTIONAL)
     request_nanos = NanosField(required=False, label="Per request", help_text="In currency units")
     image_nanos = NanosField(required=False, label="Per image", help_text="In currency units")
-    credits_per_request = forms.IntegerField(required=False, min_value=0, initial=0)
+    credits_per_request, credits_per_1000_tokens = (
+        forms.IntegerField(required=False, min_value=0, initial=0) for _ in prices.CREDITS
+    )
 
     class Meta:
         model = Rate
@@ -46,10 +48,13 @@ class RateForm(Form):
     def clean_credits_per_request(self) -> int:
         return self.cleaned_data["credits_per_request"] or 0
 
+    def clean_credits_per_1000_tokens(self) -> int:
+        return self.cleaned_data["credits_per_1000_tokens"] or 0
+
     def price(self) -> dict[str, Any]:
         """What the form says, as set_price takes it."""
         given = self.cleaned_data
-        same = ("model", "organization", "is_free", "request_nanos", "image_nanos", "credits_per_request")
+        same = ("model", "organization", "is_free", "request_nanos", "image_nanos", *prices.CREDITS)
         per_million = {name: given[name] or None for name in prices.PER_MILLION}
         return {name: given[name] for name in same} | {"per_million": per_million}
 
@@ -75,11 +80,11 @@ class RateAdmin(Kept, Written):
     autocomplete_fields = ("model", "organization")
     ordering = ("-effective_from", "-id")
     actions = ("end", "withdraw")
-    shown = ("model", "organization", "price", "credits_per_request", "effective_from", "effective_until", "state")
+    shown = ("model", "organization", "price", *prices.CREDITS, "effective_from", "effective_until", "state")
     fieldsets = (
         (None, {"fields": ("model", "organization", "effective_from", "is_free")}),
         ("Per million tokens", {"fields": ("input", "output", "cache_read", "cache_write", "reasoning")}),
-        ("Besides", {"fields": ("request_nanos", "image_nanos", "credits_per_request")}),
+        ("Besides", {"fields": ("request_nanos", "image_nanos", *prices.CREDITS)}),
     )
 
     def has_change_permission(self, request: HttpRequest, obj: AnyModel | None = None) -> bool:

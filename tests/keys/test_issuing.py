@@ -42,6 +42,22 @@ def test_new_key_may_all_and_belongs_to_its_maker(organization):
     assert (key.model_slugs, key.cidrs, key.limits, key.created_by) == (None, [], [], maker)
 
 
+def test_keys_may_do_no_more_than_their_brand_says():
+    brand = cast.brand(key_scopes=["chat", "models"])
+    organization = cast.organization(brand)
+    key = issue(organization).key
+    assert key.scopes == ["chat", "models"]
+    assert issue(organization, scopes=["chat"]).key.scopes == ["chat"]
+    with pytest.raises(ValidationError, match="Choose from: chat, models"):
+        issue(organization, scopes=["chat", "embeddings"])
+    with pytest.raises(ValidationError, match="Choose from: chat, models"):
+        issuing.change(key=key, actor="test", scopes=["usage"])
+    brand.key_scopes = ["chat"]
+    brand.save()
+    key = ApiKey.objects.select_related("organization__brand").get(id=key.id)
+    assert issuing.rotate(key=key, overlap=timedelta(0), actor="test").key.scopes == ["chat"]
+
+
 def test_given_secret_is_found_again_under_every_pepper(organization, settings):
     secret = tokens.mint("ak-", b"d" * 20)
     issued = issue(organization, secret=secret)

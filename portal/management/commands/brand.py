@@ -1,8 +1,9 @@
-"""Brands from the command line: a new one with its first organization, pause, resume, list."""
+"""Brands from the command line: a new one with its first organization, import, export, pause, resume, list."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -13,6 +14,10 @@ from billing import ledger, money
 from billing.models import Grant
 from keys import brands, organizations
 from keys.models import Brand, Organization, Scheme
+from portal.brandfile.exporting import as_text, brand_file
+from portal.brandfile.importing import import_brand
+from portal.brandfile.reading import read
+from portal.brandfile.structure import BrandFileWrong
 from portal.management.choosing import brand_named, complaint
 
 ACTOR = "manage.py brand"
@@ -21,7 +26,7 @@ CREDIT = "10.00"
 
 
 class Command(BaseCommand):
-    help = "Make, pause, resume or list brands."
+    help = "Make, import, export, pause, resume or list brands."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         acts = parser.add_subparsers(dest="act", required=True)
@@ -31,6 +36,10 @@ class Command(BaseCommand):
         new.add_argument("--key-prefix", help="what its API keys begin with; SLUG- when not given")
         new.add_argument("--currency", default="USD")
         new.add_argument("--credit", default=CREDIT, help=f"given to its first organization to try with ({CREDIT})")
+        importing = acts.add_parser("import", help="make a brand what a file says: all of it, or nothing")
+        importing.add_argument("file", metavar="FILE.toml", type=Path)
+        exporting = acts.add_parser("export", help="print a brand as a file that import takes")
+        exporting.add_argument("slug")
         for act, what in (("pause", "refuse every call to a brand"), ("resume", "let calls through again")):
             acts.add_parser(act, help=what).add_argument("slug")
         acts.add_parser("list", help="all brands")
@@ -41,6 +50,10 @@ class Command(BaseCommand):
                 self._new(**options)
             elif act == "list":
                 self._list()
+            elif act == "import":
+                self._import(options["file"])
+            elif act == "export":
+                self.stdout.write(as_text(brand_file(brand_named(options["slug"]))), ending="")
             else:
                 self._switch(act, brand_named(options["slug"]))
         except ValidationError as error:
@@ -72,6 +85,17 @@ class Command(BaseCommand):
         self.stdout.write(f"Organization {slug}: {money.display(credit_nanos, currency)} to try with.")
         self.stdout.write(f"Next: manage.py engine add URL --brand {slug}")
         self.stdout.write(f"then: manage.py issue_key --brand {slug} --organization {slug}")
+
+    def _import(self, file: Path) -> None:
+        try:
+            changes = import_brand(read(file.read_bytes()), actor=ACTOR)
+        except OSError as error:
+            raise CommandError(f"{file}: {error.strerror}") from error
+        except BrandFileWrong as error:
+            lines = [f"{file}: {problem}" for problem in error.problems]
+            raise CommandError("\n".join([*lines, "Nothing was changed."])) from error
+        for change in changes or ["nothing: it was so already"]:
+            self.stdout.write(change)
 
     def _switch(self, act: str, brand: Brand) -> None:
         version = (brands.pause if act == "pause" else brands.resume)(brand=brand, actor=ACTOR)
