@@ -54,6 +54,7 @@ class DemoModel:
 MODELS = {
     "demo-chat": DemoModel(32_768),
     "demo-large": DemoModel(131_072),
+    "demo-vast": DemoModel(1_048_576),
     "demo-reasoning": DemoModel(32_768, thinks=True),
     "demo-embed": DemoModel(8_192, embeds=True),
     "demo-loading": DemoModel(32_768, always=503),
