@@ -201,7 +201,7 @@ class Admission:
         PROGRESS_MS, and the lease takes the latest with it. When the lease is found lapsed, `hold.lapsed` turns
         True: end the stream with an error."""
         hold.usage, hold.usage_source = usage, source
-        now = asyncio.get_running_loop().time()
+        now = self._counters.loop.time()
         if now >= hold.next_progress:
             if hold.next_progress:
                 crash.at("mid_stream")
@@ -232,7 +232,7 @@ class Admission:
         return hold.charge
 
     def _settle_in_redis(self, event: Event, blob: bytes) -> asyncio.Future[Verdict]:
-        settled: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+        settled: asyncio.Future[Verdict] = self._counters.loop.create_future()
 
         def done(verdict: Verdict) -> bool:
             crash.at("after_settle")

@@ -66,7 +66,7 @@ class Counters:
     """One per event loop. `client`: redis.asyncio.Redis or RedisCluster that answers in bytes; its owner closes it."""
 
     def __init__(self, client: Any) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         clustered = isinstance(client, redis.asyncio.RedisCluster)
         count, in_flight = (SHARDS, 1) if clustered else (1, IN_FLIGHT_MAX)
         self._queues = [_Queue(self, client, in_flight, clustered) for _ in range(count)]
@@ -85,7 +85,7 @@ class Counters:
 
     def submit(self, entry: Entry) -> asyncio.Future[Verdict]:
         """The verdict; StoreUnavailable. A reserve that nobody waits for any more is voided."""
-        future: asyncio.Future[Verdict] = self._loop.create_future()
+        future: asyncio.Future[Verdict] = self.loop.create_future()
         if self._waiting >= WAITING_MAX:
             future.set_exception(StoreUnavailable("too many calls wait for Redis"))
         else:
@@ -165,7 +165,7 @@ class Counters:
 
     def _again(self, item: _Item) -> None:
         delay = RETRY_SECONDS[min(item.tries, len(RETRY_SECONDS) - 1)]
-        self._loop.call_later(delay, self._put, item._replace(tries=item.tries + 1))
+        self.loop.call_later(delay, self._put, item._replace(tries=item.tries + 1))
 
     def _give_back(self, entry: Entry) -> None:
         """Void a reserve whose outcome nobody knows. It may still be on its way, so the void counts once Redis' clock
@@ -198,7 +198,7 @@ class _Queue:
         self._waiting.append(item)
         if self._free and not self._scheduled:
             self._scheduled = True
-            self._counters._loop.call_soon(self._start)
+            self._counters.loop.call_soon(self._start)
 
     def _start(self) -> None:
         """At the end of the turn: everything that it brought leaves together."""
@@ -209,7 +209,7 @@ class _Queue:
             batch = self._batch()
             if not batch:
                 return
-            task = self._counters._loop.create_task(self._send(self._free.pop(), batch))
+            task = self._counters.loop.create_task(self._send(self._free.pop(), batch))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

@@ -176,6 +176,7 @@ class Wal:
         self._lines: list[bytes] = []
         self._waiting: list[asyncio.Future[None]] = []
         self._scheduled = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._dirty = threading.Event()
         self._closing = threading.Event()
         self._lock = threading.Lock()  # guards the descriptor against being closed under fdatasync
@@ -193,13 +194,10 @@ class Wal:
 
     def append(self, kind: bytes, payload: bytes) -> asyncio.Future[None]:
         """Resolved when the line is written (not yet on the disk); WalUnavailable when it could not be."""
-        loop = asyncio.get_running_loop()
-        future = loop.create_future()
-        self._lines.append(line(kind, payload))
+        self.note(kind, payload)
+        assert self._loop is not None
+        future = self._loop.create_future()
         self._waiting.append(future)
-        if not self._scheduled:
-            self._scheduled = True
-            loop.call_soon(self.flush)
         return future
 
     def note(self, kind: bytes, payload: bytes) -> None:
@@ -207,7 +205,9 @@ class Wal:
         self._lines.append(line(kind, payload))
         if not self._scheduled:
             self._scheduled = True
-            asyncio.get_running_loop().call_soon(self.flush)
+            if self._loop is None:
+                self._loop = asyncio.get_running_loop()  # asked once: it costs a system call
+            self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Write what the turn gathered, in one piece."""

@@ -17,7 +17,8 @@ DEPTH_MAX = 64
 HEADER_COUNT_MAX = 100
 HEADER_BYTES_MAX = 32 * 1024
 
-_LATE = "the body did not arrive in time"
+LATE = "the body did not arrive in time"
+"""Whoever cancels a task that reads a body says so (proxy.heart, after BODY_SECONDS_MAX)."""
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -46,10 +47,7 @@ def check_headers(headers: list[tuple[bytes, bytes]], fields: dict[bytes, bytes]
 
 
 async def read_body(receive: Receive) -> bytes:
-    """The whole body, at most BODY_BYTES_MAX, within BODY_SECONDS_MAX."""
-    task = asyncio.current_task()
-    assert task is not None
-    late = asyncio.get_running_loop().call_later(BODY_SECONDS_MAX, task.cancel, _LATE)
+    """The whole body, at most BODY_BYTES_MAX."""
     try:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -58,11 +56,10 @@ async def read_body(receive: Receive) -> bytes:
             return await _rest(receive, message)
         body: bytes = message.get("body", b"")
     except asyncio.CancelledError as cancelled:
-        if cancelled.args == (_LATE,) and task.uncancel() == 0:
+        task = asyncio.current_task()
+        if cancelled.args == (LATE,) and task is not None and task.uncancel() == 0:
             raise decline(Reason.BODY_TIMEOUT) from None
         raise
-    finally:
-        late.cancel()
     if len(body) > BODY_BYTES_MAX:
         raise decline(Reason.BODY_TOO_LARGE, limit=BODY_BYTES_MAX)
     return body

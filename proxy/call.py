@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import Any
@@ -31,7 +32,7 @@ class Call:
         *("address", "agent", "asked", "began", "body_bytes", "brand", "caller", "dialect", "echo", "endpoint"),
         *("engine", "fields", "first_token_at", "gone", "headers", "hold", "id", "idempotency", "method", "model"),
         *("model_name", "out", "path", "place", "prompt_tokens", "query", "receive", "rewriter", "route", "schemes"),
-        *("sent_at", "slot", "snapshot", "started_ms", "unread", "upstream_status"),
+        *("sent_at", "slot", "snapshot", "started_ms", "task", "unread", "upstream_status"),
     )
     place: Place
     endpoint: Endpoint
@@ -45,6 +46,7 @@ class Call:
 
     def __init__(self, scope: dict[str, Any], receive: Receive, fields: dict[bytes, bytes], dialect: Dialect) -> None:
         self.began = time.perf_counter()
+        self.task = asyncio.current_task()
         self.started_ms = time.time_ns() // 1_000_000
         self.id = call_ids.mint(self.started_ms, os.urandom(10))
         self.method: str = scope["method"]

@@ -43,6 +43,7 @@ class Brands:
         self.default = self._by_slug.get(default_brand)
         self._allowed = tuple(host.lower() for host in allowed_hosts)
         self._bases = _longest_first(base for brand in self.by_id.values() for base in _bases(brand))
+        self._bases_of = {brand.id: _longest_first(_bases(brand)) for brand in self.by_id.values()}
         self._hosts: dict[bytes, BrandRecord | None] = {}
 
     def place(self, host: bytes | None, path: str) -> Place | None:
@@ -56,7 +57,7 @@ class Brands:
             if brand is not None:
                 root = "/" + slug
                 path = path[len(root) :] or "/"
-        bases = self._bases if brand is None else _longest_first(_bases(brand))
+        bases = self._bases if brand is None else self._bases_of[brand.id]
         for base in bases:
             if path.startswith(base) and path[len(base) : len(base) + 1] in ("", "/"):
                 return Place(brand, root, base, path[len(base) :] or "/")

@@ -1,11 +1,14 @@
-"""One timer per worker for all its calls: it begins to watch clients, keeps silent streams alive, and ends what takes
-too long, so that a usual call arms no timer and starts no task of its own."""
+"""One timer per worker for all its calls: it begins to watch clients, keeps silent streams alive, and ends writes and
+bodies that take too long, so that a usual call arms no timer and starts no task of its own."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 
 from proxy.answers import EventStream
+from proxy.bodies import BODY_SECONDS_MAX, LATE
+from proxy.call import Call
 from proxy.watching import Watch
 
 BEAT_SECONDS = 0.25
@@ -16,6 +19,7 @@ class Heart:
     def __init__(self) -> None:
         self._streams: set[EventStream] = set()
         self._unwatched: set[Watch] = set()
+        self._awaited: set[Call] = set()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -40,6 +44,13 @@ class Heart:
         self._unwatched.discard(watch)
         watch.stop()
 
+    def await_body(self, call: Call) -> None:
+        """The body is being read; `body_came` must follow."""
+        self._awaited.add(call)
+
+    def body_came(self, call: Call) -> None:
+        self._awaited.discard(call)
+
     async def _beat_forever(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -47,6 +58,7 @@ class Heart:
             unwatched, self._unwatched = self._unwatched, set()
             for watch in unwatched:
                 watch.begin()
+            self._end_late_bodies(time.perf_counter())
             now = loop.time()
             for stream in list(self._streams):
                 if stream.is_due(now):
@@ -54,3 +66,9 @@ class Heart:
                 elif stream.is_stuck(now) and stream.task is not None:
                     self._streams.discard(stream)
                     stream.task.cancel()
+
+    def _end_late_bodies(self, now: float) -> None:
+        for call in [call for call in self._awaited if now - call.began > BODY_SECONDS_MAX]:
+            self._awaited.discard(call)
+            if call.task is not None:
+                call.task.cancel(LATE)

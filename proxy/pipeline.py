@@ -46,7 +46,11 @@ async def run(call: Call, worker: Worker, asgi_send: Send) -> None:
 
 async def read_request(call: Call, worker: Worker) -> Replay | None:
     """Body → what is asked. An answer from record, where the same call was answered before."""
-    body = await read_body(call.receive)
+    worker.heart.await_body(call)
+    try:
+        body = await read_body(call.receive)
+    finally:
+        worker.heart.body_came(call)
     if not call.body_bytes:  # it came in chunks
         worker.room.grow(len(body))
         call.body_bytes = len(body)

@@ -17,12 +17,13 @@ class Response:
     `status`, `headers` (names lower-cased; the last of equal names). Iterating raises an UpstreamFailure when the
     answer breaks; what came before it has been handed out by then."""
 
-    __slots__ = ("_complete", "_connection", "_failure", "_pieces", "_size", "_waiter", "headers", "status")
+    __slots__ = ("_complete", "_connection", "_failure", "_loop", "_pieces", "_size", "_waiter", "headers", "status")
 
     def __init__(self, connection: Connection) -> None:
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self._connection: Connection | None = connection
+        self._loop = connection.loop
         self._pieces: list[bytes] = []
         self._size = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -88,7 +89,7 @@ class Response:
         return rest
 
     async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:

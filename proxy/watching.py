@@ -33,12 +33,12 @@ class Watch:
 
     async def until_gone(self, sending: Awaitable[T]) -> T:
         """The engine's response; ClientLeft when the client went before its head came."""
-        self._sending = asyncio.current_task()
+        self._sending = self._call.task
         try:
             return await sending
         except asyncio.CancelledError:
             if self._call.gone and self._sending is None and not self._stopped:
-                task = asyncio.current_task()
+                task = self._call.task
                 if task is not None and task.uncancel() == 0:
                     raise ClientLeft from None
             raise

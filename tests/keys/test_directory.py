@@ -162,9 +162,9 @@ async def test_memory_is_bounded(redis_async, pool, brand, organization):
     for secret in secrets:
         await directory.find(secret, brand)
         assert await directory.find(secrets[0], brand) is first  # used lately, so never the one that goes
-    assert len(directory._callers) == len(directory._digests) == 3
-    assert directory._digests.keys() == {caller.key_id for caller in directory._callers.values()}
-    assert tokens.digest(secrets[0], directory._peppers[0]) in directory._callers
+    assert len(directory._callers) == len(directory._names) == 3
+    assert directory._names.keys() == {caller.key_id for caller in directory._callers.values()}
+    assert directory._name_in_memory(secrets[0]) in directory._callers
 
 
 async def test_a_hundred_at_once_look_up_once_and_a_cancelled_one_harms_nobody(directory, brand, organization, counted):
@@ -320,7 +320,7 @@ async def test_deleted_row_is_forgotten_when_redis_lost_it_too(directory, brand,
     await redis_async.flushall()
     assert await refused(directory.reload(caller)) is KeyReason.INVALID_KEY
     assert await refused(directory.find(issued.secret, brand)) is KeyReason.INVALID_KEY
-    assert directory._callers == directory._digests == {}
+    assert directory._callers == directory._names == {}
 
 
 async def test_store_that_is_away_is_unavailable_not_an_invalid_key(directory, brand, organization, pool):

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import bodies
+from proxy import bodies, heart
 from proxy.bodies import ClientLeft, check_headers, deeper_than, parse_object, read_body
+from proxy.call import Call
+from proxy.dialects import dialect_named
 from proxy.refusals import Declined, Reason
 
 
@@ -102,10 +104,17 @@ async def test_a_body_past_the_limit_is_refused_while_it_comes() -> None:
 
 
 async def test_a_body_that_never_ends_is_a_timeout(monkeypatch) -> None:
-    monkeypatch.setattr(bodies, "BODY_SECONDS_MAX", 0.01)
+    monkeypatch.setattr(heart, "BODY_SECONDS_MAX", 0.01)
+    half = {"type": "http.request", "body": b"{", "more_body": True}
+    scope = {"method": "POST", "path": "/", "query_string": b"", "headers": []}
+    call = Call(scope, receiving(half), {}, dialect_named("openai"))
+    beating = heart.Heart()
+    beating.start()
+    beating.await_body(call)
     with pytest.raises(Declined) as caught:
-        await read_body(receiving({"type": "http.request", "body": b"{", "more_body": True}))
+        await read_body(call.receive)
     assert caught.value.problem.status == 408
+    await beating.stop()
 
 
 @pytest.mark.parametrize(

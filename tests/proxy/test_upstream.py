@@ -635,7 +635,9 @@ async def test_every_failure_leaves_no_connection_and_no_task(pool):
         for _ in range(10):
             with pytest.raises(UpstreamFailure):
                 await body_of(pool, server)
-    await asyncio.sleep(0.02)
+    for _ in range(200):
+        if pool._open:
+            await asyncio.sleep(0.01)
     assert not pool._open
 
 
