@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy import answers
 from proxy.reasoning import split
 from tests.inference import script, scripted_engine
 from tests.proxy.shop import Gateway, Shop
+from tests.proxy.test_engine_killed import killable
 from tests.proxy.test_reasoning import cut_texts
 from tests.proxy.test_reasoning_split import Lab, says, through_the_proxy
 
@@ -260,6 +262,39 @@ def test_an_engine_that_dies_ends_the_stream_with_an_error_and_what_came_is_char
     assert (event.end_reason, event.output_tokens) == ("upstream_cut", 3)
     assert event.cost_nanos > 0
     assert lab.shop.holds() == 0
+
+
+def test_an_engine_killed_in_a_stream_ends_it_with_an_error(lab: Lab, gateway: Gateway) -> None:
+    shop = gateway.shop
+    with killable() as (url, process):
+        shop.new_model("doomed", "demo-chat", engine=shop.new_engine("doomed", url))
+        body = {"model": "doomed", "stream": True, "input": "demo:fill demo:rate=40", "max_output_tokens": 200}
+        with gateway.client.stream("POST", "/responses", json=body) as response:
+            content = b""
+            for piece in response.iter_raw():
+                content += piece
+                if content.count(b"event: response.output_text.delta") == 5:
+                    process.kill()
+    events = read_events(content)
+    assert [event["type"] for event in events[-2:]] == ["response.failed", "error"]
+    assert events[-1]["error"]["code"] == "engine_error"
+    seen = sum(1 for event in events if event["type"] == "response.output_text.delta")
+    event = shop.event(response.headers["x-request-id"])
+    assert event.end_reason == "upstream_cut"
+    assert 5 <= seen <= event.output_tokens <= seen + 1
+    assert event.cost_nanos > 0
+    assert shop.holds() == 0
+
+
+def test_trouble_after_a_long_wait_is_an_event_that_sdks_raise(gateway: Gateway, monkeypatch: Any) -> None:
+    monkeypatch.setattr(answers, "COMMIT_SECONDS", 0.2)
+    gateway.shop.new_model("never", "demo-chat", first_byte_ms=900)
+    body = {"model": "never", "stream": True, "input": "demo:hang"}
+    answer = gateway.client.post("/responses", json=body)
+    assert answer.status_code == 200  # the head had to leave before the trouble was known
+    (event,) = read_events(answer.content)
+    assert (event["type"], event["error"]["code"]) == ("error", "engine_timeout")
+    assert gateway.shop.event(answer.headers["x-request-id"]).cost_nanos == 0
 
 
 def test_a_client_that_leaves_pays_for_what_was_made(lab: Lab) -> None:
