@@ -28,6 +28,7 @@ SCHEDULE: tuple[tuple[str, float], ...] = (
     ("billing.tasks.compare_the_books", 3600.0),
     ("billing.tasks.judge_the_night", 300.0),
     ("billing.tasks.forget_old_publications", 3600.0),
+    ("proxy.tasks.forget_expired_conversations", 600.0),
 )
 
 app = Celery("portal")

@@ -13,6 +13,7 @@ from billing.snapshot import BrandRecord, EngineRecord, ModelRecord, Route, Snap
 from keys.caller import Caller
 from proxy.answers import EventStream
 from proxy.bodies import Receive
+from proxy.conversation_rows import Part
 from proxy.dialects.protocol import Dialect, Stamp
 from proxy.dispatch import Place
 from proxy.endpoints import Endpoint
@@ -31,8 +32,8 @@ class Call:
     __slots__ = (
         *("address", "agent", "asked", "began", "body_bytes", "brand", "caller", "dialect", "echo", "endpoint"),
         *("engine", "fields", "first_token_at", "gone", "headers", "hold", "id", "idempotency", "method", "model"),
-        *("model_name", "out", "path", "place", "prompt_tokens", "query", "receive", "rewriter", "route", "schemes"),
-        *("sent_at", "slot", "snapshot", "started_ms", "task", "unread", "upstream_status"),
+        *("model_name", "out", "part", "path", "place", "prompt_tokens", "query", "receive", "rewriter", "route"),
+        *("schemes", "sent_at", "session_id", "slot", "snapshot", "started_ms", "task", "unread", "upstream_status"),
     )
     place: Place
     endpoint: Endpoint
@@ -65,6 +66,8 @@ class Call:
         self.model_name = ""
         self.prompt_tokens: int | None = None  # as the engine's tokenizer counted, where it was asked
         self.idempotency: str | None = None  # the record's name, while this call runs under it
+        self.session_id = ""
+        self.part: Part | None = None  # in a conversation, while it is this call's turn there
         self.slot: Slot | None = None
         self.out: EventStream | None = None
         self.echo: Echo | None = None  # what a response repeats of its request; None: it is a chat call

@@ -14,7 +14,9 @@ import orjson
 from billing.hold import Outcome
 from proxy import engine_errors, rendering
 from proxy.answers import EventStream, Header, Send, send_body
+from proxy.assistant import Listener, of_answer
 from proxy.call import Call
+from proxy.conversations import keep
 from proxy.endpoints import EMBEDDINGS
 from proxy.meter import Bounds, Ending, Event, Kind, Measured, Meter
 from proxy.refusals import Declined, Problem, Reason, problem
@@ -84,6 +86,8 @@ async def deliver_whole(call: Call, worker: Worker, response: Response, send: Se
     if not measured.succeeded:
         raise Declined(problem(Reason.ENGINE_ERROR, model=call.model_name))
     await settle(call, worker, measured)
+    if call.part is not None:
+        await keep(call, worker, measured, of_answer(answer, thinks=call.model.is_reasoning))
     ours = orjson.dumps(rendering.whole(call, answer, measured))
     if call.idempotency is not None:
         await worker.idempotency.finish(call.idempotency, call.id, ours)
@@ -104,6 +108,7 @@ class Streamed:
         self.out = out
         self.meter = meter_for(call)
         self.rewriter = rendering.rewriter_of(call)
+        self.listener = None if call.part is None else Listener(call.snapshot.brand.conversation_bytes_max)
         self.loop = asyncio.get_running_loop()
         self.source = "running" if call.engine.capabilities.running_usage else "estimated"
 
@@ -132,6 +137,8 @@ class Streamed:
         await settle(call, worker, measured, status=499 if ending is Ending.CLIENT_GONE else 200)
         if trouble is not None:
             worker.refusals.note(call, trouble)
+        if self.listener is not None:
+            await keep(call, worker, measured, self.listener.message(thinks=call.model.is_reasoning))
         if call.idempotency is not None:  # streams are not kept: the same key may run again
             name, call.idempotency = call.idempotency, None
             await worker.idempotency.forget(name, call.id)
@@ -168,12 +175,19 @@ class Streamed:
         return Ending.ERROR if meter.error is not None else Ending.COMPLETE
 
     def _rewritten(self, events: list[Event]) -> bytes:
+        if self.listener is not None:
+            self._listen(self.listener, events)
         if len(events) == 1:
             event = events[0]
             return self.rewriter.rewrite(event.data, event.parsed) if event.kind <= Kind.FINISH else b""
         return b"".join(
             [self.rewriter.rewrite(event.data, event.parsed) for event in events if event.kind <= Kind.FINISH]
         )
+
+    def _listen(self, listener: Listener, events: list[Event]) -> None:
+        for event in events:
+            if event.kind <= Kind.FINISH:
+                listener.hear(orjson.loads(event.data) if event.parsed is None else event.parsed)
 
     def _trouble(self, ending: Ending) -> Problem:
         model, call = self.call.model, self.call

@@ -13,6 +13,7 @@ class Kind(Enum):
     USAGE = "usage"
     HEALTH = "health"
     NOWHERE = "nowhere"
+    SESSION = "session"
 
 
 class Endpoint(NamedTuple):
@@ -33,6 +34,7 @@ EMBEDDINGS = Endpoint("embeddings", Kind.METERED, ("POST",), "embeddings", "embe
 MODELS = Endpoint("models", Kind.MODELS, ("GET", "HEAD"), "models")
 MODEL = Endpoint("model", Kind.MODEL, ("GET", "HEAD"), "models")
 USAGE = Endpoint("usage", Kind.USAGE, ("GET", "HEAD"), "usage")
+SESSION = Endpoint("session", Kind.SESSION, ("GET", "HEAD", "DELETE"), "chat")
 HEALTH = Endpoint("health", Kind.HEALTH, ("GET", "HEAD"))
 NOWHERE = Endpoint("this path", Kind.NOWHERE, ())
 """For a caller who asks for what is not there, where that is a question of what the key may do."""
@@ -47,11 +49,14 @@ BY_PATH = {
     "/health": HEALTH,
 }
 MODEL_PREFIX = "/models/"
+SESSION_PREFIX = "/sessions/"
 
 
 def endpoint_at(rest: str) -> Endpoint | None:
-    """The endpoint of a path below the base path ("/chat/completions"). Model ids may hold slashes."""
+    """The endpoint of a path below the base path ("/chat/completions"). Ids of models and sessions may hold slashes."""
     found = BY_PATH.get(rest)
     if found is None and rest.startswith(MODEL_PREFIX) and len(rest) > len(MODEL_PREFIX):
         return MODEL
+    if found is None and rest.startswith(SESSION_PREFIX) and len(rest) > len(SESSION_PREFIX):
+        return SESSION
     return found

@@ -27,4 +27,6 @@ def answer_headers(call: Call, worker: Worker) -> list[Header]:
         headers.append((b"x-max-tokens-applied", b"%d" % hold.granted))
     if asked.dropped:
         headers.append((b"x-dropped-fields", dropped_header(asked.dropped)))
+    if call.part is not None and call.part.conversation.forgotten:
+        headers.append((b"x-session-dropped-turns", call.part.conversation.forgotten.encode()))
     return headers

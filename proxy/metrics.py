@@ -42,6 +42,7 @@ COUNTERS = {
     "gateway_tokens": ("Metered tokens; cached ones are part of input.", ("kind",)),
     "gateway_refusals": ("Requests answered with an error.", ("reason", "status")),
     "gateway_limit_refusals": ("Refusals by the limit that stood in the way.", ("unit", "window", "scope")),
+    "gateway_session_turns": ("Calls with a session_id, by what became of their turns.", ("outcome",)),
     "gateway_engine_failures": ("Exchanges with engines that failed.", ("engine", "kind")),
 }
 HISTOGRAMS = {
@@ -92,6 +93,9 @@ class Metrics:
         if call.first_token_at:
             self._observe("gateway_first_token_seconds", call.first_token_at - call.began)
         self._observe("gateway_call_seconds", time.perf_counter() - call.began)
+
+    def turn_ended(self, outcome: str) -> None:
+        self._count("gateway_session_turns", (outcome,))
 
     def refused(self, call: Call, problem: Problem) -> None:
         self._count("gateway_refusals", (problem.reason.value, str(problem.status)))

@@ -1,8 +1,11 @@
-"""What support looks at after a call was refused or failed. Not imported on a call's way."""
+"""What support looks at after a call was refused or failed, and what conversations are kept in. Not imported on a
+call's way."""
 
 from __future__ import annotations
 
 from django.db import models
+
+from keys.models import Organization
 
 
 class RefusalRecord(models.Model):
@@ -52,3 +55,21 @@ class RefusalCount(models.Model):
 
     def __str__(self) -> str:
         return f"{self.minute} {self.reason}: {self.count}"
+
+
+class Conversation(models.Model):
+    """What a brand's customers said under one session_id, sealed (conversation_rows.py, its only writer). It belongs to
+    the organization, not to a key; `digest` stands for the session_id, which is sealed with the rest."""
+
+    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="+", db_index=False)
+    digest = models.CharField(max_length=64)
+    sealed = models.TextField()
+    version = models.BigIntegerField(help_text="counts writes: nobody writes over what they have not read")
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["organization", "digest"], name="conversation_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.organization_id} {self.digest[:8]}"

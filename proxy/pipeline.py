@@ -12,7 +12,7 @@ from typing import Any
 from billing.counters import StoreUnavailable
 from billing.events import End
 from billing.hold import Outcome
-from proxy import standing
+from proxy import conversations, standing
 from proxy.answers import EventStream, Send, send_body
 from proxy.authentication import authenticate, refresh, resolve_model
 from proxy.bodies import parse_object, read_body
@@ -40,8 +40,12 @@ async def run(call: Call, worker: Worker, asgi_send: Send) -> None:
     if replay is not None:
         await answer_again(call, worker, replay, asgi_send)
         return
-    call.hold = await reserve(call, worker)
-    await forward(call, worker, asgi_send)
+    try:
+        await conversations.take_part(call, worker)
+        call.hold = await reserve(call, worker)
+        await forward(call, worker, asgi_send)
+    finally:
+        conversations.leave(call, worker)
 
 
 async def read_request(call: Call, worker: Worker) -> Replay | None:
@@ -57,6 +61,7 @@ async def read_request(call: Call, worker: Worker) -> Replay | None:
     fields = parse_object(body)
     call.model_name = model_named(fields, call.snapshot.brand.default_model)
     call.model = await resolve_model(call, worker)
+    call.session_id = conversations.session_named(fields, call.endpoint, call.snapshot.brand)
     _read_asked(call, fields)
     key = call.fields.get(b"idempotency-key")
     return None if key is None else await _recorded(call, worker, key, body)

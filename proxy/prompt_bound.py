@@ -23,8 +23,17 @@ _QUOTED_ROLES = ("tool", "function")
 
 def of_chat(fields: dict[str, Any], model: ModelRecord) -> int:
     """`fields` as they go upstream, messages checked."""
-    messages = fields["messages"]
-    bound = model.tokens_per_call + model.tokens_per_message * len(messages)
+    bound = model.tokens_per_call + of_messages(fields["messages"], model)
+    for name in _STRUCTURES:
+        value = fields.get(name)
+        if type(value) in (dict, list):
+            bound += structure_bytes(value)
+    return bound
+
+
+def of_messages(messages: list[dict[str, Any]], model: ModelRecord) -> int:
+    """What messages add to a prompt, each on its own."""
+    bound = model.tokens_per_message * len(messages)
     for message in messages:
         content = message.get("content")
         if type(content) is str:
@@ -33,10 +42,6 @@ def of_chat(fields: dict[str, Any], model: ModelRecord) -> int:
             bound += _parts(content, message["role"] in _QUOTED_ROLES, model)
         if len(message) > 2:
             bound += _extras(message)
-    for name in _STRUCTURES:
-        value = fields.get(name)
-        if type(value) in (dict, list):
-            bound += structure_bytes(value)
     return bound
 
 

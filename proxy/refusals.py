@@ -55,6 +55,8 @@ class Reason(StrEnum):
     MODEL_MAINTENANCE = "model_maintenance"
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     IDEMPOTENT_CALL_RUNNING = "idempotent_call_running"
+    SESSION_BUSY = "session_busy"
+    SESSION_NOT_FOUND = "session_not_found"
 
     ENGINE_REFUSED_REQUEST = "engine_refused_request"
     ENGINE_MISCONFIGURED = "engine_misconfigured"
@@ -219,6 +221,15 @@ TABLE: dict[Reason, Row] = {
         True,
         1_000,
     ),
+    Reason.SESSION_BUSY: Row(
+        409,
+        REQUEST,
+        "session_in_use",
+        "Other requests of this session are still running. Retry when they have finished.",
+        True,
+        1_000,
+    ),
+    Reason.SESSION_NOT_FOUND: Row(404, REQUEST, "session_not_found", "There is no session of this name, or no more."),
     Reason.ENGINE_REFUSED_REQUEST: Row(400, REQUEST, "invalid_request", "{detail}"),
     Reason.ENGINE_MISCONFIGURED: Row(
         500,

@@ -23,7 +23,8 @@ async def reserve(call: Call, worker: Worker) -> Hold:
     """Hold the worst case. Before the bound by bytes refuses a call, the engine's tokenizer is asked, once."""
     asked = call.asked
     if _may_not_fit(call, asked):
-        await _ask_tokenizer(call, worker)
+        if call.prompt_tokens is None:
+            await ask_tokenizer(call, worker)
         _fit_default_length(call, asked)
     try:
         return await _reserve(call, worker)
@@ -34,7 +35,7 @@ async def reserve(call: Call, worker: Worker) -> Hold:
         if refusal.unit not in _TOKEN_UNITS or refusal.used >= refusal.limit:
             raise
         bound = _prompt_tokens_max(call, asked)
-        counted = await _ask_tokenizer(call, worker)
+        counted = await ask_tokenizer(call, worker)
         if counted is None or counted >= bound:
             raise
         return await _reserve(call, worker)
@@ -91,7 +92,8 @@ def _may_not_fit(call: Call, asked: Asked) -> bool:
     return asked.prompt_tokens_max + asked.output_wanted > call.model.context_length
 
 
-async def _ask_tokenizer(call: Call, worker: Worker) -> int | None:
+async def ask_tokenizer(call: Call, worker: Worker) -> int | None:
+    """Tokens of the prompt as its engine counts them, None where nobody does; the call remembers them."""
     engine, route = worker.routing.order(call.model, call.snapshot)[0]
     call.prompt_tokens = await count(worker.upstream, engine, route, call.asked)
     return call.prompt_tokens

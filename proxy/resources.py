@@ -16,6 +16,7 @@ from billing.snapshot import ModelRecord, RateRecord, Snapshot
 from billing.tiers import tier_of, unlocks
 from billing.windows import day_of
 from keys.caller import Caller
+from proxy import sessions
 from proxy.addresses import read_address
 from proxy.answers import Header, Send, send_body
 from proxy.authentication import authenticate, refresh
@@ -47,11 +48,14 @@ async def answer(call: Call, worker: Worker, send: Send) -> None:
     if kind is Kind.HEALTH:
         await _answer(call, await _health(worker), send)
         return
-    if kind is not Kind.USAGE and await _is_public(call, worker):
+    if kind in (Kind.MODELS, Kind.MODEL) and await _is_public(call, worker):
         await _answer(call, _catalogue(call, worker, None), send)
         return
     await authenticate(call, worker)
     await refresh(call, worker)
+    if kind is Kind.SESSION:
+        await sessions.answer(call, worker, send)
+        return
     states = await worker.admission.usage(call.caller, call.snapshot)
     if kind is Kind.USAGE:
         body = call.dialect.usage_report(await _usage_report(call, worker, states), call.snapshot.brand)

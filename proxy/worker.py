@@ -31,6 +31,8 @@ from billing.wal import Wal
 from keys.connections import asyncio_client, redis_client
 from keys.directory import Directory
 from keys.sealing import open_text
+from proxy.conversation_leases import Leases
+from proxy.conversation_rows import Rows
 from proxy.dispatch import Brands
 from proxy.engine_slots import EngineSlots
 from proxy.forwarding import Salts
@@ -86,6 +88,8 @@ class Worker:
         self.health = Prober(self.upstream, self.routing)
         self.heart = Heart()
         self.idempotency = Idempotency(self.redis)
+        self.conversation_leases = Leases(self.redis)
+        self.conversation_rows = Rows(self.postgresql)
         self.refusals = RefusalLog(self.redis)
         self.metrics = Metrics(settings.VAR_DIR / "metrics", self._gauges)
         self.salts = Salts(hmac.digest(settings.SECRET_KEY.encode(), b"proxy: cache salt", hashlib.sha256))
@@ -112,6 +116,7 @@ class Worker:
         self.health.start()
         self.refusals.start()
         self.idempotency.start()
+        self.conversation_leases.start()
         self.metrics.start()
         self.own(asyncio.to_thread(_replay, self.wal.folder))
         await self._beat()
@@ -135,6 +140,7 @@ class Worker:
         await self.assertion.stop()
         await self.refusals.stop()
         await self.idempotency.stop()
+        await self.conversation_leases.stop()
         await self.metrics.stop()
         await self._leave()
         await self.catalogue.close()
