@@ -206,6 +206,16 @@ async def test_while_redis_is_away_calls_are_refused_at_once_and_owe_nothing(sta
         assert (await s.reserve()).granted == 1000
 
 
+async def test_a_connection_that_redis_closed_fails_no_call(stage):
+    """As after a restart: each of a worker's connections is found closed when it is next wanted."""
+    async with stage() as s:
+        await s.admission.void(await s.reserve())
+        await s.admission.drain(5)
+        assert s.sync.client_kill_filter(_type="normal", skipme=True) >= 1
+        await asyncio.sleep(0.05)
+        assert (await s.reserve()).granted == 1000
+
+
 async def test_a_redis_that_stalls_is_given_up_in_time(stage, own_redis, monkeypatch):
     _, client, url = own_redis
     monkeypatch.setattr(transports, "ANSWER_SECONDS_MAX", 0.2)
