@@ -25,6 +25,7 @@ SCHEDULE: tuple[tuple[str, float], ...] = (
     ("portal.tasks.forget_old_sessions", 3600.0),
     ("portal.tasks.send_notices", 30.0),
     ("portal.tasks.compare_engine_counters", 120.0),
+    ("portal.tasks.ask_models", 60.0),  # each model once in five minutes, whenever in them
     ("billing.tasks.compare_the_books", 3600.0),
     ("billing.tasks.judge_the_night", 300.0),
     ("billing.tasks.forget_old_publications", 3600.0),

@@ -49,6 +49,11 @@ CALLS_MAX = env.integer("CALLS_MAX", default=2_000, at_least=1, at_most=1_000_00
 BODIES_MIB_MAX = env.integer("BODIES_MIB_MAX", default=256, at_least=8, at_most=1_000_000)
 CONNECTIONS_MAX = env.integer("CONNECTIONS_MAX", default=8_000, at_least=1, at_most=1_000_000)
 
+# Whether every model is asked something every five minutes (portal/canary/), and where the proxy is found for that
+
+CANARY = env.flag("CANARY", default=True)
+CANARY_URL = env.web_url("CANARY_URL")
+
 # When an engine's own counters contradict what was metered (billing/engine_counters.py): past both of these
 
 ENGINE_DIFFERENCE_TOKENS = env.integer("ENGINE_DIFFERENCE_TOKENS", default=1_000, at_least=0, at_most=10**12)

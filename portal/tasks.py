@@ -9,6 +9,7 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from portal import engine_audit, notify
+from portal.canary import checks
 
 
 @shared_task
@@ -24,3 +25,8 @@ def send_notices(**_: Any) -> None:
 @shared_task
 def compare_engine_counters(**_: Any) -> None:
     engine_audit.compare(now=timezone.now())
+
+
+@shared_task
+def ask_models(**_: Any) -> None:
+    checks.run(now=timezone.now())

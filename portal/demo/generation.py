@@ -140,6 +140,10 @@ class Generation:
         if self.tool:
             return speech.tokenize('{"text": "' + " ".join(speech.WORDS[:4]) + '"}')[: job.max_tokens], "tool_calls"
         seed = f"{job.seed}:{index}"
+        total = speech.sum_asked_for(job.last_text)
+        if total and not self.asked:
+            tokens = speech.answer(seed, 0, thinks=job.thinks, says=total)
+            return tokens[: job.max_tokens], "stop" if len(tokens) <= job.max_tokens else "length"
         natural = self.asked.get("tokens") or speech.natural_length(seed)
         length = job.max_tokens if "fill" in self.asked else min(natural, job.max_tokens)
         tokens, stopped = speech.stopped(speech.answer(seed, length, thinks=job.thinks), job.stop)
@@ -176,15 +180,7 @@ class Generation:
         message: dict[str, Any] = {"role": "assistant", "content": text}
         if self.tool:
             message = {"role": "assistant", "content": None, "tool_calls": [self._call(text)]}
-        if "images" in self.asked:
-            message["images"] = self._images()
         return {"index": index, "message": message, "logprobs": None, "finish_reason": finish}
-
-    def _images(self) -> list[dict[str, Any]]:
-        return [
-            {"type": "image_url", "index": number, "image_url": {"url": speech.PIXEL}}
-            for number in range(self.asked["images"])
-        ]
 
     def _call(self, arguments: str) -> dict[str, Any]:
         return {"id": "call_demo", "type": "function", "function": {"name": self.tool, "arguments": arguments}}
@@ -202,8 +198,6 @@ class Generation:
                     self.made[index] += 1
                     await self._event(kind, index, self._delta(tokens[step], step), None)
                     if step + 1 == len(tokens):
-                        if self.job.chat and "images" in self.asked:
-                            await self._event(kind, index, {"images": self._images()}, None)
                         await self._event(kind, index, {} if self.job.chat else {"text": ""}, finish)
             ended = await self._break_off(step + 1)
             if ended:

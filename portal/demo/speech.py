@@ -20,10 +20,6 @@ WORDS = (  # noqa: SIM905 - a list of literals would fill a page
     "will turns holds keeps moves grows waits reads finds makes brings slowly often once again still today well"
 ).split()
 OPENING = "This is the demo engine: no GPU wrote these words."
-PIXEL = "data:image/png;base64," + (
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
-"""An image of one dot."""
 THINKING = "<think>"
 THOUGHT = "</think>"
 
@@ -74,13 +70,24 @@ def natural_length(seed: str) -> int:
     return 24 + int.from_bytes(hashlib.blake2b(seed.encode(errors="replace"), digest_size=2).digest(), "big") % 97
 
 
-def answer(seed: str, length: int, *, thinks: bool) -> list[str]:
-    """Exactly `length` tokens."""
+SUM = re.compile(r"\bWhat is (\d{1,9}) \+ (\d{1,9})\?")
+
+
+def sum_asked_for(text: str) -> str:
+    """The one thing it knows, so that an answer can be right or wrong; "" where it was not asked for a sum."""
+    found = SUM.search(text)
+    return str(int(found[1]) + int(found[2])) if found else ""
+
+
+def answer(seed: str, length: int, *, thinks: bool, says: str = "") -> list[str]:
+    """Exactly `length` tokens, or what it `says`, after its thoughts."""
     source = words(seed)
     tokens: list[str] = []
     if thinks:
         thought = [next(source) for _ in range(12)]
         tokens += [*tokenize(THINKING), *thought, *tokenize(THOUGHT), "\n"]
+    if says:
+        return tokens + tokenize(says)
     tokens += tokenize(OPENING)
     while len(tokens) < length:
         tokens.append(next(source))

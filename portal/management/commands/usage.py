@@ -1,4 +1,5 @@
-"""`manage.py usage`: settled calls, one JSON object per line, oldest settlement first; corrections are folded in."""
+"""`manage.py usage`: settled calls, one JSON object per line, oldest settlement first; corrections are folded in.
+The house's own calls (the canary's) only where its organization is named."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from billing import calls
 from billing.calls import Call
 from billing.models import Model
 from keys.models import ApiKey, Brand, Organization
+from portal.canary import accounts
 
 TOKENS = (
     "uncached_input_tokens",
@@ -81,7 +83,9 @@ def _calls(since: datetime | None, brand_slug: str | None, organization_name: st
         ids = list((named.filter(brand=brand) if brand else named).values_list("id", flat=True))
         if not ids:
             raise CommandError(f"There is no organization {organization_name}.")
-    return calls.settled(since=since, brand_id=brand.id if brand else None, organization_ids=ids)
+    hidden = frozenset(accounts.ids()) if ids is None else frozenset[int]()
+    found = calls.settled(since=since, brand_id=brand.id if brand else None, organization_ids=ids)
+    return (call for call in found if call.event.organization_id not in hidden)
 
 
 def line(call: Call, names: Names) -> dict[str, Any]:

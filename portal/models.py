@@ -1,0 +1,50 @@
+"""What the canary saw: the only tables of this room. Written by portal.canary.checks alone."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import TextChoices  # by name: mypy loses models.TextChoices inside a model's body
+
+from billing.models import Model
+
+
+class CanaryCheck(models.Model):
+    """One question to one model. `slot_at` is the beginning of the five minutes it was asked for: asked once, however
+    often the job runs. A row that stays `running` is of a job that was killed, and counts for nothing."""
+
+    class Outcome(TextChoices):
+        RUNNING = "running"
+        PASSED = "passed"
+        WRONG = "wrong"
+        FAILED = "failed"
+
+    model = models.ForeignKey(Model, on_delete=models.CASCADE, related_name="+")
+    slot_at = models.DateTimeField()
+    outcome = models.CharField(max_length=8, choices=Outcome.choices, default=Outcome.RUNNING)
+    call_id = models.CharField(max_length=60, blank=True, help_text="x-request-id of the answer")
+    http_status = models.SmallIntegerField(null=True)
+    code = models.CharField(max_length=60, blank=True, help_text="Why it failed")
+    first_token_ms = models.IntegerField(null=True)
+    duration_ms = models.IntegerField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["model", "slot_at"], name="canary_check_once")]
+        indexes = [models.Index(fields=["slot_at"], name="canary_check_slot")]
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.slot_at}: {self.outcome}"
+
+
+class ModelEvidence(models.Model):
+    """What a model last answered to the canary's question, and what its engines say they are: a list of
+    {"kind", "version", "model"}."""
+
+    model = models.OneToOneField(Model, primary_key=True, on_delete=models.CASCADE, related_name="+")
+    prompt = models.CharField(max_length=200, blank=True)
+    answer = models.CharField(max_length=1_000, blank=True)
+    answered_at = models.DateTimeField(null=True)
+    engines = models.JSONField(default=list)
+    engines_at = models.DateTimeField(null=True)
+
+    def __str__(self) -> str:
+        return f"{self.model}: {self.answer[:40]}"
