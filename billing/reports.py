@@ -1,11 +1,12 @@
-"""What an organization used, from the rollups alone: no page ever counts events.
+"""What an organization used, and how a brand's models served all of them, from the rollups alone: no page ever counts
+events.
 
 Days are the brand's; quarters of an hour are UTC. Costs are nanos, times milliseconds, speed tokens per second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Literal
@@ -100,6 +101,18 @@ def quarters(
     """One row per quarter of an hour that saw a call, `until` exclusive."""
     rows = UsageQuarter.objects.filter(organization_id=organization_id, starts_at__gte=since, starts_at__lt=until)
     return _grouped(_narrowed(rows, key_id, model_id), ("starts_at",))
+
+
+def models_by_quarter(brand_id: int, *, since: datetime, without: Collection[int] = ()) -> list[Usage]:
+    """One row per model of a brand, all its organizations together but those `without`, from quarters since then."""
+    rows = UsageQuarter.objects.filter(brand_id=brand_id, starts_at__gte=since)
+    return _grouped(rows.exclude(organization_id__in=without), ("model_id",))
+
+
+def models_by_day(brand_id: int, *, first: date, without: Collection[int] = ()) -> list[Usage]:
+    """The same, from brand days."""
+    rows = UsageDay.objects.filter(brand_id=brand_id, day__gte=first)
+    return _grouped(rows.exclude(organization_id__in=without), ("model_id",))
 
 
 def _narrowed(rows: QuerySet[Any], key_id: int | None, model_id: int | None) -> QuerySet[Any]:

@@ -5,6 +5,7 @@ the next request.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -17,7 +18,7 @@ from keys.models import Brand, Scope
 
 RESERVED_SLUGS = frozenset(
     {
-        *("admin", "accounts", "api", "static", "v1", "media", "metrics", "health", "mailbox"),
+        *("admin", "accounts", "api", "static", "v1", "media", "metrics", "health", "mailbox", "docs"),
         *("open", "overview", "keys", "usage", "balance", "requests"),
     }
 )
@@ -121,10 +122,21 @@ def _expression_problem(pattern: str) -> str | None:
     return None
 
 
+_docs_pages: set[str] = set()
+
+
+def register_docs_pages(names: Iterable[str]) -> None:
+    """A higher room says which pages of documentation there are; without that, any well-formed name will do."""
+    _docs_pages.update(names)
+
+
 def _pages_problem(pages: list[str]) -> str | None:
     wrong = next((page for page in pages if not _PAGE.fullmatch(page)), None)
     if wrong is not None:
         return f"{wrong!r} is no page's name: small letters and digits with - between."
+    unknown = next((page for page in pages if _docs_pages and page not in _docs_pages), None)
+    if unknown is not None:
+        return f"There is no page {unknown!r}; there are {', '.join(sorted(_docs_pages))}."
     return None if len(set(pages)) == len(pages) else "A page is named once."
 
 

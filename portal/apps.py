@@ -11,8 +11,11 @@ class PortalConfig(AppConfig):
 
     def ready(self) -> None:
         from billing import upgrade_facts
+        from keys import brands
         from portal import accounts, celery, checks  # noqa: F401 (tasks find their app; checks and signals register themselves)
+        from portal.docs.pages import PAGES
 
+        brands.register_docs_pages(PAGES)
         upgrade_facts.register_verified(accounts.with_confirmed_owner)
 
 

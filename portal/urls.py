@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from portal.pages import SECTIONS, shortcut
-from portal.views import balance, home, keys, requests, usage
+from portal.views import balance, docs, home, keys, requests, usage
 
 account: list[URLPattern] = [
     path("", home.overview, name="overview"),
@@ -23,6 +23,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("open/", home.account_open, name="account_open"),
     *(path(f"{section}/", shortcut(section), name=f"my_{section}") for section in SECTIONS),
     re_path(r"^(?P<organization>org_[a-z0-9]{1,36})/", include(account)),
+    path("docs/", docs.docs, name="docs"),
+    path("docs/<slug:name>/", docs.docs_page, name="docs_page"),
     path("colours.css", home.colours, name="colours"),
     path("mailbox/", home.mailbox, name="mailbox"),
     path("accounts/", include("allauth.account.urls")),

@@ -41,7 +41,6 @@ class Flag(StrEnum):
     BAD_EVENT = "bad_event"
     USAGE_INVALID = "usage_invalid"
     USAGE_NEGATIVE = "usage_negative"
-    IMAGES_OVER_HOLD = "images_over_hold"
 
 
 class Bounds(msgspec.Struct, frozen=True, gc=False):
@@ -57,7 +56,6 @@ class Bounds(msgspec.Struct, frozen=True, gc=False):
     """What the engine's tokenizer counted before the call, when it was asked."""
     generates: bool = True
     """False for embeddings: no output, no finish reason, and a prompt of many inputs may pass the context."""
-    images_max: int = 0
 
 
 class Delivered(msgspec.Struct, frozen=True, gc=False):

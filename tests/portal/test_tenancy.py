@@ -96,5 +96,13 @@ def test_the_front_page_shows_only_this_brands_accounts(cast):
 def test_every_page_of_the_portal_is_known_here():
     """A page outside an account that shows an account's rows would escape these tests."""
     outside = {pattern.name for pattern in urlpatterns if isinstance(pattern, URLPattern)}
-    known = {"home", "account_open", "colours", "mailbox", *(f"my_{section}" for section in SECTIONS)}
+    known = {
+        "home",
+        "account_open",
+        "colours",
+        "mailbox",
+        "docs",
+        "docs_page",
+        *(f"my_{section}" for section in SECTIONS),
+    }
     assert outside == known

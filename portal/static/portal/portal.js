@@ -63,16 +63,37 @@ function offerShowing(input) {
   wrapper.append(input, button);
 }
 
-// Several code samples in one place: one is shown, the others are a click or an arrow key away.
+// Several code samples in one place: one is shown, the others are a click or an arrow key away. A language chosen in one
+// place is chosen in all others of the page, and on the next page.
+const LANGUAGE = "language";
+const bars = [];
+
+function remembered() {
+  try { return localStorage.getItem(LANGUAGE); } catch { return null; }
+}
+
+function remember(language) {
+  try { localStorage.setItem(LANGUAGE, language); } catch { /* the reader's browser keeps nothing */ }
+}
+
 function offerChoosing(bar) {
   const tabs = [...bar.querySelectorAll("button")];
-  const choose = (chosen) => {
+  const show = (chosen) => {
     for (const tab of tabs) {
       const on = tab === chosen;
       tab.setAttribute("aria-selected", String(on));
       tab.tabIndex = on ? 0 : -1;
       document.getElementById(tab.getAttribute("aria-controls")).hidden = !on;
     }
+  };
+  const choose = (chosen) => {
+    const language = chosen.dataset.language;
+    show(chosen);
+    if (!language) return;
+    const top = chosen.getBoundingClientRect().top;
+    remember(language);
+    for (const other of bars) if (other.bar !== bar) other.speak(language);
+    window.scrollBy(0, chosen.getBoundingClientRect().top - top); // what was chosen stays where it was
   };
   for (const [index, tab] of tabs.entries()) {
     tab.addEventListener("click", () => choose(tab));
@@ -84,8 +105,10 @@ function offerChoosing(bar) {
       next.focus();
     });
   }
+  const named = (language) => tabs.find((tab) => tab.dataset.language && tab.dataset.language === language);
+  bars.push({ bar, speak: (language) => { const tab = named(language); if (tab) show(tab); } });
   bar.hidden = false;
-  choose(tabs[0]);
+  show(named(remembered()) ?? tabs[0]);
 }
 
 function closeMenusOnLeaving() {

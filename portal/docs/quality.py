@@ -1,0 +1,59 @@
+"""What the canary saw, as tables: its checks of the last month, and what stands behind each model."""
+
+from __future__ import annotations
+
+from portal.canary import history
+from portal.canary.history import History
+from portal.docs.service import per_cent
+from portal.docs.surface import Surface
+from portal.docs.tables import Cell, Table, amount, code
+from portal.models import ModelEvidence
+
+SHOWN_CHARS_MAX = 200
+
+
+def histories(surface: Surface) -> list[History]:
+    return history.of(surface.brand, surface.now)
+
+
+def table(found: list[History]) -> Table:
+    rows = [
+        (
+            code(each.slug),
+            amount(per_cent(each.day_share)),
+            amount(per_cent(each.month_share)),
+            amount("–" if each.first_token_ms is None else f"{each.first_token_ms:,} ms"),
+            Cell(_last(each)),
+        )
+        for each in found
+    ]
+    return Table(("Model", "Passed, 24 hours", "Passed, 30 days", "First token, median", "Last check"), rows)
+
+
+def _last(each: History) -> str:
+    if each.last_at is None:
+        return "–"
+    why = f" ({each.last_code})" if each.last_code else ""
+    return f"{each.last_outcome}{why}, {each.last_at:%Y-%m-%d %H:%M} UTC"
+
+
+def verified(surface: Surface) -> Table:
+    """What engines say of themselves, and the answer last seen."""
+    evidence = {each.model_id: each for each in ModelEvidence.objects.filter(model__brand=surface.brand)}
+    rows = []
+    for model in surface.models:
+        found = evidence.get(model.id)
+        if found is None:
+            rows.append((code(model.slug), Cell("not asked yet"), Cell("–"), Cell("–"), Cell("–")))
+            continue
+        seen_at = "–" if found.answered_at is None else f"{found.answered_at:%Y-%m-%d %H:%M} UTC"
+        rows.append(
+            (
+                code(model.slug),
+                Cell("; ".join(f"{each['kind']} {each['version']}".strip() for each in found.engines) or "–"),
+                Cell("; ".join(dict.fromkeys(each["model"] for each in found.engines)) or "–"),
+                Cell(found.answer[:SHOWN_CHARS_MAX] or "–"),
+                Cell(seen_at),
+            )
+        )
+    return Table(("Model", "Engine", "Served there as", "Answer last seen", "When"), rows)
