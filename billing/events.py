@@ -9,6 +9,7 @@ counter changes, seeds and reconcile all go by it (`COUNTED_SQL` is the same ove
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Annotated, Literal
 
@@ -173,6 +174,7 @@ def storable(event: Event) -> Event:
     )
 
 
+@lru_cache(maxsize=4096)
 def _storable_address(address: str | None) -> str | None:
     try:
         return str(ip_address(address.partition("%")[0])) if address else None

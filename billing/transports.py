@@ -67,6 +67,10 @@ class SingleTransport:
 
     async def call(self, shards: Sequence[int], encoded: Sequence[bytes]) -> bytes:
         connection = self._connection
+        if connection is not None and _has_ended(connection):
+            self._connection = None
+            await _closed(connection)
+            connection = None
         if connection is None:
             connection = self._connection = await _opened(self._pool.make_connection)
         try:
@@ -98,6 +102,9 @@ class ClusterTransport:
             node = await self._node(name)
             free = self._links.free[node.name]
             connection = free.pop() if free else await self._reached(node)
+            if _has_ended(connection):
+                await _closed(connection)
+                connection = await self._reached(node)
             try:
                 reply: bytes = await _within(ANSWER_SECONDS_MAX, exchange(connection, command))
             except StoreUnavailable as error:
@@ -179,6 +186,12 @@ async def _opened(make: Callable[[], AbstractConnection]) -> AbstractConnection:
         await _closed(connection)
         raise NeverSent(str(error)) from error
     return connection
+
+
+def _has_ended(connection: AbstractConnection) -> bool:
+    """Whether the server has closed it meanwhile, as one that restarts does: no batch need fail on it."""
+    reader = connection._reader
+    return reader is None or reader.at_eof()
 
 
 async def _closed(connection: AbstractConnection) -> None:

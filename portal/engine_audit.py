@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 from billing import engine_counters, reconcile_calls, reconcile_engine_log
@@ -32,12 +33,25 @@ def compare(*, now: datetime) -> int:
 
 def logs_that_differ(*, now: datetime) -> Iterator[Difference]:
     """Metered usage against the logs of demo engines. Only they have one, and only on this machine."""
-    near = {root: engine for root, engine in engine_counters.engines_to_read().items() if _is_near(root)}
-    logs = asyncio.run(read_logs(near))
+    logs = _logs()
     pending = reconcile_calls.pending(redis_client())
     for root, log_lines in logs.items():
         ids = [engine.id for engine in engine_counters.engines_at(root)]
         yield from reconcile_engine_log.differences(log_lines, ids, pending, now)
+
+
+def counted_by_demo_engines(call_ids: Collection[str]) -> dict[str, tuple[int, int]]:
+    """Prompt and output tokens of these calls, as the demo engines' own logs have them; calls they never had are left
+    out."""
+    wanted = set(call_ids)
+    entries = [entry for lines in _logs().values() for entry in lines if entry["request_id"] in wanted]
+    done = [entry for entry in entries if entry["end"] != "refused"]
+    return {entry["request_id"]: (entry["prompt_tokens"], entry["output_tokens"]) for entry in done}
+
+
+def _logs() -> dict[str, list[dict[str, Any]]]:
+    near = {root: engine for root, engine in engine_counters.engines_to_read().items() if _is_near(root)}
+    return asyncio.run(read_logs(near))
 
 
 def _is_near(root: str) -> bool:

@@ -52,6 +52,8 @@ class Service(Protocol):
 
     def session(self) -> int | None: ...
 
+    def pid(self) -> int | None: ...
+
 
 @dataclass
 class Program:
@@ -78,6 +80,9 @@ class Program:
             self.child = None
 
     def session(self) -> int | None:
+        return self.pid()
+
+    def pid(self) -> int | None:
         return None if self.child is None else self.child.pid
 
 
@@ -115,6 +120,9 @@ class Store:
     def session(self) -> int | None:
         return None
 
+    def pid(self) -> int | None:
+        return None if self.server.child is None else self.server.child.pid
+
 
 def _how_it_ended(child: subprocess.Popen[bytes] | None) -> str | None:
     if child is None:
@@ -134,10 +142,18 @@ class _Watched:
 
 
 class Supervisor:
-    """Start order is the order of `start` calls; stop order is the reverse, unless `stop_order` says otherwise."""
+    """Start order is the order of `start` calls; stop order is the reverse, unless `stop_order` says otherwise. `note`
+    gets the process ids of all that run, by name, whenever one has been started."""
 
-    def __init__(self, *, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        say: Callable[[str], None],
+        note: Callable[[dict[str, int]], None] = lambda pids: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.say = say
+        self.note = note
         self.clock = clock
         self.watched: list[_Watched] = []
 
@@ -154,6 +170,8 @@ class Supervisor:
             entry.service.start()
         except (StoresError, OSError) as error:
             self.say(f"{entry.service.name} could not be started: {error}")
+        pids = {entry.service.name: entry.service.pid() for entry in self.watched}
+        self.note({name: pid for name, pid in pids.items() if pid is not None})
 
     # Watching
 

@@ -41,6 +41,7 @@ class Flag(StrEnum):
     BAD_EVENT = "bad_event"
     USAGE_INVALID = "usage_invalid"
     USAGE_NEGATIVE = "usage_negative"
+    IMAGES_OVER_HOLD = "images_over_hold"
 
 
 class Bounds(msgspec.Struct, frozen=True, gc=False):
@@ -56,6 +57,7 @@ class Bounds(msgspec.Struct, frozen=True, gc=False):
     """What the engine's tokenizer counted before the call, when it was asked."""
     generates: bool = True
     """False for embeddings: no output, no finish reason, and a prompt of many inputs may pass the context."""
+    images_max: int = 0
 
 
 class Delivered(msgspec.Struct, frozen=True, gc=False):

@@ -39,6 +39,7 @@ def meter_for(call: Call) -> Meter:
         prompt_bytes=estimate.prompt_tokens_max,
         prompt_tokens=call.prompt_tokens,
         generates=call.asked.endpoint is not EMBEDDINGS,
+        images_max=estimate.images_max,
     )
     return Meter(call.engine.capabilities, bounds)
 

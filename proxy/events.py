@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 EVENT_BYTES_MAX = 4 * 1024 * 1024
-_TOO_LARGE = f"an event of more than {EVENT_BYTES_MAX} bytes"
+_TOO_LARGE = "an event of more than {} bytes"
 _BOM = b"\xef\xbb\xbf"
 
 
 class EventTooLarge(Exception):
-    """An event grew past EVENT_BYTES_MAX without ending."""
+    """An event grew past its bound without ending."""
 
 
 class Frame(NamedTuple):
@@ -27,9 +27,10 @@ class Frame(NamedTuple):
 class EventReader:
     """Feed it bytes as they come; it hands out complete frames. How the bytes were cut makes no difference."""
 
-    __slots__ = ("_begun", "_carriage", "_rest", "_rest_bytes")
+    __slots__ = ("_begun", "_bytes_max", "_carriage", "_rest", "_rest_bytes")
 
-    def __init__(self) -> None:
+    def __init__(self, bytes_max: int = EVENT_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
         self._rest: list[bytes] = []  # pieces of the event that has not ended
         self._rest_bytes = 0
         self._carriage = False  # the last byte was a CR: an LF may follow that belongs to it
@@ -88,14 +89,14 @@ class EventReader:
         if piece:
             self._rest.append(piece)
             self._rest_bytes += len(piece)
-            if self._rest_bytes > EVENT_BYTES_MAX:
-                raise EventTooLarge(_TOO_LARGE)
+            if self._rest_bytes > self._bytes_max:
+                raise EventTooLarge(_TOO_LARGE.format(self._bytes_max))
 
     def _frames(self, blocks: list[bytes]) -> list[Frame]:
         frames: list[Frame] = []
         for block in blocks:
-            if len(block) > EVENT_BYTES_MAX:
-                raise EventTooLarge(_TOO_LARGE)
+            if len(block) > self._bytes_max:
+                raise EventTooLarge(_TOO_LARGE.format(self._bytes_max))
             if block.startswith(b"data: ") and b"\n" not in block:
                 self._begun = True
                 frames.append(Frame(block[6:]))

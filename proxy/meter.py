@@ -20,7 +20,7 @@ import orjson
 from billing.snapshot import Capabilities
 from billing.usage import Usage
 from proxy.bounds import Bounds, Delivered, Flag, Source, believe
-from proxy.events import EventReader, EventTooLarge, Frame
+from proxy.events import EVENT_BYTES_MAX, EventReader, EventTooLarge, Frame
 from proxy.stream_event import (
     SIGN_OF_LIFE,
     Event,
@@ -28,6 +28,7 @@ from proxy.stream_event import (
     content_bytes,
     error_of,
     event_of,
+    images_of,
     index_of,
     json_object,
     size_of,
@@ -83,6 +84,8 @@ _RESPONSE_ENDS = {
 }
 """The responses API: type of a stream's closing event, or status of a whole response → finish reason."""
 _CONTENT = Kind.CONTENT
+IMAGE_EVENT_BYTES_MAX = 32 * 1024 * 1024
+"""An image comes whole in one event."""
 _USAGE_OPENS = b'"usage":{'
 _TIMINGS_OPENS = b'"timings":{'
 
@@ -102,6 +105,8 @@ class Meter:
         "_final",
         "_finish_reasons",
         "_flags",
+        "_images",
+        "_images_apart",
         "_reader",
         "_running",
         "_unread",
@@ -113,7 +118,7 @@ class Meter:
     def __init__(self, capabilities: Capabilities, bounds: Bounds) -> None:
         self._capabilities = capabilities
         self._bounds = bounds
-        self._reader = EventReader()
+        self._reader = EventReader(IMAGE_EVENT_BYTES_MAX if bounds.images_max else EVENT_BYTES_MAX)
         self._events = 0
         self._content_bytes = 0
         self._final: Report | None = None
@@ -123,6 +128,7 @@ class Meter:
         self._closing_counts: set[int] = set()  # choices whose finish came with a count: the last word on them
         self._finish_reasons: dict[int, str] = {}
         self._flags: set[str] = set()
+        self._images = self._images_apart = 0  # as parts of the content, and apart from it
         self._broken_off = False
         self.content_events = 0
         self.done = False
@@ -218,6 +224,12 @@ class Meter:
         usage, source, flags = believe(report, source, self._bounds, delivered, absent_cache_is_zero=zero)
         if report.prompt is None and report.output is None:
             flags.add(Flag.USAGE_MISSING)
+        images = max(self._images, self._images_apart)  # an engine that lists an image twice has made it once
+        if images > self._bounds.images_max:
+            flags.add(Flag.IMAGES_OVER_HOLD)
+            images = self._bounds.images_max
+        if images:
+            usage = msgspec.structs.replace(usage, images=images)
         return usage, source, flags | self._flags, report
 
     def _newest(self) -> tuple[Report, Source]:
@@ -254,6 +266,7 @@ class Meter:
         if (
             (_TIMINGS_OPENS in data or _USAGE_OPENS in data)
             and self._bounds.choices == 1
+            and not self._bounds.images_max
             and b'"finish_reason":null' in data
             and b'"error"' not in data
             and self.content_events
@@ -330,6 +343,9 @@ class Meter:
             if size:
                 self.content_events += 1
                 self._content_bytes += size
+                apart, within = images_of(choice)
+                self._images_apart += apart
+                self._images += within
             reason = choice.get("finish_reason")
             if type(reason) is str and reason:
                 self._finish_reasons[index] = reason

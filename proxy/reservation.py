@@ -59,6 +59,7 @@ async def _reserve_once(call: Call, worker: Worker) -> Hold:
         output_tokens_wanted=asked.output_wanted,
         output_tokens_min=min(OUTPUT_TOKENS_MIN, asked.output_wanted),
         choices=asked.choices,
+        images_max=call.model.images_per_call_max * asked.choices,
         endpoint=asked.endpoint.name,
     )
     hold = await worker.admission.reserve(

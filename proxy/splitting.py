@@ -77,7 +77,7 @@ def _choice_split(choice: Any, asked: Split) -> Any:
         return choice
     thought, content = message_split(choice, asked)
     ours = {"role": "assistant"} | _without_text(message) | dict.fromkeys(asked.names, thought)
-    return choice | {"message": ours | {"content": content if type(message.get("content")) is str else None}}
+    return choice | {"message": ours | {"content": content if _is_text(message) else message.get("content")}}
 
 
 def message_split(choice: dict[str, Any], asked: Split) -> Parted:
@@ -114,12 +114,13 @@ class SplitRewriter(StreamRewriter):
         index = choice.get("index")
         index = index if type(index) is int else 0
         splitter = self._splitters.get(index)
+        is_first = splitter is None
         ours = _without_text(theirs)
         if splitter is None:
             splitter = self._splitters[index] = Splitter(opened=self._asked.opened)
             ours = {"role": "assistant"} | ours
-            if "content" in theirs and not theirs["content"]:
-                ours["content"] = theirs["content"]
+        if "content" in theirs and not _is_text(theirs) and (is_first or theirs["content"]):
+            ours["content"] = theirs["content"]  # parts with images pass as they are
         thought, content = split_delta(splitter, choice)
         if thought:
             ours |= dict.fromkeys(self._asked.names, thought)
@@ -150,6 +151,10 @@ def split_delta(splitter: Splitter, choice: dict[str, Any]) -> tuple[str, str]:
 def _own_thought(message: dict[str, Any]) -> str:
     """Thought that the engine has split itself, under whichever name."""
     return next((text for name in OWN_FIELDS if type(text := message.get(name)) is str and text), "")
+
+
+def _is_text(message: dict[str, Any]) -> bool:
+    return type(message.get("content")) is str and message["content"] != ""
 
 
 def _without_text(message: dict[str, Any]) -> dict[str, Any]:

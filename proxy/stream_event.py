@@ -39,6 +39,7 @@ def event_of(values: tuple[Kind, bytes, dict[str, Any] | None, bool, bytes]) -> 
     return tuple.__new__(Event, values)
 
 
+_IMAGE_PARTS = frozenset({"image_url", "image", "output_image"})
 _TEXTS = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
 
 
@@ -79,4 +80,25 @@ def content_bytes(choice: dict[str, Any]) -> int:
                 size += size_of(value)
         elif value and name == "tool_calls":
             size += len(orjson.dumps(value))
+        elif type(value) is list and name in ("content", "images"):
+            size += sum(map(_part_bytes, value))
     return size
+
+
+def _part_bytes(part: Any) -> int:
+    """Of an image one byte, not its data: it is something, but no text to estimate tokens from."""
+    text = part.get("text") if type(part) is dict else None
+    return size_of(text) if type(text) is str else 1
+
+
+def images_of(choice: dict[str, Any]) -> tuple[int, int]:
+    """Images a choice brings, as engines spell it: in `images` of its message or delta, and as parts of its content."""
+    body = choice.get("delta") or choice.get("message")
+    if type(body) is not dict:
+        return 0, 0
+    images, content = body.get("images"), body.get("content")
+    parts = content if type(content) is list else ()
+    return (
+        len(images) if type(images) is list else 0,
+        sum(type(part) is dict and part.get("type") in _IMAGE_PARTS for part in parts),
+    )

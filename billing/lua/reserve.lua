@@ -95,16 +95,17 @@ local function read_minutes(shard, static, all)
   end
   local current = redis.call('HMGET', base .. minute, unpack(fields))
   local before = redis.call('HMGET', base .. minute - 1, unpack(fields))
-  local left = MINUTE_MS - (now - minute * MINUTE_MS)
+  local left, is_new = MINUTE_MS - (now - minute * MINUTE_MS), true
   for n, i in ipairs(numbers) do
     local posted, held = tonumber(current[2 * n - 1] or '0'), tonumber(current[2 * n] or '0')
     local last_posted, last_held = tonumber(before[2 * n - 1] or '0'), tonumber(before[2 * n] or '0')
     all.posted[i] = text(posted + math.ceil(last_posted * left / MINUTE_MS))
     all.held[i] = text(held + math.ceil(last_held * left / MINUTE_MS))
     all.own[i] = current[2 * n] or '0'
+    is_new = is_new and not current[2 * n - 1] and not current[2 * n]
     all.minutes[i] = {posted + held, last_posted + last_held}
   end
-  all.writes[MINUTE] = {base .. minute}
+  all.writes[MINUTE], all.is_new[MINUTE] = {base .. minute}, is_new
 end
 
 local function read_counters(shard, static)
@@ -244,7 +245,7 @@ local function write_windows(static, all, amounts)
   if all.is_new[MONTH] then
     redis.call('PEXPIREAT', all.writes[MONTH][1], text(static[15] + KEEP_MONTH_MS))
   end
-  if all.writes[MINUTE] then
+  if all.is_new[MINUTE] then
     redis.call('EXPIRE', all.writes[MINUTE][1], KEEP_MINUTE_S)
   end
 end

@@ -47,6 +47,8 @@ class DemoModel:
     max_model_len: int
     thinks: bool = False
     embeds: bool = False
+    images: int = 0
+    """How many it draws into an answer."""
     always: int = 0
     """The status it answers whatever is asked."""
 
@@ -57,6 +59,7 @@ MODELS = {
     "demo-vast": DemoModel(1_048_576),
     "demo-reasoning": DemoModel(32_768, thinks=True),
     "demo-embed": DemoModel(8_192, embeds=True),
+    "demo-image": DemoModel(32_768, images=1),
     "demo-loading": DemoModel(32_768, always=503),
     "demo-broken": DemoModel(32_768, always=500),
 }
@@ -165,6 +168,8 @@ class DemoEngine:
         chat = request.path.endswith("/chat/completions")
         job = Job.read(fields, name=name, thinks=model.thinks, max_model_len=model.max_model_len, chat=chat)
         asked = self.control.directives_for(name, job.last_text)
+        if model.images:
+            asked = {"images": model.images} | asked
         await Generation(self, request, job, asked).run()
 
     async def _embed(self, request: Request) -> None:

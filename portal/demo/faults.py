@@ -18,6 +18,7 @@ Or by rules through POST /control, for a model, for prompts with some text in th
 | short=P | reports P per cent fewer tokens, prompt and output, than it read and made |
 | over, under, negative, missing, text | lies about usage: far too many, half, below 0, none, as text |
 | tool | calls the first tool |
+| images=N | draws N images into the answer, beside its text |
 """
 
 from __future__ import annotations
@@ -28,9 +29,8 @@ from typing import Any
 
 DIRECTIVE = re.compile(r"\bdemo:([a-z]+)(?:=(\d{1,9}))?")
 LIES = frozenset({"over", "under", "short", "negative", "missing", "text"})
-NAMES = (
-    frozenset({"fill", "tokens", "rate", "delay", "hang", "stall", "die", "nodone", "error", "status", "tool"}) | LIES
-)
+_FAULTS = frozenset({"hang", "stall", "die", "nodone", "error", "status"})
+NAMES = frozenset({"fill", "tokens", "rate", "delay", "tool", "images"}) | _FAULTS | LIES
 
 Directives = dict[str, int]
 """Name → its number, 0 without one."""

@@ -180,7 +180,15 @@ class Generation:
         message: dict[str, Any] = {"role": "assistant", "content": text}
         if self.tool:
             message = {"role": "assistant", "content": None, "tool_calls": [self._call(text)]}
+        if "images" in self.asked:
+            message["images"] = self._images()
         return {"index": index, "message": message, "logprobs": None, "finish_reason": finish}
+
+    def _images(self) -> list[dict[str, Any]]:
+        return [
+            {"type": "image_url", "index": number, "image_url": {"url": speech.PIXEL}}
+            for number in range(self.asked["images"])
+        ]
 
     def _call(self, arguments: str) -> dict[str, Any]:
         return {"id": "call_demo", "type": "function", "function": {"name": self.tool, "arguments": arguments}}
@@ -198,6 +206,8 @@ class Generation:
                     self.made[index] += 1
                     await self._event(kind, index, self._delta(tokens[step], step), None)
                     if step + 1 == len(tokens):
+                        if self.job.chat and "images" in self.asked:
+                            await self._event(kind, index, {"images": self._images()}, None)
                         await self._event(kind, index, {} if self.job.chat else {"text": ""}, finish)
             ended = await self._break_off(step + 1)
             if ended:

@@ -20,6 +20,10 @@ WORDS = (  # noqa: SIM905 - a list of literals would fill a page
     "will turns holds keeps moves grows waits reads finds makes brings slowly often once again still today well"
 ).split()
 OPENING = "This is the demo engine: no GPU wrote these words."
+PIXEL = "data:image/png;base64," + (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+"""An image of one dot."""
 THINKING = "<think>"
 THOUGHT = "</think>"
 

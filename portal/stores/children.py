@@ -84,14 +84,23 @@ def session_members(leader: int) -> list[int]:
 
 def session_of(pid: int) -> int | None:
     """None for a process that is gone, and for a zombie, which holds nothing any more."""
+    fields = _facts(pid)
+    return int(fields[3]) if fields else None
+
+
+def children_of(parent: int) -> list[int]:
+    """Its living children."""
+    return [pid for pid in _pids() if (fields := _facts(pid)) and int(fields[1]) == parent]
+
+
+def _facts(pid: int) -> list[str]:
+    """What the kernel says of a living process, from its state on: parent, group, session, …"""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return None
+        return []
     fields = text.rpartition(")")[2].split()
-    if fields[0] in ("Z", "X"):
-        return None
-    return int(fields[3])
+    return [] if fields[0] in ("Z", "X") else fields
 
 
 def servers_in(folder: Path, program: str) -> list[int]:

@@ -45,6 +45,11 @@ class Place:
         return self.var / "stores.users"
 
     @property
+    def processes_file(self) -> Path:
+        """What `up` keeps alive; written by it, read through portal.roster."""
+        return self.var / "processes.json"
+
+    @property
     def logs(self) -> Path:
         return self.var / "log"
 

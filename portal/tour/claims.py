@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from portal.tour import Claim
+from portal.tour.killing import kills_lose_and_double_nothing
 from portal.tour.metering import a_call_is_explained
 from portal.tour.revoking import a_revoked_key_is_refused_at_once
 from portal.tour.spending import a_balance_is_never_overspent
@@ -11,4 +12,9 @@ CLAIMS = (
     Claim("metering", "A call is metered, priced and booked to the nano.", a_call_is_explained),
     Claim("spending", "500 parallel calls never spend more than a balance for 10.", a_balance_is_never_overspent),
     Claim("revoking", "A revoked key is refused on the very next request.", a_revoked_key_is_refused_at_once),
+    Claim(
+        "killing",
+        "kill -9 of a proxy worker and of Redis under 50 streams loses no charge and doubles none.",
+        kills_lose_and_double_nothing,
+    ),
 )

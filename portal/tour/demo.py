@@ -16,7 +16,7 @@ from asgiref.sync import sync_to_async
 from billing import calls
 from billing.calls import Call
 from billing.snapshot import EngineRecord
-from proxy.upstream import Deadlines, Pool, UpstreamFailure
+from proxy.upstream import Deadlines, Pool, Response, UpstreamFailure
 
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
 JOURNAL_SECONDS_MAX = 15.0
@@ -60,17 +60,21 @@ class Demo:
 
     async def post(self, key: str, body: Mapping[str, Any]) -> Answer:
         """One whole chat completion. Raises UpstreamFailure where no answer came."""
-        base_url = self.brand["base_url"].replace("localhost", "127.0.0.1")
-        door = EngineRecord(id=0, name="demo", kind="openai", base_url=base_url)
-        headers = [(b"authorization", b"Bearer " + key.encode()), (b"content-type", b"application/json")]
         started_at = time.monotonic()
-        response = await self.pool.send(door, "/chat/completions", orjson.dumps(body), headers, DEADLINES)
+        response = await self.send(key, body)
         try:
             text = await response.read(ANSWER_BYTES_MAX)
         finally:
             response.close()
         found = {name.decode().lower(): value.decode("latin-1") for name, value in response.headers.items()}
         return Answer(response.status, found, orjson.loads(text), started_at)
+
+    async def send(self, key: str, body: Mapping[str, Any]) -> Response:
+        """A chat completion's answer, its body unread; close it. Raises UpstreamFailure where no answer came."""
+        base_url = self.brand["base_url"].replace("localhost", "127.0.0.1")
+        door = EngineRecord(id=0, name="demo", kind="openai", base_url=base_url)
+        headers = [(b"authorization", b"Bearer " + key.encode()), (b"content-type", b"application/json")]
+        return await self.pool.send(door, "/chat/completions", orjson.dumps(body), headers, DEADLINES)
 
     async def ask(self, text: str, *, key: str | None = None, **fields: Any) -> Answer:
         body = {"model": self.model, "messages": [{"role": "user", "content": text}], **fields}

@@ -23,16 +23,17 @@ def whole(answer: Object, stamp: Stamp, echo: Echo, asked: Split | None, measure
     choice = next(iter(answer.get("choices") or ()), None)
     message = choice.get("message") if type(choice) is dict else None
     found: Object = message if type(message) is dict else {}
-    text = found.get("content")
-    thought, text = "", text if type(text) is str else ""
-    if asked is not None and type(choice) is dict:
+    thought, text = "", text_in(found)
+    if asked is not None and type(choice) is dict and type(found.get("content")) is not list:
         thought, text = message_split(choice, asked)
     status = status_of(measured)
+    images = images_in(found)
     calls = [call for call in found.get("tool_calls") or () if type(call) is dict]
     output: list[Object] = []
-    if text or thought or not calls:
-        parts = parts_of(thought, text, is_last=not calls)
-        output.append(message_item(message_id(stamp), parts, status))
+    is_last = not calls and not images
+    if text or thought or is_last:
+        output.append(message_item(message_id(stamp), parts_of(thought, text, is_last=is_last), status))
+    output += [image_item(stamp, number, image) for number, image in enumerate(images)]
     for index, call in enumerate(calls):
         function = call.get("function")
         function = function if type(function) is dict else {}
@@ -128,7 +129,7 @@ def call_item(stamp: Stamp, index: int, *, call_id: str, name: str, arguments: s
 
 
 def parts_of(thought: str, text: str, *, is_last: bool) -> list[Object]:
-    """`is_last`: no calls follow, so that the message has a text, be it empty."""
+    """`is_last`: no calls or images follow, so that the message has a text, be it empty."""
     parts = [thought_part(thought)] if thought else []
     return [*parts, text_part(text)] if text or is_last else parts
 
@@ -139,3 +140,40 @@ def thought_part(text: str) -> Object:
 
 def text_part(text: str) -> Object:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+# what an engine's message holds ---------------------------------------------------------------------------------------
+
+
+def text_in(message: Object) -> str:
+    """The text of a message or delta, be it in parts."""
+    content = message.get("content")
+    if type(content) is list:
+        texts = [part.get("text") for part in content if type(part) is dict]
+        return "".join([text for text in texts if type(text) is str])
+    return content if type(content) is str else ""
+
+
+def images_in(message: Object) -> list[str]:
+    """Images of a message or delta as their data or addresses, wherever engines put them."""
+    content, images = message.get("content"), message.get("images")
+    parts = [*(images if type(images) is list else ()), *(content if type(content) is list else ())]
+    return [url for part in parts if (url := _url_in(part))]
+
+
+def _url_in(part: Any) -> str:
+    for name in ("image_url", "image", "url"):
+        if type(part) is dict:
+            part = part.get(name, part)
+    return part if type(part) is str else ""
+
+
+def image_item(stamp: Stamp, number: int, image: str) -> Object:
+    """As the SDKs know pictures: their data without the address around it."""
+    data = image.partition(";base64,")[2] if image.startswith("data:") else image
+    return {
+        "id": f"ig_{number}_{stamp.id}",
+        "type": "image_generation_call",
+        "status": "completed",
+        "result": data,
+    }

@@ -30,10 +30,11 @@ class ResponseRewriter(StreamRewriter):
         self._echo = echo
         self._splitter = None if asked is None else Splitter(opened=asked.opened)
         self._said = 0
-        self._items: list[_Thought | _Message | _Call] = []  # an item's place is its output_index
+        self._items: list[_Thought | _Message | _Call | _Image] = []  # an item's place is its output_index
         self._thought: _Thought | None = None
         self._message: _Message | None = None
         self._calls: dict[int, _Call] = {}
+        self._images = 0
 
     def rewrite(self, piece: bytes, parsed: dict[str, Any] | None = None) -> bytes:
         events = self._begin()
@@ -46,11 +47,11 @@ class ResponseRewriter(StreamRewriter):
     def last(self, measured: Measured) -> bytes:
         events = self._begin()
         status = answer.status_of(measured)
-        if self._message is None and not self._calls:
+        if self._message is None and self._is_last:
             events += self._message_opened()
         for item in self._items:
             if not item.done:
-                events += item.closed(status, is_last=not self._calls)
+                events += item.closed(status, is_last=self._is_last)
         closing = answer.response(
             self._stamp, self._echo, status=status, output=self._output(status), measured=measured
         )
@@ -90,9 +91,8 @@ class ResponseRewriter(StreamRewriter):
     def _choice(self, choice: Object) -> list[Object]:
         delta = choice.get("delta")
         theirs: Object = delta if type(delta) is dict else {}
-        text = theirs.get("content")
-        thought, text = "", text if type(text) is str else ""
-        if self._splitter is not None:
+        thought, text = "", answer.text_in(theirs)
+        if self._splitter is not None and type(theirs.get("content")) is not list:
             thought, text = split_delta(self._splitter, choice)
         events = self._think(thought) if thought else []
         if text:
@@ -102,6 +102,8 @@ class ResponseRewriter(StreamRewriter):
         for call in theirs.get("tool_calls") or ():
             if type(call) is dict:
                 events += self._thought_closed() + self._call(call)
+        for image in answer.images_in(theirs):
+            events += self._thought_closed() + self._image(image)
         return events
 
     def _think(self, text: str) -> list[Object]:
@@ -153,10 +155,20 @@ class ResponseRewriter(StreamRewriter):
         arguments = function.get("arguments")
         return events + call.says(arguments) if type(arguments) is str and arguments else events
 
+    def _image(self, image: str) -> list[Object]:
+        drawn = _Image(answer.image_item(self._stamp, self._images, image), len(self._items))
+        self._images += 1
+        self._items.append(drawn)
+        return drawn.opened()
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether the message is all there is."""
+        return not self._calls and not self._images
+
     def _output(self, status: str) -> list[Object]:
         """Items as a whole response has them."""
-        is_last = not self._calls
-        return [item.item(status, is_last=is_last) for item in self._items if not isinstance(item, _Thought)]
+        return [item.item(status, is_last=self._is_last) for item in self._items if not isinstance(item, _Thought)]
 
 
 class _Item:
@@ -262,3 +274,21 @@ class _Call(_Item):
     def _arguments(self, event: str, **fields: Any) -> Object:
         where = {"item_id": self.id, "output_index": self.place}
         return {"type": f"response.function_call_arguments.{event}"} | where | fields
+
+
+class _Image(_Item):
+    """It comes at once."""
+
+    def __init__(self, made: Object, place: int) -> None:
+        super().__init__(made["id"], place)
+        self._made = made
+        self.done = True
+
+    def opened(self) -> list[Object]:
+        return [self.item_event("added", self._made), self.item_event("done", self._made)]
+
+    def closed(self, status: str, *, is_last: bool) -> list[Object]:
+        return []
+
+    def item(self, status: str, *, is_last: bool) -> Object:
+        return self._made

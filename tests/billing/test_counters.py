@@ -42,6 +42,20 @@ async def test_what_one_turn_brings_leaves_in_one_script_call(stage, redis_conne
         assert len(s.entries()) == 40
 
 
+async def test_windows_of_minutes_days_and_months_end_by_themselves(stage):
+    async with stage(limit("requests", "minute", 10), limit("tokens", "day", 10_000)) as s:
+        for _ in range(2):
+            await s.settle(await s.reserve())
+        await s.admission.drain(5)
+        prefix = script.name(s.caller.shard, f"w:{s.caller.organization.id}:")
+        left = {
+            name[len(prefix) :][:1]: s.sync.ttl(name) for name in s.sync.scan_iter(prefix.replace("{", "[{]") + "*")
+        }
+        assert left.keys() == {b"i", b"d", b"m"}
+        assert 60 < left[b"i"] <= 180
+        assert 2 * 86_400 < left[b"d"] <= 4 * 86_400 < left[b"m"] <= 72 * 86_400
+
+
 async def test_an_entry_that_fails_harms_only_itself(stage):
     async with stage() as s:
         await s.admission.void(await s.reserve())
@@ -203,6 +217,16 @@ async def test_while_redis_is_away_calls_are_refused_at_once_and_owe_nothing(sta
         open_epoch(client, EPOCH + 1)
         assert await s.counters.drain(5) == 0
         assert s.account() == {"bal": 10**12 - 38_000, "seq": 0, "held": 0}
+        assert (await s.reserve()).granted == 1000
+
+
+async def test_a_connection_that_redis_closed_fails_no_call(stage):
+    """As after a restart: each of a worker's connections is found closed when it is next wanted."""
+    async with stage() as s:
+        await s.admission.void(await s.reserve())
+        await s.admission.drain(5)
+        assert s.sync.client_kill_filter(_type="normal", skipme=True) >= 1
+        await asyncio.sleep(0.05)
         assert (await s.reserve()).granted == 1000
 
 

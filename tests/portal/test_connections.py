@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
 
 from portal import connections
 
@@ -127,3 +129,112 @@ def test_no_more_connections_than_configured(port: int) -> None:
     finally:
         for connection in links:
             connection.close()
+
+
+def test_a_client_that_asks_for_nothing_more_is_let_go(port: int) -> None:
+    with link(port) as resting:
+        resting.sendall(GET)
+        assert resting.recv(1000).startswith(b"HTTP/1.1 200")
+        assert not closed_within(resting, 1.5)
+        assert closed_within(resting, 2)
+
+
+# answers --------------------------------------------------------------------------------------------------------------
+
+
+class Wire:
+    """A transport that keeps what is written, piece by piece."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        self.pieces.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def cycle(method: str = "GET", *, keep_alive: bool = True) -> tuple[connections.Cycle, Wire]:
+    wire = Wire()
+    nothing: Any = None
+    made = connections.Cycle(
+        scope={"method": method},  # type: ignore[typeddict-item]
+        transport=wire,  # type: ignore[arg-type]
+        flow=FlowControl(wire),  # type: ignore[arg-type]
+        logger=nothing,
+        access_logger=nothing,
+        access_log=False,
+        default_headers=[(b"date", b"today")],
+        message_event=asyncio.Event(),
+        expect_100_continue=False,
+        keep_alive=keep_alive,
+        on_response=lambda: None,
+    )
+    return made, wire
+
+
+def start(status: int = 200, *headers: tuple[bytes, bytes]) -> dict[str, Any]:
+    return {"type": "http.response.start", "status": status, "headers": list(headers)}
+
+
+def body(data: bytes, more: bool = False) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+async def test_head_and_body_leave_in_one_write() -> None:
+    answer, wire = cycle()
+    await answer.send(start(200, (b"Content-Length", b"2")))
+    assert wire.pieces == []
+    await answer.send(body(b"ok"))
+    assert wire.pieces == [b"HTTP/1.1 200 OK\r\ndate: today\r\ncontent-length: 2\r\n\r\nok"]
+    assert answer.response_complete
+    assert not wire.closed
+
+
+async def test_an_answer_of_unknown_length_leaves_in_chunks() -> None:
+    answer, wire = cycle(keep_alive=False)
+    await answer.send(start())
+    await answer.send(body(b"one", more=True))
+    await answer.send(body(b"two", more=True))
+    await answer.send(body(b""))
+    head = b"HTTP/1.1 200 OK\r\ndate: today\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+    assert wire.pieces == [head + b"3\r\none\r\n", b"3\r\ntwo\r\n", b"0\r\n\r\n"]
+    assert wire.closed
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("GET", 204), ("GET", 304)])
+async def test_some_answers_have_no_body(method: str, status: int) -> None:
+    answer, wire = cycle(method)
+    await answer.send(start(status))
+    await answer.send(body(b"" if status != 200 else b"ignored"))
+    assert wire.pieces[0].endswith(b"\r\ndate: today\r\n\r\n")
+
+
+async def test_a_header_cannot_bring_others_with_it() -> None:
+    for value in (b"a\r\nset-cookie: b", b"a\nb", b"a\rb", b"a\0"):
+        answer, wire = cycle()
+        with pytest.raises(RuntimeError, match="line break"):
+            await answer.send(start(200, (b"location", value)))
+        assert wire.pieces == []
+
+
+async def test_an_answer_is_as_long_as_it_said() -> None:
+    for data in (b"o", b"okay"):
+        answer, _ = cycle()
+        await answer.send(start(200, (b"content-length", b"2")))
+        with pytest.raises(RuntimeError, match="as long as"):
+            await answer.send(body(data))
+
+
+async def test_an_answer_begins_once_and_ends_once() -> None:
+    answer, _ = cycle()
+    with pytest.raises(RuntimeError, match="goes on with"):
+        await answer.send(body(b""))
+    await answer.send(start())
+    with pytest.raises(RuntimeError, match="goes on with"):
+        await answer.send(start())
+    await answer.send(body(b""))
+    with pytest.raises(RuntimeError):
+        await answer.send(body(b""))

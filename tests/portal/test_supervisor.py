@@ -45,6 +45,9 @@ class Pretended:
     def session(self) -> int | None:
         return None
 
+    def pid(self) -> int | None:
+        return None if self.how is not None else self.journal.count(f"start {self.name}")
+
 
 @pytest.fixture
 def said() -> list[str]:
@@ -92,6 +95,17 @@ def test_a_death_is_named_with_its_cause_and_the_end_of_its_log(watcher, said, t
     watcher.look()
     assert "web ended (exit status 3)" in said[0]
     assert "    MemoryError: none left" in said[0]
+
+
+def test_whatever_is_started_is_noted_with_its_process(said, clock, tmp_path):
+    noted: list[dict[str, int]] = []
+    watcher = Supervisor(say=said.append, note=noted.append, clock=clock)
+    journal: list[str] = []
+    services = [Pretended(name, journal, tmp_path / "log") for name in ("redis", "web")]
+    for service in services:
+        watcher.start(service)
+    deaths(watcher, services[1], clock, 1)
+    assert noted == [{"redis": 1}, {"redis": 1, "web": 1}, {"redis": 1, "web": 2}]
 
 
 def test_a_start_that_fails_is_said_and_tried_again(watcher, said, clock, tmp_path):

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy import events
 from proxy.events import EventReader, EventTooLarge, Frame
 
 STREAM = (
@@ -71,15 +70,14 @@ def test_any_text_reads_the_same_however_it_is_cut(lines, borders):
     assert read(cut(text, borders)) == read([text])
 
 
-def test_event_without_end_is_bounded(monkeypatch):
-    monkeypatch.setattr(events, "EVENT_BYTES_MAX", 1000)
-    reader = EventReader()
+def test_event_without_end_is_bounded():
+    reader = EventReader(bytes_max=1000)
     for _ in range(10):
         reader.feed(b"data: " + b"x" * 94)
     with pytest.raises(EventTooLarge):
         reader.feed(b"x")
     with pytest.raises(EventTooLarge):
-        EventReader().feed(b"data: a\n\ndata: " + b"x" * 2000 + b"\n\n")
+        EventReader(bytes_max=1000).feed(b"data: a\n\ndata: " + b"x" * 2000 + b"\n\n")
 
 
 def test_large_event_in_small_pieces_is_linear():

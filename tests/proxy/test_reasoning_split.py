@@ -196,6 +196,15 @@ def test_a_thought_cut_short_has_no_answer(lab: Lab) -> None:
         assert (message["reasoning"], message["content"]) == ("Let me", "")
 
 
+def test_parts_and_images_pass(lab: Lab) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:,"}}
+    parts = [{"type": "text", "text": "Here."}, picture]
+    for delta in ({"content": parts}, {"content": None, "images": [picture]}):
+        prompt = script([delta])
+        assert [d for d in lab.deltas(prompt) if d] == [{"role": "assistant"} | delta]
+        assert lab.message(prompt) == {"role": "assistant", "reasoning": ""} | delta
+
+
 def test_tool_calls_pass(lab: Lab) -> None:
     call = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     prompt = script([{"content": "<think>a</think>"}, {"tool_calls": [call]}], finish="tool_calls")

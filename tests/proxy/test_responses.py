@@ -162,6 +162,21 @@ def test_calls_of_functions_are_items(lab: Lab) -> None:
         assert [(item["type"], item["arguments"]) for item in found["output"]] == [("function_call", "{}")]
 
 
+def test_images_are_items_and_text_in_parts_is_text(lab: Lab) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    ways: list[list[dict[str, Any]]] = [
+        [{"content": "Here."}, {"images": [picture]}],
+        [{"content": [{"type": "text", "text": "Here."}, picture]}],
+    ]
+    for way in ways:
+        for model in ("plain", "tagger"):
+            once = whole(lab, script(way), model=model)
+            for found in (once, streamed(lab, script(way), model=model)[-1]["response"]):
+                assert text_of(found) == "Here."
+                assert [item["type"] for item in found["output"]] == ["message", "image_generation_call"]
+                assert found["output"][1]["result"] == "AAAA"
+
+
 # the stream -----------------------------------------------------------------------------------------------------------
 
 

@@ -129,6 +129,20 @@ async def streamed(client: openai.AsyncOpenAI, number: int) -> None:
         pass
 
 
+async def response(client: openai.AsyncOpenAI, number: int) -> None:
+    words = words_of(number)
+    answer = await client.responses.create(model=ALIAS, input=words, max_output_tokens=8 + number % 20)
+    assert answer.usage is not None
+    assert answer.usage.output_tokens > 0
+
+
+async def response_streamed(client: openai.AsyncOpenAI, number: int) -> None:
+    async with client.responses.stream(model=ALIAS, input=words_of(number), max_output_tokens=30) as stream:
+        kinds = [event.type async for event in stream]
+    assert kinds[0] == "response.created"
+    assert kinds[-1] in ("response.completed", "response.incomplete")
+
+
 async def cut(client: openai.AsyncOpenAI, number: int) -> None:
     """The client leaves after some chunks of an answer that would be long."""
     stream = await client.chat.completions.create(
@@ -146,13 +160,20 @@ async def cut(client: openai.AsyncOpenAI, number: int) -> None:
     await stream.close()
 
 
+KINDS = (whole, completion, streamed, streamed, response, response_streamed)
+
+
 async def test_metered_is_what_the_engine_did(house: House, engine: LlamaCpp) -> None:
     before = await counters_at_rest(engine)
     chance = random.Random(3)
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(client: openai.AsyncOpenAI, number: int) -> None:
-        call = cut if number % CUT_EVERY == 0 else chance.choice((whole, completion, streamed, streamed))
+        call = (
+            cut
+            if number % CUT_EVERY == 0
+            else chance.choice((whole, completion, streamed, streamed, response, response_streamed))
+        )
         async with slots:
             await call(client, number)
 

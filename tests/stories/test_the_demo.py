@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import openai
@@ -116,9 +117,20 @@ def test_every_model_of_the_demo_is_in_its_state(demo, model, status, code):
 
 
 def test_the_tour_proves_its_claims(demo):
-    place, _ = demo
+    place, brand = demo
     tour = manage(place, "tour")
     assert tour.returncode == 0, tour.stdout + tour.stderr
     assert "DOES NOT HOLD" not in tour.stdout
-    assert tour.stdout.count("   holds (") == 3
-    assert manage(place, "reconcile").returncode == 0
+    assert tour.stdout.count("   holds (") == 4
+    assert "lost 0, doubled 0" in tour.stdout
+    counted_and_billed = re.findall(r"came whole:  engine counted (.+), we billed (.+)", tour.stdout)
+    assert len(counted_and_billed) == 1
+    assert counted_and_billed[0][0] == counted_and_billed[0][1]
+    # killed twice, the demo is as it was
+    again = manage(place, "tour", "killing", "metering")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert client(brand).chat.completions.create(
+        model=brand["model"], messages=[{"role": "user", "content": "Hello"}], max_tokens=16
+    )
+    deep = manage(place, "reconcile", "--deep")
+    assert deep.returncode == 0, deep.stdout

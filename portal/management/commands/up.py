@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from argparse import ArgumentParser
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from django.core.management import CommandError, call_command
 from django.core.management.base import BaseCommand
 from django.db import OperationalError, connections
 
-from portal import supervisor
+from portal import roster, supervisor
 from portal.stores import StoresError
 from portal.stores.place import PROJECT_DIR, Place
 from portal.stores.running import Ownership, Stores
@@ -56,7 +57,7 @@ class Installation:
     def __init__(self, place: Place) -> None:
         self.place = place.made()
         self.ownership = Ownership(place)
-        self.supervisor = Supervisor(say=say)
+        self.supervisor = Supervisor(say=say, note=partial(roster.write, place.processes_file))
         self.base_url = f"http://localhost:{settings.PORT}"
 
     def run(self) -> None:
