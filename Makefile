@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
-.PHONY: help run test bench overload lint format browser load-tools clean
+.PHONY: help run test bench overload chaos lint format browser load-tools clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -22,6 +22,9 @@ bench: $(VENV)/dev.stamp load-tools ## throughput, latency and CPU per call besi
 
 overload: $(VENV)/dev.stamp ## five times more clients than an engine has slots, beside as many as it has: one minute
 	@$(BIN)/python -m tests.speed.overload
+
+chaos: $(VENV)/dev.stamp ## break everything by a drawn plan for ten minutes (SECONDS=, SEED=) and see that the books are right
+	@$(BIN)/python -m tests.chaos $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/dev.stamp ## ruff, mypy, import-linter, missing migrations
 	@$(BIN)/ruff check .

@@ -15,8 +15,10 @@ What the books have is known for certain, because nothing that the journal read 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import secrets
+import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -34,11 +36,17 @@ from keys.caller import SHARDS
 log = logging.getLogger(__name__)
 
 ABANDONED_MS: Final = 60_000
-"""A rebuild whose token is older than this has lost its process; another begins again."""
+"""A rebuild whose token is older than this has lost its process; another begins again. On its own host that is seen at
+once."""
 NAMES_PER_STEP: Final = 500
 HOLDS_PER_STEP: Final = 100
 
+_TOKEN: Final = re.compile(r"~(?P<ms>\d+)-[0-9a-f]+-(?P<pid>\d+)@(?P<host>.*)")
 _COUNTERS: Final = re.compile(rb"\{s(\d+)\}:[awz]:")
+
+
+_at_work: Final[set[str]] = set()
+"""Tokens of the shards that this process prepares now."""
 
 
 class RebuildLost(Exception):
@@ -68,10 +76,7 @@ def ensure_epochs(client: SyncRedis, *, shards: Iterable[int] = range(SHARDS)) -
     are open: called at the start of `manage.py journal` and every second. Raises redis.RedisError and what the database
     says. Any number of processes may call it at once."""
     numbers = list(shards)
-    claimed = _claimed(client, numbers)
-    if claimed:
-        _find_counters(client, claimed)
-        _through(PREPARING, claimed)
+    _prepare(client, numbers)
     waiting = _waiting(client, numbers)
     if not waiting:
         return []
@@ -80,6 +85,17 @@ def ensure_epochs(client: SyncRedis, *, shards: Iterable[int] = range(SHARDS)) -
     if opened:
         log.warning("opened an epoch of shards %s", opened)
     return opened
+
+
+def _prepare(client: SyncRedis, numbers: Sequence[int]) -> None:
+    tokens: list[str] = []
+    try:
+        claimed = _claimed(client, numbers, tokens)
+        if claimed:
+            _find_counters(client, claimed)
+            _through(PREPARING, claimed)
+    finally:
+        _at_work.difference_update(tokens)
 
 
 def _through(steps: Sequence[Callable[[Shard], None]], shards: Iterable[Shard]) -> list[int]:
@@ -124,14 +140,17 @@ def _acknowledged(waiting: Sequence[Shard]) -> Iterator[Shard]:
         log.warning("the rebuild waits for workers %s", ", ".join(sorted(missed)))
 
 
-def _claimed(client: SyncRedis, numbers: Sequence[int]) -> list[Shard]:
-    """The shards that are closed and that nobody else is opening, taken."""
+def _claimed(client: SyncRedis, numbers: Sequence[int], tokens: list[str]) -> list[Shard]:
+    """The shards that are closed and that nobody else is opening, taken. `tokens` gets what this process is at from
+    now on, whatever becomes of it here."""
     found = []
     states = script.run(client, [("epoch", number) for number in numbers])
     for number, (_, now_ms, epoch, is_open) in zip(numbers, states, strict=True):
         if is_open or _is_under_way(epoch, now_ms):
             continue
-        token = f"{now_ms}-{secrets.token_hex(8)}"
+        token = f"{now_ms}-{secrets.token_hex(8)}-{os.getpid()}@{socket.gethostname()}"
+        tokens.append(token)
+        _at_work.add(token)
         (verdict,) = script.run(client, [("begin", number, 0, epoch, token)])
         if verdict[0] == "OK" or verdict[2] == f"~{token}":  # the client may have sent it twice
             found.append(Shard(client, number, token))
@@ -139,7 +158,25 @@ def _claimed(client: SyncRedis, numbers: Sequence[int]) -> list[Shard]:
 
 
 def _is_under_way(epoch: str, now_ms: int) -> bool:
-    return is_waiting(epoch) or (epoch.startswith("~") and now_ms - int(epoch[1:].partition("-")[0]) < ABANDONED_MS)
+    if is_waiting(epoch):
+        return True
+    found = _TOKEN.fullmatch(epoch)
+    if found is None or now_ms - int(found["ms"]) >= ABANDONED_MS:
+        return False
+    return found["host"] != socket.gethostname() or _is_working(int(found["pid"]), epoch[1:])
+
+
+def _is_working(pid: int, token: str) -> bool:
+    """Whether the process of this host that took a shard is still at it: neither dead, nor failed and this one."""
+    if pid == os.getpid():
+        return token in _at_work
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _find_counters(client: SyncRedis, claimed: Sequence[Shard]) -> None:

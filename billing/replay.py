@@ -1,6 +1,7 @@
 """Replay: the calls of dead workers, from their WAL into Redis and the books, each once; and when a file may go.
 
   booked, with the amounts of the S line    nothing to do
+  booked as lapsed, with less than P says   settles at the P line, late: the books are corrected
   on its way through the stream             wait
   S line                                    settles with the line's event: with its hold as ever, without it late
   D line without S                          settles at the last P line, end_reason lapsed; without a P at no cost
@@ -42,6 +43,7 @@ ENTRIES_PER_PAGE: Final = 1_000
 SETTLES_PER_STEP: Final = 50
 BRING_IN_SECONDS_MAX: Final = 10.0
 
+LAPSED: Final = "lapsed"
 _CALL_ID: Final = re.compile(r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$")
 _T = TypeVar("_T")
 
@@ -138,9 +140,21 @@ def _is_told(call_id: str, call: Told, there: Booked | None) -> bool:
             return True
         return False
     try:
-        return not call.settled or event_rows.amounts_of(events.decode(call.settled)) == there.total
-    except EventMalformed:
+        if call.settled:
+            return event_rows.amounts_of(events.decode(call.settled)) == there.total
+        return there.end_reason != LAPSED or not _progressed_past(call, there)
+    except (EventMalformed, msgspec.DecodeError):
         return True
+
+
+def _progressed_past(call: Told, there: Booked) -> bool:
+    """Whether the lease's sweeper knew less of a lapsed call than its last P line: a worker that slept past its leases,
+    woke up, delivered more, and was killed."""
+    event = call.event(0) if call.progress else None
+    if event is None:
+        return False
+    said, known = event_rows.amounts_of(event), there.total
+    return said.output_tokens > known.output_tokens or said.list_cost_nanos > known.list_cost_nanos
 
 
 def missing(client: SyncRedis, calls: Mapping[str, Told], open_ids: Sequence[str]) -> Iterator[Event | None]:

@@ -36,6 +36,9 @@ FORMAT: Final = 1
 SYNC_SECONDS: Final = 0.2
 SEGMENT_BYTES_MAX: Final = 64 * 2**20
 
+OWED_MAX: Final = 10_000
+"""Charges that could not be written, kept until the disk takes lines again: until then Redis alone knows them."""
+
 HEADER, DISPATCHED, PROGRESS, SETTLED = b"H", b"D", b"P", b"S"
 _KINDS: Final = frozenset((HEADER, DISPATCHED, PROGRESS, SETTLED))
 
@@ -174,6 +177,7 @@ class Wal:
         self._written = 0
         self._is_torn = False
         self._lines: list[bytes] = []
+        self._owed: list[bytes] = []
         self._waiting: list[asyncio.Future[None]] = []
         self._scheduled = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -214,7 +218,9 @@ class Wal:
         self._scheduled = False
         lines, self._lines = self._lines, []
         waiting, self._waiting = self._waiting, []
-        error = self._write(b"".join(lines)) if lines else None
+        error = self._write(b"".join(self._owed + lines)) if lines else None
+        if error is not None:
+            self._owed = [*self._owed, *(line for line in lines if line.startswith(SETTLED))][-OWED_MAX:]
         if crash.is_armed("after_settle_line") and any(line.startswith(SETTLED) for line in lines):
             crash.at("after_settle_line")
         for future in waiting:
@@ -226,6 +232,7 @@ class Wal:
                 future.set_exception(WalUnavailable(str(error)))
 
     def _write(self, data: bytes) -> OSError | None:
+        """`data` starts with what is owed."""
         try:
             if self._is_torn:
                 data = b"\n" + data  # ends what a failed write left, so that this line can be read
@@ -240,6 +247,7 @@ class Wal:
         if not self._can_write:
             log.warning("WAL %s can be written again.", self.path)
         self._can_write, self._is_torn = True, False
+        self._owed = []
         self._written += len(data)
         self._dirty.set()
         return None
@@ -272,7 +280,7 @@ class Wal:
     def probe(self) -> bool:
         """Whether lines can be written; tries, when the last could not be."""
         if not self._can_write:
-            self._write(b"\n")
+            self._write(b"".join(self._owed) or b"\n")
         return self.healthy
 
     def close(self) -> None:

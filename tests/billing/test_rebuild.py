@@ -1,6 +1,8 @@
 """A Redis that is new, restarted, emptied or behind decides nothing until its shards are opened; then it is right."""
 
 import asyncio
+import os
+import subprocess
 from contextlib import asynccontextmanager
 
 import psycopg_pool
@@ -241,8 +243,8 @@ def _place(shard, stream_id):
 
 
 def test_only_one_process_rebuilds_a_shard(redis_connection, house):
-    (shard,) = rebuild._claimed(redis_connection, [5])
-    assert rebuild._claimed(redis_connection, [5]) == []
+    (shard,) = rebuild._claimed(redis_connection, [5], [])
+    assert rebuild._claimed(redis_connection, [5], []) == []
     assert script.run(redis_connection, [("check", 5, 0, "1", "2", "3", "1", "1", "1")])[0][::2] == ["EPOCH", ""]
     for step in (*rebuild.PREPARING, *rebuild.OPENING):
         step(shard)
@@ -252,7 +254,7 @@ def test_only_one_process_rebuilds_a_shard(redis_connection, house):
 
 
 def test_an_abandoned_rebuild_is_taken_over_and_its_sleeper_changes_nothing(redis_connection, house, monkeypatch):
-    (sleeper,) = rebuild._claimed(redis_connection, [5])
+    (sleeper,) = rebuild._claimed(redis_connection, [5], [])
     monkeypatch.setattr(rebuild, "ABANDONED_MS", 0)
     assert ensure_epochs(redis_connection, shards=[5]) == [5]
     for step in (rebuild.forget_counters, rebuild.assert_holds, rebuild.open_epoch):
@@ -262,6 +264,32 @@ def test_an_abandoned_rebuild_is_taken_over_and_its_sleeper_changes_nothing(redi
         with pytest.raises(rebuild.RebuildLost):
             step(sleeper)
     assert redis_connection.hget(script.name(5, "a:5"), "bal") == b"1"
+
+
+@pytest.mark.parametrize("maker", ["dead", "failed"])
+def test_a_rebuild_that_ended_half_way_is_taken_over_at_once(redis_connection, house, monkeypatch, maker):
+    def away(*_):
+        raise redis.ConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rebuild, "_find_counters", away)
+        with pytest.raises(redis.ConnectionError):
+            ensure_epochs(redis_connection, shards=[5])
+    epoch = redis_connection.get(script.name(5, script.EPOCH)).decode()
+    assert f"-{os.getpid()}@" in epoch
+    if maker == "dead":
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        redis_connection.set(script.name(5, script.EPOCH), epoch.replace(f"-{os.getpid()}@", f"-{gone.pid}@"))
+    assert ensure_epochs(redis_connection, shards=[5]) == [5]
+
+
+def test_a_rebuild_of_another_host_is_waited_for(redis_connection, house):
+    (shard,) = rebuild._claimed(redis_connection, [5], [])
+    elsewhere = f"~{shard.token.partition('@')[0]}@another"
+    redis_connection.set(script.name(5, script.EPOCH), elsewhere)
+    assert ensure_epochs(redis_connection, shards=[5]) == []
+    assert redis_connection.get(script.name(5, script.EPOCH)) == elsewhere.encode()
 
 
 def test_a_shard_that_cannot_be_prepared_stays_closed(redis_connection, house, monkeypatch):

@@ -170,6 +170,33 @@ def test_what_lapsed_is_corrected_to_what_its_worker_had_charged(redis_connectio
     books.assert_consistent()
 
 
+def test_what_lapsed_is_corrected_to_what_its_worker_had_delivered(redis_connection, wal_dir, customer, till, journal):
+    """It slept past its lease, woke up, delivered more, and was killed before it could settle."""
+    event = customer.event()
+    lapsed = msgspec.structs.replace(event, output_tokens=1, list_cost_nanos=3, cost_nanos=3, end_reason="lapsed")
+    till.reserve(event)
+    till.settle(lapsed)
+    drain(journal)
+    left(wal_dir, dispatched(event), progress(event, input=10, output=1), progress(event, input=10, output=5))
+    assert replay.run(redis_connection, wal_dir) == (1, 1, 0)
+    drain(journal)
+    assert replay.run(redis_connection, wal_dir) == (0, 0, 1)
+    assert sorted((row.kind, row.output_tokens) for row in booked().values()) == [("call", 1), ("correction", 4)]
+    assert sum(row.cost_nanos for row in booked().values()) == (10 * 200 + 5 * 1000) // 1000
+    books.assert_consistent()
+
+
+def test_what_lapsed_at_more_than_its_last_line_stays(redis_connection, wal_dir, customer, till, journal):
+    """A lease takes the latest usage with it; a line is written only so often."""
+    event = customer.event()
+    till.reserve(event)
+    till.settle(msgspec.structs.replace(event, list_cost_nanos=900, cost_nanos=900, end_reason="lapsed"))
+    drain(journal)
+    left(wal_dir, dispatched(event), progress(event, input=1, output=1))
+    assert replay.run(redis_connection, wal_dir) == (0, 0, 1)
+    assert [row.cost_nanos for row in booked().values()] == [900]
+
+
 def test_a_torn_last_line_is_ignored(redis_connection, wal_dir, customer, till, journal):
     event = customer.event()
     till.reserve(event)
