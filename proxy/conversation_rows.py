@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +20,10 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from billing.counters import StoreUnavailable
 from keys.sealing import SealBroken, open_text, seal_text
+from proxy.refusals import Reason, decline
 from proxy.turns import EMPTY, Conversation, Message
+
+log = logging.getLogger(__name__)
 
 SECONDS_MAX = 2.0
 IN_A_THREAD_BYTES = 64 * 1024
@@ -85,7 +89,8 @@ def digest_of(organization_id: int, session_id: str) -> str:
 
 
 class Rows:
-    """Raises StoreUnavailable where PostgreSQL does not answer, or the seal does not open."""
+    """Raises StoreUnavailable where PostgreSQL does not answer, Declined where the seal does not open: a key of
+    SEALING_KEYS was taken away, or somebody moved what it sealed."""
 
     def __init__(self, postgresql: AsyncConnectionPool[Any]) -> None:
         self._postgresql = postgresql
@@ -98,9 +103,11 @@ class Rows:
         try:
             content = await _perhaps_in_a_thread(len(sealed), _open, sealed)
         except (SealBroken, msgspec.DecodeError) as error:
-            raise StoreUnavailable("a conversation cannot be read") from error
+            log.error("conversation %d cannot be read: %s", row_id, error)
+            raise decline(Reason.SESSION_UNREADABLE) from error
         if (content.organization_id, content.session_id) != (organization_id, session_id):
-            raise StoreUnavailable("a conversation lies in a row that is not its own")
+            log.error("conversation %d lies in a row that is not its own", row_id)
+            raise decline(Reason.SESSION_UNREADABLE)
         return Row(organization_id, session_id, content.conversation, row_id, version, created_at, expires_at)
 
     async def save(self, row: Row, conversation: Conversation, *, days: int) -> None:

@@ -57,6 +57,7 @@ class Reason(StrEnum):
     IDEMPOTENT_CALL_RUNNING = "idempotent_call_running"
     SESSION_BUSY = "session_busy"
     SESSION_NOT_FOUND = "session_not_found"
+    SESSION_UNREADABLE = "session_unreadable"
 
     ENGINE_REFUSED_REQUEST = "engine_refused_request"
     ENGINE_MISCONFIGURED = "engine_misconfigured"
@@ -230,6 +231,12 @@ TABLE: dict[Reason, Row] = {
         1_000,
     ),
     Reason.SESSION_NOT_FOUND: Row(404, REQUEST, "session_not_found", "There is no session of this name, or no more."),
+    Reason.SESSION_UNREADABLE: Row(
+        500,
+        SERVER,
+        "session_unreadable",
+        "This session cannot be read any more. Delete it, or begin another one; retrying does not help.",
+    ),
     Reason.ENGINE_REFUSED_REQUEST: Row(400, REQUEST, "invalid_request", "{detail}"),
     Reason.ENGINE_MISCONFIGURED: Row(
         500,

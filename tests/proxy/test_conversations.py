@@ -459,7 +459,11 @@ def test_nothing_of_it_can_be_read_where_it_lies(customer: Customer) -> None:
     # A row that somebody put in another's place does not open there.
     customer.say("Mine.", session_id="mine")
     Conversation.objects.filter(digest=digest_of(customer.organization.id, "mine")).update(sealed=row.sealed)
-    assert customer.say("Whose?", session_id="mine").status_code == 503
+    refused = customer.say("Whose?", session_id="mine")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (500, "session_unreadable")
+    assert refused.headers["x-should-retry"] == "false"
+    assert customer.client.delete("/sessions/mine").status_code == 204
+    assert customer.say("Whose?", session_id="mine").status_code == 200
 
 
 def test_the_oldest_turns_go_where_a_conversation_becomes_too_large(customer: Customer, talky: Any) -> None:
