@@ -51,7 +51,9 @@ async def test_everybody_has_it_alone_in_the_order_of_arrival(leases: Leases, re
     tasks = []
     for number in range(20):
         tasks.append(asyncio.ensure_future(use(number)))
-        while redis_connection.hlen(NAME) < number + 2:
+        for _ in range(1000):
+            if redis_connection.hlen(NAME) == number + 2:
+                break
             await asyncio.sleep(0.001)
     await leases.leave(NAME, "before them")
     await asyncio.gather(*tasks)

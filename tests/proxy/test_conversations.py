@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from django.conf import settings
 from django.utils import timezone
@@ -22,6 +23,7 @@ from proxy import conversation_leases, conversation_rows
 from proxy.conversation_rows import digest_of
 from proxy.models import Conversation
 from proxy.tasks import forget_expired_conversations
+from tests.inference import CAPABILITIES
 from tests.proxy.shop import Gateway, Streamed, read_events
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -259,6 +261,22 @@ def test_a_cut_stream_keeps_no_turn(customer: Customer) -> None:
     second = customer.say("Two.")
     assert second.json()["usage"]["prompt_tokens"] == tokens(user("One."), first, user("Two."))
     assert customer.gateway.shop.event(response.headers["x-request-id"]).end_reason == "client_gone"
+
+
+def test_an_answer_that_nobody_waited_for_is_no_turn(customer: Customer, talky: Any) -> None:
+    """The engine reads to its end, so the call is charged; but its client has not seen the answer."""
+    shop = customer.gateway.shop
+    capabilities = msgspec.structs.replace(CAPABILITIES, stops_on_close=False)
+    engine = shop.new_engine("patient", shop.inference.base_url, capabilities=capabilities)
+    shop.new_model("patient", "demo-chat", brand=talky, engine=engine)
+    customer.say("One.", model="patient")
+    body = {"model": "patient", "messages": [user("demo:delay=900")], "max_tokens": 9, "session_id": "s"}
+    with pytest.raises(httpx.ReadTimeout):
+        customer.client.post("/chat/completions", json=body, timeout=0.4)
+    assert customer.say("Two.", model="patient").status_code == 200
+    contents = [message["content"] for message in customer.client.get("/sessions/s").json()["messages"]]
+    assert "demo:delay=900" not in contents
+    assert customer.client.get("/sessions/s").json()["turns"] == [1, 2]
 
 
 def test_twenty_at_once_are_answered_one_after_the_other(customer: Customer) -> None:
