@@ -6,12 +6,15 @@ from dataclasses import replace
 
 from proxy.call import Call
 from proxy.refusals import Problem, Reason
+from proxy.responses.request import renamed
 from proxy.worker import Worker
 
 _FOR_A_PERSON = frozenset({Reason.TIER_REQUIRED, Reason.INSUFFICIENT_QUOTA})
 
 
 def worded(trouble: Problem, call: Call, worker: Worker) -> Problem:
+    if call.echo is not None:
+        trouble = renamed(trouble, call.echo.names)
     if trouble.reason in _FOR_A_PERSON and call.brand is not None:
         trouble = replace(trouble, portal=portal_of(call, worker))
     return call.dialect.worded(trouble, call.brand)

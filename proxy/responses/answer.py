@@ -14,6 +14,8 @@ from proxy.responses.request import Echo
 from proxy.splitting import Split, message_split
 
 Object = dict[str, Any]
+CALL_ID_CHARS = 36
+"""A UUID as text."""
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """End reason of a call → why its response is incomplete."""
 
@@ -109,8 +111,13 @@ def status_of(measured: Measured) -> str:
 # items and parts ------------------------------------------------------------------------------------------------------
 
 
+def own_id(stamp: Stamp) -> str:
+    """The call's id without the brand's prefix."""
+    return stamp.id[-CALL_ID_CHARS:]
+
+
 def message_id(stamp: Stamp) -> str:
-    return f"msg_{stamp.id}"
+    return f"msg_{own_id(stamp)}"
 
 
 def message_item(item_id: str, parts: list[Object], status: str) -> Object:
@@ -119,10 +126,10 @@ def message_item(item_id: str, parts: list[Object], status: str) -> Object:
 
 def call_item(stamp: Stamp, index: int, *, call_id: str, name: str, arguments: str, status: str) -> Object:
     return {
-        "id": f"fc_{index}_{stamp.id}",
+        "id": f"fc_{own_id(stamp)}_{index}",
         "type": "function_call",
         "status": status,
-        "call_id": call_id or f"call_{index}_{stamp.id}",
+        "call_id": call_id or f"call_{own_id(stamp)}_{index}",
         "name": name,
         "arguments": arguments,
     }
@@ -172,7 +179,7 @@ def image_item(stamp: Stamp, number: int, image: str) -> Object:
     """As the SDKs know pictures: their data without the address around it."""
     data = image.partition(";base64,")[2] if image.startswith("data:") else image
     return {
-        "id": f"ig_{number}_{stamp.id}",
+        "id": f"ig_{own_id(stamp)}_{number}",
         "type": "image_generation_call",
         "status": "completed",
         "result": data,

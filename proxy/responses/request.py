@@ -69,6 +69,8 @@ class Echo:
     tools: list[dict[str, Any]]
     top_p: float | None
     user: str | None
+    names: dict[str, str]
+    """Fields of the chat call → what they are called here, for errors."""
 
 
 def read_response(
@@ -82,9 +84,9 @@ def read_response(
     try:
         asked = read(chat, CHAT, model, extras, brand)
     except Declined as declined:
-        raise Declined(_renamed(declined.problem, names)) from None
+        raise Declined(renamed(declined.problem, names)) from None
     asked.dropped = sorted({*asked.dropped, *dropped})
-    return asked, _echo(body, asked)
+    return asked, _echo(body, asked, names)
 
 
 def _chat_of(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -180,7 +182,7 @@ def _text(wish: dict[str, Any]) -> dict[str, Any]:
 _SCHEMA_KEYS = ("name", "description", "schema", "strict")
 
 
-def _renamed(problem: Problem, names: dict[str, str]) -> Problem:
+def renamed(problem: Problem, names: dict[str, str]) -> Problem:
     """The problem with the field as it is called here: `names` has whole names, or what they begin with."""
     param = problem.param
     if param is None:
@@ -193,7 +195,7 @@ def _renamed(problem: Problem, names: dict[str, str]) -> Problem:
     return replace(problem, param=ours, message=problem.message.replace(f"'{param}'", f"'{ours}'"))
 
 
-def _echo(body: dict[str, Any], asked: Asked) -> Echo:
+def _echo(body: dict[str, Any], asked: Asked, names: dict[str, str]) -> Echo:
     form = (body.get("text") or {}).get("format") or {"type": "text"}
     flat = []
     for tool in asked.fields.get("tools") or ():
@@ -211,4 +213,5 @@ def _echo(body: dict[str, Any], asked: Asked) -> Echo:
         tools=flat,
         top_p=asked.fields.get("top_p"),
         user=asked.user or None,
+        names=names,
     )

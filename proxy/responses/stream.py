@@ -110,7 +110,7 @@ class ResponseRewriter(StreamRewriter):
         """Thought that comes after its item was closed is only kept: it stands in the closing response."""
         events: list[Object] = []
         if self._thought is None:
-            self._thought = _Thought(f"rs_{self._stamp.id}", len(self._items))
+            self._thought = _Thought(f"rs_{answer.own_id(self._stamp)}", len(self._items))
             self._items.append(self._thought)
             events += self._thought.opened()
             if self._message is not None:

@@ -94,7 +94,7 @@ def test_a_whole_response_has_every_documented_field(lab: Lab) -> None:
     assert (found["model"], found["status"], found["error"]) == ("plain", "completed", None)
     (item,) = found["output"]
     assert (item["type"], item["status"], item["role"]) == ("message", "completed", "assistant")
-    assert item["id"].startswith("msg_")
+    assert item["id"] == f"msg_{call_id}"
     (part,) = item["content"]
     assert (part["type"], part["text"]) == ("output_text", "Hello! How can I help?")
     assert found["usage"] == {
@@ -354,6 +354,13 @@ def test_what_does_not_exist_here_is_refused_by_name(lab: Lab, fields: dict[str,
     error = answer.json()["error"]
     assert error["code"] == "unsupported_parameter"
     assert error["param"].startswith(next(iter(fields)))
+
+
+def test_a_prompt_past_the_context_is_called_input(gateway: Gateway) -> None:
+    answer = gateway.client.post("/responses", json={"model": "aion-v3", "input": "word " * 40_000})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "input")
 
 
 def test_a_key_needs_its_scope(gateway: Gateway, shop: Shop) -> None:
