@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -65,6 +66,20 @@ def _empty_unmanaged_tables(request: pytest.FixtureRequest) -> Iterator[None]:
         blocker = request.getfixturevalue("django_db_blocker")
         with blocker.unblock():
             truncate_unmanaged_tables()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The table of safeguards, where their tests ran (tests/safeguards)."""
+    reports = [report for report in terminalreporter.getreports("passed") if getattr(report, "when", "") == "call"]
+    rows = [value for report in reports for name, value in report.user_properties if name == "safeguard"]
+    if not rows:
+        return
+    rows.sort(key=lambda row: (row[0], row[1] != "with it"))
+    table = [["safeguard", "taken away how", "checks that fail", "figure"], *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(4)]
+    terminalreporter.section("safeguards, taken away one at a time")
+    for row in table:
+        terminalreporter.line("  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip())
 
 
 def truncate_unmanaged_tables() -> None:
