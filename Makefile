@@ -20,7 +20,7 @@ test: $(VENV)/dev.stamp browser load-tools lint ## everything CI runs: lint, typ
 bench: $(VENV)/dev.stamp load-tools ## throughput, latency and CPU per call beside nginx on the same engine: two minutes
 	@$(BIN)/python -m tests.speed
 
-overload: $(VENV)/dev.stamp ## five times more clients than an engine has slots, beside as many as it has: one minute
+overload: $(VENV)/dev.stamp ## five times more clients than an engine has slots, beside as many as it has: a minute and a half
 	@$(BIN)/python -m tests.speed.overload
 
 chaos: $(VENV)/dev.stamp ## break everything by a drawn plan for ten minutes (SECONDS=, SEED=) and see that the books are right

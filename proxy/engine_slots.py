@@ -2,20 +2,30 @@
 
 A worker's part is the engine's `max_in_flight` divided by the live workers; approximate, and documented as such. No
 organization may hold the last slots of an engine, so one that floods it leaves a door open for the others; a freed slot
-goes to the waiting organization that runs the fewest calls.
+goes to the waiting organization that runs the fewest calls. Who cannot expect a slot in time, by how long calls have
+kept theirs lately, is refused at once instead of after the wait.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 from proxy.refusals import Reason, decline
 
 WAIT_SECONDS_MAX = 2.0
+EXPECTED_PART_MAX = 0.5
+"""Who is expected to wait longer than this part of the time allowed is not let wait: half of those whose expected wait
+is all of it would wait in vain."""
 WAITING_PER_SLOT_MAX = 4
-"""A queue longer than this many times the slots cannot be served in time: refuse at once."""
+"""However short calls are, no queue is longer than this many times the slots."""
+USUAL_SECONDS = 1.0
+"""How long a call is taken to keep its slot before the first has given one back."""
+REMEMBERED_CALLS = 16
+"""The mean time that calls keep their slots is, roughly, that of so many last ones."""
 DOOR_SHARE = 8
 """One slot in so many (at least one, where there are two) is out of reach for an organization that has all others."""
 
@@ -23,12 +33,13 @@ DOOR_SHARE = 8
 class Slot(NamedTuple):
     engine_id: int
     organization_id: int
+    taken_at: float
 
 
 class _Line:
     """One engine: what runs per organization, and who waits."""
 
-    __slots__ = ("capacity", "running", "total", "waiting", "waiting_total")
+    __slots__ = ("capacity", "kept_s", "running", "total", "waiting", "waiting_total")
 
     def __init__(self) -> None:
         self.capacity = 1
@@ -36,6 +47,7 @@ class _Line:
         self.running: dict[int, int] = {}
         self.waiting: dict[int, deque[asyncio.Future[None]]] = {}
         self.waiting_total = 0
+        self.kept_s: float | None = None  # how long calls keep their slots, on the mean
 
     def has_room_for(self, organization_id: int) -> bool:
         if self.total >= self.capacity:
@@ -46,6 +58,21 @@ class _Line:
         if self.capacity < 2:
             return self.capacity
         return self.capacity - max(1, self.capacity // DOOR_SHARE)
+
+    def may_wait(self, organization_id: int, wait_s: float) -> bool:
+        if self.waiting_total >= self.capacity * WAITING_PER_SLOT_MAX:
+            return False
+        return self._expected_wait_s(organization_id) <= wait_s * EXPECTED_PART_MAX
+
+    def _expected_wait_s(self, organization_id: int) -> float:
+        """For one more caller of this organization: freed slots go around among those that wait."""
+        waiting = len(self.waiting.keys() | {organization_id})
+        slots = max(1, self.most_for_one() // waiting)
+        place = len(self.waiting.get(organization_id, ())) + 1
+        return place * (USUAL_SECONDS if self.kept_s is None else self.kept_s) / slots
+
+    def learn(self, kept_s: float) -> None:
+        self.kept_s = kept_s if self.kept_s is None else self.kept_s + (kept_s - self.kept_s) / REMEMBERED_CALLS
 
     def take(self, organization_id: int) -> None:
         self.total += 1
@@ -77,7 +104,8 @@ class _Line:
 
 
 class EngineSlots:
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lines: dict[int, _Line] = {}
         self._workers = 1
 
@@ -98,23 +126,23 @@ class EngineSlots:
         return 1.0 if line is None else max(0, capacity - line.total) / capacity
 
     async def acquire(self, engine_id: int, max_in_flight: int, organization_id: int, wait_s: float) -> Slot:
-        """A slot, or Declined(ENGINE_BUSY) after `wait_s`."""
+        """A slot, or Declined(ENGINE_BUSY): at once where none can be expected in time, else after `wait_s`."""
         line = self._lines.get(engine_id)
         if line is None:
             line = self._lines[engine_id] = _Line()
         line.capacity = self._capacity(max_in_flight)
-        slot = Slot(engine_id, organization_id)
         if not line.waiting and line.has_room_for(organization_id):
             line.take(organization_id)
-            return slot
-        if line.waiting_total >= line.capacity * WAITING_PER_SLOT_MAX or wait_s <= 0:
+        elif wait_s > 0 and line.may_wait(organization_id, wait_s):
+            await self._wait(line, organization_id, wait_s)
+        else:
             raise decline(Reason.ENGINE_BUSY)
-        await self._wait(line, organization_id, wait_s)
-        return slot
+        return Slot(engine_id, organization_id, self._clock())
 
     def release(self, slot: Slot) -> None:
         line = self._lines[slot.engine_id]
         line.free(slot.organization_id)
+        line.learn(self._clock() - slot.taken_at)
         if line.waiting:
             line.admit()
 

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from proxy.engine_slots import EngineSlots
+from proxy.engine_slots import EngineSlots, Slot
 from proxy.refusals import Declined, Reason
 
 
@@ -54,7 +54,8 @@ async def test_a_waiter_gets_the_slot_that_is_freed_in_time() -> None:
 
 
 async def test_a_waiter_that_gives_up_leaves_nothing_behind() -> None:
-    slots = EngineSlots()
+    slots = EngineSlots(clock=lambda: 0.0)
+    slots.release(await slots.acquire(1, 1, 1, 0))  # calls take no time: a slot is expected at once
     slot = await slots.acquire(1, 1, 1, 0)
     cancelled = asyncio.create_task(slots.acquire(1, 1, 2, 5))
     late = asyncio.create_task(slots.acquire(1, 1, 3, 0.01))
@@ -81,15 +82,57 @@ async def test_a_waiter_cancelled_in_the_moment_of_its_turn_gives_the_slot_on() 
     assert slots.in_flight() == {1: 1}
 
 
-async def test_a_queue_too_long_to_serve_is_refused_at_once() -> None:
-    slots = EngineSlots()
-    await slots.acquire(1, 1, 1, 0)
-    waiting = [asyncio.create_task(slots.acquire(1, 1, 2, 5)) for _ in range(4)]
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def full(clock: Clock, *, capacity: int, kept_s: float) -> EngineSlots:
+    """An engine whose calls keep their slots for `kept_s`, all taken by organizations of one call each."""
+    slots = EngineSlots(clock)
+    slot = await slots.acquire(1, capacity, 1, 0)
+    clock.now += kept_s
+    slots.release(slot)
+    for organization in range(capacity):
+        await slots.acquire(1, capacity, 1_000 + organization, 0)
+    return slots
+
+
+async def let_wait(slots: EngineSlots, capacity: int, organizations: list[int]) -> int:
+    """How many of these callers are let wait; the others are refused before anybody's turn comes."""
+    calls = [asyncio.create_task(slots.acquire(1, capacity, organization, 2.0)) for organization in organizations]
     await asyncio.sleep(0)
-    with pytest.raises(Declined):
-        await asyncio.wait_for(slots.acquire(1, 1, 3, 5), 1)
-    for task in waiting:
-        task.cancel()
+    waiting = [call for call in calls if not call.done()]
+    for call in calls:
+        call.cancel()
+    refused = await asyncio.gather(*calls, return_exceptions=True)
+    assert sum(isinstance(error, Declined) for error in refused) == len(calls) - len(waiting)
+    return len(waiting)
+
+
+@pytest.mark.parametrize(("kept_s", "let"), [(0.0, 40), (0.1, 40), (0.5, 18), (1.0, 9), (4.0, 2), (9.5, 0)])
+async def test_who_cannot_expect_a_slot_in_time_is_refused_at_once(kept_s: float, let: int) -> None:
+    """Ten slots, of which one organization can have nine; half of two seconds is what may be expected."""
+    slots = await full(Clock(), capacity=10, kept_s=kept_s)
+    assert await let_wait(slots, 10, [1] * 60) == let
+
+
+async def test_a_queue_of_one_organization_does_not_close_it_to_another() -> None:
+    slots = await full(Clock(), capacity=10, kept_s=1.0)
+    assert await let_wait(slots, 10, [1] * 60 + [2]) == 9 + 1
+
+
+async def test_how_long_calls_keep_their_slots_is_learned_anew() -> None:
+    clock = Clock()
+    slots = await full(clock, capacity=10, kept_s=60.0)
+    assert await let_wait(slots, 10, [1]) == 0
+    for _ in range(100):  # another worker's calls, say, have ended: these are quick
+        slots.release(Slot(1, 1_000, clock.now))
+        await slots.acquire(1, 10, 1_000, 0)
+    assert await let_wait(slots, 10, [1] * 60) > 0
 
 
 async def test_workers_share_an_engine() -> None:
