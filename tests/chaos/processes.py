@@ -139,6 +139,15 @@ class Proxy:
             assert response.status_code == 200, (response.status_code, got)
         return got
 
+    def cut_response(self) -> bytes:
+        """The same of a streamed response."""
+        body = {"model": "aion-v3", "input": HELLO, "max_output_tokens": 64, "stream": True}
+        got = b""
+        with suppress(httpx.TransportError), self.client.stream("POST", "/responses", json=body) as response:
+            for piece in response.iter_raw():
+                got += piece
+        return got
+
     def wait(self) -> int:
         return self.process.wait(30)
 

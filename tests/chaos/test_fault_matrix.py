@@ -142,6 +142,19 @@ def test_5_killed_after_the_s_line_before_settling(shop, processes):
     no_dead_files(processes)
 
 
+def test_5_under_a_streamed_response(shop, processes):
+    processes.journal()
+    proxy = processes.worker("after_settle_line")
+    got = proxy.cut_response()
+    assert proxy.wait() == -signal.SIGKILL
+    assert b"event: response.output_text.delta" in got
+    assert b"event: response.completed" not in got  # the charge was on disk before it
+    at_rest(shop, 1)
+    ((call_id, entry),) = made(shop).items()
+    assert charged(call_id) == true_cost(entry) > 0
+    no_dead_files(processes)
+
+
 def test_6_killed_after_settling(shop, processes):
     processes.journal()
     proxy = processes.worker("after_settle")
