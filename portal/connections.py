@@ -9,13 +9,18 @@ costs nothing more.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import time
 from http import HTTPStatus
 from typing import Any
 
+import orjson
 from django.conf import settings
 from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from billing import call_ids
 
 CHECK_SECONDS = 10.0
 """A head must have come within two checks."""
@@ -118,6 +123,21 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._rests = False
         super().data_received(data)
+
+    def send_400_response(self, msg: str) -> None:
+        """For bytes that are no HTTP request: an error as the proxy's own answers have it. Into an answer that has begun
+        nothing can be said; the connection ends, which its call takes for a client that left."""
+        if self.cycle is not None and not self.cycle.response_complete and self.cycle.response_started:
+            self.transport.close()
+            return
+        call_id = call_ids.mint(int(time.time() * 1000), os.urandom(10)).encode()
+        error = {"message": msg, "type": "invalid_request_error", "param": None, "code": "invalid_http"}
+        body = orjson.dumps({"error": error})
+        self.transport.write(
+            b"%bx-request-id: %b\r\nx-should-retry: false\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n%b" % (_STATUS_LINES[400], call_id, len(body), body)
+        )
+        self.transport.close()
 
     def on_response_complete(self) -> None:
         """As uvicorn does, but without a timer for each answer that the next request nearly always cancels."""

@@ -19,13 +19,18 @@ _OPENS = frozenset({"system", "developer"})
 _DRAWS = 2**64
 
 
-def conversation_of(asked: Asked, organization_id: int) -> bytes:
-    """Same organization and same `user`, or same opening: all messages up to the first that is not the system's, which
-    every later turn of a conversation repeats. Empty where nothing would be read again (embeddings)."""
+def conversation_of(asked: Asked, organization_id: int, session_id: str = "") -> bytes:
+    """Same organization and same session, else same `user`, else same opening: all messages up to the first that is not
+    the system's, which every later turn of a conversation repeats. Empty where nothing would be read again
+    (embeddings)."""
     if asked.endpoint is not CHAT and asked.endpoint is not COMPLETIONS:
         return b""
-    opening = asked.user.encode() if asked.user else _opening(asked)
-    return blake2b(b"%d\0%d\0" % (organization_id, bool(asked.user)) + opening, digest_size=8).digest()
+    kind, name = 0, b""
+    if session_id:  # its beginning may have been dropped to fit the context
+        kind, name = 2, session_id.encode()
+    elif asked.user:
+        kind, name = 1, asked.user.encode()
+    return blake2b(b"%d\0%d\0" % (organization_id, kind) + (name or _opening(asked)), digest_size=8).digest()
 
 
 def draw(conversation: bytes, engine_id: int, weight: int) -> float:

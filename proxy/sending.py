@@ -31,7 +31,7 @@ async def send(call: Call, worker: Worker) -> Response:
     An engine without a free slot is waited for only when no other takes the call."""
     conversation = b""
     if len(call.model.routes) > 1:
-        conversation = conversation_of(call.asked, call.caller.organization.id)
+        conversation = conversation_of(call.asked, call.caller.organization.id, call.session_id)
     choices = worker.routing.order(call.model, call.snapshot, conversation)[:ENGINES_TRIED_MAX]
     if len(choices) == 1:
         return await _last(choices[0], call, worker)

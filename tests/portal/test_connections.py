@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +28,12 @@ async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
     size = 8_000_000 if scope["path"] == "/large" else 2
     headers = [(b"content-length", b"%d" % size)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b"x" * size})
+    if scope["path"] == "/half":
+        await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        await asyncio.sleep(0.5)
+        await send({"type": "http.response.body", "body": b"y"})
+    else:
+        await send({"type": "http.response.body", "body": b"x" * size})
 
 
 @pytest.fixture
@@ -238,3 +245,28 @@ async def test_an_answer_begins_once_and_ends_once() -> None:
     await answer.send(body(b""))
     with pytest.raises(RuntimeError):
         await answer.send(body(b""))
+
+
+def test_what_is_no_request_is_refused_with_an_id(port: int) -> None:
+    for nonsense in (b"\x16\x03\x01 is a TLS hello\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n", b"* * *\r\n"):
+        with link(port) as connection:
+            connection.sendall(nonsense)
+            said = b""
+            while piece := connection.recv(65536):
+                said += piece
+        head, _, body = said.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+        (call_id,) = [line[14:] for line in head.split(b"\r\n") if line.startswith(b"x-request-id: ")]
+        assert uuid.UUID(call_id.decode()).version == 7
+        assert json.loads(body)["error"]["code"] == "invalid_http"
+
+
+def test_nonsense_behind_a_request_says_nothing_into_its_answer(port: int) -> None:
+    with link(port) as connection:
+        connection.sendall(b"GET /half HTTP/1.1\r\nhost: x\r\n\r\n")
+        said = connection.recv(65536)
+        connection.sendall(b"\x00\x01 nonsense\r\n\r\n")
+        while piece := connection.recv(65536):
+            said += piece
+    assert said.startswith(b"HTTP/1.1 200")
+    assert said.endswith(b"\r\n\r\nx"), "half of it, and nothing that could be taken for the rest"

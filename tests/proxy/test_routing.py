@@ -201,4 +201,9 @@ def test_a_user_is_a_conversation() -> None:
     one = affinity.conversation_of(asked("a", "b", user="u1"), 1)
     assert affinity.conversation_of(asked("c", "d", user="u1"), 1) == one
     assert affinity.conversation_of(asked("c", "d", user="u2"), 1) != one
+    talk = affinity.conversation_of(asked("a", "b", user="u1"), 1, "s1")
+    assert affinity.conversation_of(asked("c", "d"), 1, "s1") == talk
+    others = [(1, "s2"), (2, "s1"), (1, "u1")]
+    assert talk not in [affinity.conversation_of(asked("c", "d"), *other) for other in others]
+    assert affinity.conversation_of(asked("a", "b"), 1, "u1") != one
     assert affinity.conversation_of(Asked(EMBEDDINGS, {"input": "x"}, 1, 0), 1) == b""
