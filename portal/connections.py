@@ -125,8 +125,8 @@ class Protocol(HttpToolsProtocol):
         super().data_received(data)
 
     def send_400_response(self, msg: str) -> None:
-        """For bytes that are no HTTP request: an error as the proxy's own answers have it. Into an answer that has begun
-        nothing can be said; the connection ends, which its call takes for a client that left."""
+        """For bytes that are no HTTP request: an error as the proxy's own answers have it. Into an answer that has
+        begun nothing can be said; the connection ends, which its call takes for a client that left."""
         if self.cycle is not None and not self.cycle.response_complete and self.cycle.response_started:
             self.transport.close()
             return
