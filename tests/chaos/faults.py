@@ -20,8 +20,9 @@ from billing import script, wal
 from keys.caller import SHARDS
 from tests.chaos.world import PROXIES, ProxyProgram, World
 
-GAP_SECONDS: Final = (0.6, 4.0)
-"""From one fault's beginning to the next one's."""
+GAP_SECONDS: Final = (0.6, 5.0)
+"""From one fault's beginning to the next one's. Where a target was waited for, later faults make up for it, down to the
+least gap."""
 READY_SECONDS_MAX: Final = 90.0
 ALONE_SECONDS: Final = 1.5
 """After a fault that is alone: its worker has tried its disk again, and written what it owed."""
@@ -323,24 +324,35 @@ KINDS: Final[tuple[Kind, ...]] = (
 SLEEP = Kind("proxy stopped for 70 s", _PROXY, (70, 75), _stop_proxy)
 """Past its leases by the clock: in long runs only."""
 SLEEP_EVERY_SECONDS: Final = 200.0
+LATE_SECONDS: Final = 10.0
+"""How much later than planned a fault may begin, as far as plans reckon with it."""
 
 
 def plan(seed: int, seconds: float) -> list[Fault]:
-    """Each kind once, in a drawn order, then all again; as many as begin within `seconds`."""
+    """Each kind once, in a drawn order, then all again; as many as begin within `seconds`. While a proxy sleeps it is
+    no other fault's target, and nothing happens that would have to wait for its end."""
     luck = random.Random(seed)
     bag: list[Kind] = []
     found: list[Fault] = []
-    at, sleep_at = 1.0, SLEEP_EVERY_SECONDS / 2
+    at, sleeper, sleep_at, awake_at = 1.0, "", SLEEP_EVERY_SECONDS / 2, 0.0
     while at < seconds:
-        if not bag:
-            bag = list(KINDS)
-            luck.shuffle(bag)
-        kind = bag.pop()
         if at > sleep_at and at + SLEEP.seconds[1] < seconds:
             kind, sleep_at = SLEEP, sleep_at + SLEEP_EVERY_SECONDS
-        found.append(Fault(at, kind, luck.choice(kind.targets), luck.uniform(*kind.seconds)))
+        else:
+            kind = _drawn(bag, luck, may_be_alone=at > awake_at)
+        targets = [target for target in kind.targets if at > awake_at or target != sleeper]
+        found.append(Fault(at, kind, luck.choice(targets), luck.uniform(*kind.seconds)))
+        if kind is SLEEP:
+            sleeper, awake_at = found[-1].target, at + found[-1].seconds + LATE_SECONDS
         at += luck.uniform(*GAP_SECONDS)
     return found
+
+
+def _drawn(bag: list[Kind], luck: random.Random, *, may_be_alone: bool) -> Kind:
+    if not any(may_be_alone or not kind.alone for kind in bag):
+        bag += luck.sample(KINDS, len(KINDS))
+    place = next(place for place in reversed(range(len(bag))) if may_be_alone or not bag[place].alone)
+    return bag.pop(place)
 
 
 @dataclass
@@ -353,7 +365,7 @@ class Breaker:
     begun: list[Fault] = field(default_factory=list)
     _ends: list[tuple[float, int, str, End]] = field(default_factory=list)
     _busy: set[str] = field(default_factory=set)
-    _behind: float = 0.0
+    _last_at: float = 0.0
     _alone_until: float = 0.0
 
     @property
@@ -373,14 +385,14 @@ class Breaker:
         if not self.left:
             return
         fault = self.faults[len(self.begun)]
-        due = fault.at + self._behind
+        due = max(fault.at, self._last_at + GAP_SECONDS[0])
         if now < due:
             return
         if not self._may_begin(fault, now):
             if now > due + READY_SECONDS_MAX:
                 raise AssertionError(f"{fault.target} is not there after {READY_SECONDS_MAX} s: {fault}")
             return
-        self._behind += now - due
+        self._last_at = now
         end = fault.kind.begin(self.world, fault)
         self._busy.add(fault.target)
         if fault.kind.alone:
