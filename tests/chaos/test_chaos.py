@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +72,25 @@ def charged(**changes):
         "source": "final",
         "held_nanos": 1_000,
     }
-    usual |= {"stream": True, "events": 1, "uncached": 10, "cached": 0, "output": 20, "nanos": 50}
+    usual |= {
+        "stream": True,
+        "day": date(2026, 11, 21),
+        "events": 1,
+        "uncached": 10,
+        "cached": 0,
+        "output": 20,
+        "nanos": 50,
+    }
     return Charged(**(usual | changes))
 
 
-def judged(call=None, seen=None, entry=None, *, lines=(), granted=0, priced=(), prices=None):
+def judged(call=None, seen=None, entry=None, *, lines=(), granted=0, priced=(), prices=None, limit=30):
     made = {"request_id": CALL, "prompt_tokens": 10, "cached_tokens": 0, "output_tokens": 20, "end": "stop"}
     calls = {} if call is None else {CALL: call}
     spent = [] if call is None else [Line(1, -call.nanos, False)]
     books = Books(calls, prices or {1: PRICE}, [Line(1, 1_000, False), *lines, *spent])
-    found = judge(
-        [made | (entry or {})], [] if seen is None else [seen], books, priced=priced, granted={1: 1_000 + granted}
-    )
+    given = {"priced": priced, "granted": {1: 1_000 + granted}, "limited": {1: limit}}
+    found = judge([made | (entry or {})], [] if seen is None else [seen], books, **given)
     return found, [finding.what for finding in found.findings]
 
 
@@ -102,7 +110,7 @@ def test_what_is_charged_as_it_was_made_is_exact():
         (None, None, {"end": "aborted"}, [LOST]),
         (charged(output=19, nanos=48), seen(), {}, [LOST]),
         (charged(nanos=49), seen(), {}, [LOST, WRONG_PRICE]),
-        (charged(output=21, nanos=52), seen(), {}, [DOUBLED, DOUBLED]),
+        (charged(output=21, nanos=52, late_tokens=1), seen(), {}, [DOUBLED, DOUBLED]),
         (charged(events=2), seen(), {}, [DOUBLED]),
         (charged(held_nanos=40), seen(), {}, [OVERSPENT, WRONG_PRICE]),
         (charged(end_reason="client_gone", output=5, nanos=20), seen(end=CANCELLED, tokens=6), {}, [LOST]),
@@ -128,6 +136,11 @@ def test_a_killed_stream_may_lack_one_interval(missing, what):
 def test_a_wallet_below_zero_is_overspent_unless_a_late_correction_brought_it_there():
     assert judged(charged(), seen(), lines=[Line(1, -2_000, False)], granted=-2_000)[1] == [OVERSPENT, OVERSPENT]
     assert judged(charged(), seen(), lines=[Line(1, -2_000, True)], granted=-2_000)[1] == []
+
+
+def test_more_tokens_than_a_limit_allows_are_overspent_unless_they_came_late():
+    assert judged(charged(), seen(), limit=29)[1] == [OVERSPENT]
+    assert judged(charged(late_tokens=1), seen(), limit=29)[1] == []
 
 
 def test_a_wallet_that_is_not_what_was_granted_less_what_was_charged_is_named():

@@ -29,7 +29,8 @@ LOOK_SECONDS: Final = 0.05
 TELL_SECONDS: Final = 5.0
 QUIET_SECONDS_MAX: Final = 150.0
 RECONCILE_SECONDS_MAX: Final = 120.0
-CREDITS: Final = {"rich": "1000", "thrifty": "0.02", "poor": "0.004", "metered": "1"}
+LIMITED: Final = "metered"
+CREDITS: Final = {"rich": "1000", "thrifty": "0.02", "poor": "0.004", LIMITED: "1"}
 """Units of money that customers begin with; the poor run out of it between grants."""
 
 Tell = Callable[[str], None]
@@ -89,15 +90,19 @@ def _trial(world: World, *, seed: int, seconds: float, tell: Tell) -> Report:
 def _customers(shop: Shop, seconds: float) -> dict[int, Customer]:
     """By organization's id. One is on a tier whose tokens of a day run out in the middle of the run."""
     limits = (
-        {"unit": "tokens", "window": "day", "amount": int(seconds * 400)},
+        {"unit": "tokens", "window": "day", "amount": _tokens_of_a_day(seconds)},
         {"unit": "concurrent", "window": "minute", "amount": 4},
         {"unit": "requests", "window": "minute", "scope": "key", "amount": 100_000},
     )
     found = {}
     for name, credit in CREDITS.items():
-        made = shop.customer(*(limits if name == "metered" else ()), credit=credit)
+        made = shop.customer(*(limits if name == LIMITED else ()), credit=credit)
         found[made.organization.id] = Customer(name, made.organization.id, made.issued.secret)
     return found
+
+
+def _tokens_of_a_day(seconds: float) -> int:
+    return int(seconds * 150)
 
 
 def _break(world: World, breaker: Breaker, load: Load, seconds: float, tell: Tell) -> None:
@@ -134,7 +139,8 @@ def _ended(
     log = [entry for entry in list(inference.engine.log) if entry["end"] != "refused"]
     connection.close()  # PostgreSQL has been away since it was opened
     reconcile = _reconcile()
-    verdict = judge(log, load.seen, Books.read(), priced=changes.priced, granted=changes.granted)
+    limited = {each.organization_id: _tokens_of_a_day(seconds) for each in load.customers if each.name == LIMITED}
+    verdict = judge(log, load.seen, Books.read(), priced=changes.priced, granted=changes.granted, limited=limited)
     return Report(
         seed=seed,
         seconds=seconds,

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Final, NamedTuple
 
 from billing.admission import PROGRESS_MS
@@ -49,12 +50,15 @@ class Charged:
     source: str
     held_nanos: int
     stream: bool
+    day: date
     events: int = 0
     corrections: int = 0
     uncached: int = 0
     cached: int = 0
     output: int = 0
     nanos: int = 0
+    late_tokens: int = 0
+    """Of corrections: when the call lapsed they were free again for others."""
 
     @property
     def prompt(self) -> int:
@@ -84,6 +88,7 @@ class Books:
             call = calls.setdefault(call_id, Charged(*facts))
             call.events += kind == "call"
             call.corrections += kind != "call"
+            call.late_tokens += (output + uncached + (cached or 0)) * (kind != "call")
             call.source = facts[3]
             call.output += output
             call.uncached += uncached
@@ -98,7 +103,7 @@ class Books:
 
 _CALLS = """
     SELECT COALESCE(corrects, call_id)::text, kind, output_tokens, uncached_input_tokens, cache_read_tokens, cost_nanos,
-        organization_id, rate_id, end_reason, usage_source, held_nanos, stream
+        organization_id, rate_id, end_reason, usage_source, held_nanos, stream, day
     FROM usage_event ORDER BY kind, settled_at
 """  # calls come before their corrections
 _LINES = """
@@ -154,9 +159,10 @@ def judge(
     *,
     priced: Sequence[tuple[int, float]],
     granted: Mapping[int, int],
+    limited: Mapping[int, int],
 ) -> Verdict:
-    """`log`: the engine's; `priced`: rates and the time from which no call may start at an older one; `granted`: what
-    each organization's wallet was given, by its id."""
+    """`log`: the engine's; `priced`: rates and the time from which no call may start at an older one; by organization's
+    id `granted`, what its wallet was given, and `limited`, the tokens that it may use in a day."""
     verdict = Verdict()
     by_id = {each.call_id: each for each in seen if each.call_id}
     made = {entry["request_id"]: entry for entry in log if entry["end"] != "refused"}
@@ -170,6 +176,7 @@ def judge(
         verdict.corrected += call.corrections > 0
     _judge_prices(verdict, by_id, books, priced)
     _judge_wallets(verdict, books, granted)
+    _judge_limits(verdict, books, limited)
     return verdict
 
 
@@ -275,3 +282,15 @@ def _judge_wallets(verdict: Verdict, books: Books, granted: Mapping[int, int]) -
         if balance[organization_id] != expected:
             said = f"the wallet has {balance[organization_id]} nanos, not {expected}"
             verdict.add(LOST, f"organization {organization_id}", expected - balance[organization_id], said)
+
+
+def _judge_limits(verdict: Verdict, books: Books, limited: Mapping[int, int]) -> None:
+    used: defaultdict[tuple[int, date], int] = defaultdict(int)
+    for call in books.calls.values():
+        used[call.organization_id, call.day] += call.prompt + call.output - call.late_tokens
+    for (organization_id, day), tokens in used.items():
+        limit = limited.get(organization_id, tokens)
+        if tokens > limit:
+            verdict.add(
+                OVERSPENT, f"organization {organization_id}", tokens - limit, f"{tokens} tokens of {limit} on {day}"
+            )
