@@ -214,6 +214,11 @@ class Catalogue:
         """All brands, at most about a second old. The same tuple until something changes, so an index may be kept."""
         return self._brands
 
+    @property
+    def knows_brands(self) -> bool:
+        """Whether the list was ever read. Without it nothing can be said of hosts, paths and keys."""
+        return bool(self._brands_version)
+
     async def refresh_brands(self) -> tuple[BrandRecord, ...]:
         """The list as it stands at some moment after this was called, for a host or slug that nobody knows yet. Looks
         are a fifth of a second apart. Raises RedisError."""

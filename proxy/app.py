@@ -168,6 +168,8 @@ async def _place(call: Call, worker: Worker) -> Place:
         if host is None:
             raise
     await worker.catalogue.refresh_brands()
+    if not worker.catalogue.knows_brands:
+        raise StoreUnavailable("the list of brands could not be read yet")
     place = worker.brands.place(host, call.path)
     if place is None:
         raise decline(Reason.UNKNOWN_PATH, method=call.method, path=call.path[:200])

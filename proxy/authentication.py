@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from billing.catalogue import BrandUnknown
+from billing.counters import StoreUnavailable
 from billing.snapshot import BrandRecord, ModelRecord, Snapshot
 from billing.tiers import TierUnknown
 from keys.caller import Caller
@@ -23,10 +23,7 @@ async def authenticate(call: Call, worker: Worker) -> None:
     if brand is not call.brand:
         call.brand, call.dialect = brand, dialect_named(brand.dialect)
     call.caller = caller
-    try:
-        call.snapshot = await worker.catalogue.snapshot(brand.id)
-    except BrandUnknown:
-        raise decline(Reason.INVALID_KEY) from None
+    call.snapshot = await worker.catalogue.snapshot(brand.id)
     try:
         _judge(call, worker)
     except (Declined, KeyRefused, CredentialsRefused):
@@ -80,6 +77,8 @@ async def _found(call: Call, worker: Worker) -> tuple[Caller, BrandRecord]:
     brands = worker.brands
     candidates = [brand for brand in brands.by_id.values() if brands.serves(brand, call.place)]
     if not candidates:
+        if not worker.catalogue.knows_brands:
+            raise StoreUnavailable("the list of brands could not be read yet")
         raise decline(Reason.INVALID_KEY)
     presented = present(call.headers, call.query, schemes=_EVERY_SCHEME)
     caller = await worker.directory.find(presented.secret, *candidates)

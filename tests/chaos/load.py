@@ -40,7 +40,8 @@ ENDS: Final = (COMPLETE, CANCELLED, CUT, ERROR, REFUSED, NO_ANSWER)
 @dataclass(slots=True)
 class Seen:
     """One call as its client saw it. `tokens_at`: when each token of a stream came (seconds of a monotonic clock), kept
-    only for those that were not complete; `pace`: the tokens per second that the engine was asked for."""
+    only for those that were not complete; `pace`: the tokens per second that the engine was asked for; `said`: how it
+    was refused."""
 
     kind: str
     sent_at: float
@@ -50,6 +51,7 @@ class Seen:
     end: str = NO_ANSWER
     tokens: int = 0
     tokens_at: tuple[float, ...] = ()
+    said: str = ""
 
 
 @dataclass(slots=True)
@@ -74,6 +76,11 @@ class Answer(Reader):
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"x-request-id":
             self.call_id = value.decode()
+
+    @property
+    def text(self) -> str:
+        """Of an answer that is no stream."""
+        return self._rest.decode(errors="replace")
 
     @property
     def status(self) -> int:
@@ -104,8 +111,8 @@ class Load:
     seed: int
     seen: list[Seen] = field(default_factory=list)
     running: int = 0
-    refused_wrongly: int = 0
-    """Calls whose key was unknown (401), though it was their customer's before and after."""
+    refused_wrongly: list[str] = field(default_factory=list)
+    """What calls were told whose key was not known (401), though it was their customer's before and after."""
     is_over: bool = False
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -134,7 +141,8 @@ class Load:
             finally:
                 self.running -= 1
             self.seen.append(seen)
-            self.refused_wrongly += seen.status == 401 and customer.secret == secret
+            if seen.status == 401 and customer.secret == secret:
+                self.refused_wrongly.append(f"401 of call {seen.call_id} on port {port}: {seen.said}")
 
 
 async def _call(luck: random.Random, kind: str, secret: str, port: int) -> Seen:
@@ -165,7 +173,7 @@ async def _call(luck: random.Random, kind: str, secret: str, port: int) -> Seen:
 def _said(seen: Seen, answer: Answer, is_stream: bool) -> Seen:
     seen.call_id, seen.status, seen.tokens = answer.call_id, answer.status, len(answer.tokens_at)
     if answer.status and answer.status != 200:
-        seen.end = REFUSED
+        seen.end, seen.said = REFUSED, answer.text
     elif answer.is_done or (answer.is_whole_body and not is_stream):
         seen.end = COMPLETE
     elif answer.has_error:

@@ -56,7 +56,7 @@ def _books(report: Report) -> Iterator[str]:
         ("charged at an older price than held", verdict.count(OLD_PRICE)),
         ("charged otherwise than priced", verdict.count(WRONG_PRICE)),
         ("served after their key was revoked", report.served_after_revocation),
-        ("refused though their key held", report.load.refused_wrongly),
+        ("refused though their key held", len(report.load.refused_wrongly)),
         ("streams cut by a kill", verdict.killed_streams),
         ("  under-charged by part of an interval", verdict.under_charged),
         ("  largest under-charge, tokens", verdict.largest_under_charge),
@@ -69,7 +69,7 @@ def _books(report: Report) -> Iterator[str]:
 
 
 def _details(report: Report) -> Iterator[str]:
-    found = [*map(str, report.verdict.findings), *report.reconcile, *report.left]
+    found = [*map(str, report.verdict.findings), *report.load.refused_wrongly, *report.reconcile, *report.left]
     yield from (f"  ! {line}" for line in found[:FINDINGS_MAX])
     if len(found) > FINDINGS_MAX:
         yield f"  ! and {len(found) - FINDINGS_MAX} more"

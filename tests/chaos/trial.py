@@ -53,7 +53,7 @@ class Report:
 
     @property
     def is_good(self) -> bool:
-        wrong = self.served_after_revocation + self.load.refused_wrongly
+        wrong = self.served_after_revocation + len(self.load.refused_wrongly)
         return not (self.verdict.findings or wrong or self.reconcile or self.left)
 
 
