@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from billing.events import COUNTED_SQL
 from billing.hold import LimitState
 from billing.money import price_per_token
 from billing.pricing import complete, rate_for
@@ -39,8 +40,9 @@ _PRICES = (
     ("input_cache_write", "cache_write_picos"),
     ("internal_reasoning", "reasoning_picos"),
 )
-_DAYS_SQL = """SELECT day, sum(requests), sum(uncached_input_tokens + cache_read_tokens + cache_write_tokens),
-    sum(output_tokens) FROM billing_usageday WHERE organization_id = %s AND day >= %s AND day < %s GROUP BY day"""
+_DAYS_SQL = f"""SELECT day, sum({COUNTED_SQL["req"]}), sum({COUNTED_SQL["in"]}), sum({COUNTED_SQL["out"]})
+    FROM billing_usageday WHERE organization_id = %s AND day >= %s AND day < %s GROUP BY day"""  # noqa: S608
+"""As the counters in Redis count: what an engine failed is given back."""
 
 
 async def answer(call: Call, worker: Worker, send: Send) -> None:
@@ -160,11 +162,14 @@ async def _usage_report(call: Call, worker: Worker, states: tuple[LimitState, ..
 
 
 def _token_limit(states: tuple[LimitState, ...]) -> LimitState | None:
-    """The organization's limit on all tokens with the least room left."""
+    """The organization's quota of all tokens with the least room left; what a minute may take is a pace, no quota."""
     limits = [
         state
         for state in states
-        if state.unit == "tokens" and state.scope == "organization" and state.limit is not None
+        if state.unit == "tokens"
+        and state.scope == "organization"
+        and state.window != "minute"
+        and state.limit is not None
     ]
     return min(limits, key=lambda state: (state.limit or 0) - state.posted, default=None)
 
