@@ -365,3 +365,19 @@ def test_database_that_breaks_while_applying_leaves_the_change_pending(organizat
 
     monkeypatch.setattr(publication, "_row", broken)
     assert not issuing.issue(organization=organization, name="one", actor="test").published
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_changes_of_one_transaction_are_brought_up_once(monkeypatch):
+    brand = cast.brand()
+    rendered: list[int] = []
+    render = publication._renderers["brand"]
+    monkeypatch.setitem(publication._renderers, "brand", lambda brand_id: rendered.append(brand_id) or render(brand_id))
+    with transaction.atomic():
+        versions = [publication.record("brand", brand.id) for _ in range(5)]
+    assert all(version.applied for version in versions)
+    assert rendered == [brand.id]
+    assert not Publication.objects.filter(applied_at=None).exists()
+    with transaction.atomic():
+        assert not publication.record("brand", brand.id).applied
+    assert len(rendered) == 2
