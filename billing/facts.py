@@ -26,13 +26,15 @@ UNITS: Final = tuple(UNIT_FIELDS.values())
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Known before the call is judged. `rates` are the frozen picos per token and nanos per request and image."""
+    """Known before the call is judged. `rates` are the frozen picos per token and nanos per request and image;
+    `credits` are those per request."""
 
     brand_id: int
     tier_id: int | None = None
     rate_id: int
     rates: dict[str, int | None]
     credits: int = 0
+    credits_per_1000_tokens: int = 0
     endpoint: str
     stream: bool = False
     started_at_ms: int
@@ -92,7 +94,14 @@ def rates_of(rate: RateRecord) -> dict[str, int | None]:
 def rate_of(facts: Facts) -> RateRecord:
     """The frozen rate again. Whether free was said was judged when the call was reserved."""
     given = {name: value for name, value in facts.rates.items() if value is not None}
-    return RateRecord(id=facts.rate_id, from_ms=0, credits_per_request=facts.credits, is_free=True, **given)
+    return RateRecord(
+        id=facts.rate_id,
+        from_ms=0,
+        credits_per_request=facts.credits,
+        credits_per_1000_tokens=facts.credits_per_1000_tokens,
+        is_free=True,
+        **given,
+    )
 
 
 def price(rate: RateRecord, usage: Usage, *, payer: str, held_nanos: int) -> Price:
@@ -148,7 +157,7 @@ def event_of_lapsed(held: Held, facts: Facts, running: Running, now_ms: int) -> 
         output_tokens=usage.output,
         reasoning_tokens=usage.reasoning,
         images=usage.images,
-        credits=facts.credits if heard else 0,
+        credits=pricing.credits(rate_of(facts), usage) if heard else 0,
         list_cost_nanos=priced.list_cost_nanos,
         cost_nanos=priced.cost_nanos,
         held_nanos=held.held_nanos,

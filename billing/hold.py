@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from billing import facts, wal
+from billing import facts, pricing, wal
 from billing.events import End, Event, Source
 from billing.facts import Facts, Running
 from billing.limits import CONCURRENT, Estimate, Need
@@ -226,6 +226,7 @@ class Hold:
             rate_id=template.rate.id,
             rates=template.rates,
             credits=template.rate.credits_per_request,
+            credits_per_1000_tokens=template.rate.credits_per_1000_tokens,
             endpoint=estimate.endpoint,
             stream=self.stream,
             started_at_ms=self.started_at_ms,
@@ -307,7 +308,7 @@ class Hold:
             output_tokens=usage.output,
             reasoning_tokens=usage.reasoning,
             images=usage.images,
-            credits=template.rate.credits_per_request if outcome.billable else 0,
+            credits=pricing.credits(template.rate, usage) if outcome.billable else 0,
             list_cost_nanos=price.list_cost_nanos,
             cost_nanos=price.cost_nanos,
             held_nanos=self.held_nanos,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from billing.pricing import PICOS_PER_NANO, hold_picos, worst_case_picos
+from billing.pricing import PICOS_PER_NANO, hold_credits, hold_picos, worst_case_picos
 from billing.snapshot import LimitRecord, ModelRecord, RateRecord, TierRecord
 
 UNIT_FIELDS = {
@@ -109,7 +109,7 @@ def plans(
     """What the reserve step judges. Raises PriceMissing, HoldTooLarge."""
     fixed, per = hold_picos(rate, estimate.prompt_tokens_max, choices=estimate.choices, images_max=estimate.images_max)
     worst_case_picos(fixed, per, estimate.output_tokens_wanted)
-    needs = _needs(estimate, rate.credits_per_request)
+    needs = _needs(estimate, rate)
     charged = Need(fixed, per, PICOS_PER_NANO)
     bound = [_bound(limit, key_id, model.id) for limit in (*tier.limits, *key_limits)]
     mine = [limit for limit in bound if limit is not None]
@@ -201,14 +201,14 @@ def scope_field(scope: str, *, key_id: int, model_id: int) -> str:
     raise LimitInvalid(f"a limit's scope is one of {', '.join(SCOPES)}, not {scope}")
 
 
-def _needs(estimate: Estimate, credits_per_request: int) -> dict[str, Need]:
+def _needs(estimate: Estimate, rate: RateRecord) -> dict[str, Need]:
     prompt = estimate.prompt_tokens_max if estimate.quota_prompt_tokens is None else estimate.quota_prompt_tokens
     return {
         "requests": Need(1, 0, 1),
         "input": Need(prompt, 0, 1),
         "output": Need(0, estimate.choices, 1),
         "tokens": Need(prompt, estimate.choices, 1),
-        "credits": Need(credits_per_request, 0, 1),
+        "credits": Need(*hold_credits(rate, prompt, choices=estimate.choices)),
     }
 
 

@@ -24,6 +24,8 @@ from keys.models import Organization
 PER_MILLION = ("input", "output", "cache_read", "cache_write", "reasoning")
 AMOUNTS = (*(f"{name}_picos" for name in PER_MILLION), "request_nanos", "image_nanos")
 CREDITS = ("credits_per_request", "credits_per_1000_tokens")
+CREDITS_MAX = 1_000_000
+"""So that what a call takes stays exact in scripts, however long it is."""
 SAYS = (*AMOUNTS, *CREDITS, "is_free")
 """What makes two prices the same."""
 
@@ -194,6 +196,8 @@ def _check(rate: Rate) -> None:
         value = getattr(rate, name)
         if type(value) is not int or value < 0:
             raise ValidationError({name: "A whole number from 0 on: money is not rounded here."})
+        if name in CREDITS and value > CREDITS_MAX:
+            raise ValidationError({name: f"At most {CREDITS_MAX}."})
     priced = any(getattr(rate, name) for name in AMOUNTS)
     if rate.is_free and priced:
         raise ValidationError("A free model has no price.")

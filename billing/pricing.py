@@ -13,6 +13,7 @@ from billing.snapshot import ModelRecord, RateRecord
 from billing.usage import Usage
 
 PICOS_PER_NANO = 1_000
+TOKENS_PER_CREDIT_STEP = 1_000
 WORST_CASE_PICOS_MAX = 2**53 - 1
 """Redis scripts compute with doubles; a hold above this (9,007 currency units) is refused before it reaches them."""
 
@@ -100,6 +101,21 @@ def worst_case_picos(fixed: int, per: int, output_tokens: int) -> int:
     if picos > WORST_CASE_PICOS_MAX:
         raise HoldTooLarge(f"{picos} picos is more than one call may hold ({WORST_CASE_PICOS_MAX})")
     return picos
+
+
+def hold_credits(rate: RateRecord, prompt_tokens: int, *, choices: int = 1) -> tuple[int, int, int]:
+    """(fixed, per, scale): a call granted `g` output tokens per choice takes at most ceil((fixed + g·per) / scale)
+    credits: those of every request, and those per 1,000 tokens, rounded up once."""
+    by_tokens = rate.credits_per_1000_tokens
+    if not by_tokens:
+        return rate.credits_per_request, 0, 1
+    fixed = rate.credits_per_request * TOKENS_PER_CREDIT_STEP + prompt_tokens * by_tokens
+    return fixed, choices * by_tokens, TOKENS_PER_CREDIT_STEP
+
+
+def credits(rate: RateRecord, usage: Usage) -> int:
+    """What the usage takes of a quota of credits."""
+    return rate.credits_per_request + -(-usage.total_tokens * rate.credits_per_1000_tokens // TOKENS_PER_CREDIT_STEP)
 
 
 def nanos_up(picos: int) -> int:

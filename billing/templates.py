@@ -246,6 +246,6 @@ def needs_of(template: Template, estimate: Estimate) -> tuple[Need, ...]:
         Need(prompt, 0, 1),
         Need(0, estimate.choices, 1),
         Need(prompt, estimate.choices, 1),
-        Need(template.rate.credits_per_request, 0, 1),
+        Need(*pricing.hold_credits(template.rate, prompt, choices=estimate.choices)),
         Need(fixed, per, pricing.PICOS_PER_NANO),
     )

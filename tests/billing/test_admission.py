@@ -468,3 +468,36 @@ async def test_embeddings_want_no_output(stage):
     async with stage(limit("output", "day", 0)) as s:
         hold = await s.reserve(prompt=100, wanted=0)
         assert (hold.granted, hold.applied, hold.held_nanos) == (0, False, 20_000)
+
+
+async def test_credits_by_the_thousand_tokens_are_held_at_worst_and_settled_exactly(stage):
+    """3 a call and 2 per 1,000 tokens, of 10 in all; the second quota, a month's, is tighter."""
+    rate = msgspec.structs.replace(RATE, credits_per_request=3, credits_per_1000_tokens=2)
+    limits = (limit("credits", "day", 100), limit("credits", "month", 10))
+    async with stage(*limits, rate=rate, payer="included") as s:
+        hold = await s.reserve(prompt=500, wanted=3_000)
+        assert (hold.granted, s.counted()["cred.h"]) == (3_000, 10)
+        await s.settle(hold, input=400, output=101)  # 1.002 credits of tokens are 2
+        await s.admission.drain(5)
+        assert (s.counted()["cred.p"], s.counted()["cred.h"]) == (5, 0)
+        assert decode(s.entries()[0]["e"].encode()).credits == 5
+        lowered = await s.reserve(prompt=500, wanted=3_000)
+        assert (lowered.granted, lowered.applied) == (500, True)  # 3 + ceil(2 · 1,000 / 1,000) = the 5 that are left
+        with pytest.raises(Refused) as refused:
+            await s.reserve(prompt=1, wanted=16)
+        assert (refused.value.refusal.name, refused.value.refusal.reason) == (
+            "organization.credits.month",
+            Reason.QUOTA_IN_FLIGHT,
+        )
+        await s.admission.void(lowered)
+        await s.admission.drain(5)
+        assert s.nothing_is_held()
+
+
+async def test_a_call_that_failed_takes_no_credits(stage):
+    rate = msgspec.structs.replace(RATE, credits_per_request=3, credits_per_1000_tokens=2)
+    async with stage(limit("credits", "day", 100), rate=rate, payer="included") as s:
+        hold = await s.reserve()
+        await s.settle(hold, input=100, output=100, billable=False)
+        await s.admission.drain(5)
+        assert (s.counted()["cred.p"], s.counted()["cred.h"]) == (0, 0)

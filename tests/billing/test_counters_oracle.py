@@ -38,7 +38,8 @@ def asked(draw):
     for unit in UNITS[1:]:
         fixed, per = draw(st.one_of(st.just((0, 0)), st.tuples(amounts, amounts)))
         per = min(per, (EXACT_MAX - fixed) // max(wanted, 1))
-        needs[unit] = (fixed, per, 1000 if unit == "nano" else 1)
+        scale = draw(st.sampled_from([1, 1000])) if unit == "cred" else 1
+        needs[unit] = (fixed, per, 1000 if unit == "nano" else scale)
     key, model = draw(st.sampled_from(["k1", "k2"])), draw(st.sampled_from(["m1", "m2"]))
     counter = st.tuples(st.sampled_from(WINDOWS), st.sampled_from(["o", key, model]), st.sampled_from(UNITS))
     counters = draw(st.lists(counter, max_size=7, unique=True))

@@ -2,13 +2,14 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from billing import admission, leases, script
 from billing.admission import Refused
 from billing.events import decode
 from billing.usage import Usage
-from tests.billing.stage import Stage, call_id, limit
+from tests.billing.stage import RATE, Stage, call_id, limit
 
 
 @pytest.fixture
@@ -47,6 +48,19 @@ async def test_a_lapsed_call_is_charged_what_was_last_heard(stage, redis_connect
         assert s.account() == {"bal": 10**12 - event.cost_nanos, "seq": 0, "held": 0}
         assert s.counted()["tok.p"] == 110
         assert s.nothing_is_held()
+
+
+async def test_a_lapsed_call_takes_the_credits_of_what_was_last_heard(stage, redis_connection):
+    rate = msgspec.structs.replace(RATE, credits_per_request=3, credits_per_1000_tokens=2)
+    async with stage(limit("credits", "day", 100), rate=rate) as s:
+        hold = await s.reserve()
+        await s.admission.dispatched(hold, 3)
+        s.admission.progress(hold, Usage(input=900, output=101))
+        await renewed(s, hold)
+        await asyncio.sleep(0.4)
+        assert leases.sweep(redis_connection) == 1
+        assert decode(s.entries()[0]["e"].encode()).credits == 6
+        assert s.counted()["cred.p"] == 6
 
 
 async def test_a_worker_that_wakes_up_late_tells_the_journal_and_changes_nothing_else(stage, redis_connection):

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing import pricing
+from billing.limits import Need
 from billing.snapshot import ModelRecord, RateRecord
 from billing.usage import Usage
 
@@ -22,6 +23,8 @@ def rates(draw):
         reasoning_picos=draw(optional),
         request_nanos=draw(st.integers(0, 10**9)),
         image_nanos=draw(st.integers(0, 10**9)),
+        credits_per_request=draw(st.integers(0, 1000)),
+        credits_per_1000_tokens=draw(st.just(0) | st.integers(0, 10**6)),
         is_free=True,
     )
 
@@ -46,6 +49,28 @@ def test_a_charge_never_passes_its_hold(data, rate, prompt_max, granted, choices
     usage = data.draw(usages_within(prompt_max, granted, choices, images_max))
     fixed, per = pricing.hold_picos(rate, prompt_max, choices=choices, images_max=images_max)
     assert 0 <= pricing.charge(rate, usage) <= pricing.nanos_up(fixed + granted * per)
+
+
+@given(st.data(), rates(), st.integers(0, 10**6), st.integers(0, 10**5), st.integers(1, 8))
+def test_credits_never_pass_what_was_held(data, rate, prompt_max, granted, choices):
+    usage = data.draw(usages_within(prompt_max, granted, choices, 0))
+    held = Need(*pricing.hold_credits(rate, prompt_max, choices=choices))
+    assert 0 <= pricing.credits(rate, usage) <= held.at(granted)
+    most = Usage(input=prompt_max, output=granted * choices)
+    assert pricing.credits(rate, most) == held.at(granted)  # no more is held than a call can take
+
+
+@given(rates(), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_credits_are_rounded_up_once_per_call(rate, prompt, output):
+    exact = 1000 * rate.credits_per_request + (prompt + output) * rate.credits_per_1000_tokens
+    assert 0 <= 1000 * pricing.credits(rate, Usage(input=prompt, output=output)) - exact < 1000
+
+
+def test_credits_count_all_tokens_of_a_call():
+    usage = Usage(input=600, cache_read=300, cache_write=50, output=51, reasoning=20)
+    assert pricing.credits(rate(credits_per_1000_tokens=1), usage) == 2
+    assert pricing.credits(rate(credits_per_1000_tokens=5, credits_per_request=2), usage) == 2 + 6
+    assert pricing.credits(rate(credits_per_request=3), usage) == 3
 
 
 @given(rates(), st.integers(0, 10**5), st.integers(0, 10**5), st.integers(0, 100))

@@ -372,7 +372,12 @@ def test_many_changes_of_one_transaction_are_brought_up_once(monkeypatch):
     brand = cast.brand()
     rendered: list[int] = []
     render = publication._renderers["brand"]
-    monkeypatch.setitem(publication._renderers, "brand", lambda brand_id: rendered.append(brand_id) or render(brand_id))
+
+    def counting(brand_id: int) -> tuple[int, bytes]:
+        rendered.append(brand_id)
+        return render(brand_id)
+
+    monkeypatch.setitem(publication._renderers, "brand", counting)
     with transaction.atomic():
         versions = [publication.record("brand", brand.id) for _ in range(5)]
     assert all(version.applied for version in versions)
