@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import date, datetime, time
 from typing import Any
 
 import msgspec
@@ -15,7 +14,7 @@ from keys.models import Brand
 from portal.brandfile.catalogue import ENGINE_COLUMNS, MODEL_COLUMNS
 from portal.brandfile.importing import BRAND_COLUMNS
 from portal.brandfile.ladder import TIER_COLUMNS
-from portal.brandfile.structure import BrandFile, EngineEntry, LimitEntry, ModelEntry, RatesEntry, TierEntry
+from portal.brandfile.structure import BrandFile, EngineEntry, LimitEntry, ModelEntry, RatesEntry, Section, TierEntry
 
 HEAD = """\
 # {name}: written by `manage.py brand export {slug}`; `manage.py brand import` makes it so again.
@@ -26,8 +25,28 @@ HEAD = """\
 
 def as_text(file: BrandFile) -> str:
     """TOML without what is as it is when left out."""
-    plain = msgspec.to_builtins(file, builtin_types=(datetime, date, time))
-    return HEAD.format(name=file.name.replace("\n", " "), slug=file.slug) + tomli_w.dumps(plain)
+    return HEAD.format(name=file.name.replace("\n", " "), slug=file.slug) + tomli_w.dumps(_said(file))
+
+
+def _said(section: Section) -> dict[str, Any]:
+    """What is not as it would be if it were left out."""
+    said: dict[str, Any] = {}
+    for field in msgspec.structs.fields(section):
+        value = getattr(section, field.name)
+        usual = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        if value != usual:
+            said[field.name] = _plain(value)
+    return said
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return _said(value)
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return value
 
 
 def brand_file(brand: Brand) -> BrandFile:

@@ -16,7 +16,7 @@ Money = Any
 """A decimal as text. Typed loosely, so that billing.money says what is wrong with another."""
 
 
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
 
 
