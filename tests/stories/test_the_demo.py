@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 import pytest
@@ -17,14 +19,41 @@ INPUT_NANOS, CACHED_NANOS, OUTPUT_NANOS = 200, 50, 600
 """Per token, as the demo's price list says per million: 0.20, 0.05 and 0.60."""
 
 
+KEYS = {
+    **{"api_key": 200, "second": 200, "other": 200, "free": 200, "pro": 200},
+    **{"revoked": 401, "exhausted": 429, "restricted": 403},
+}
+MODELS = {"loading": 503, "broken": 502, "misconfigured": 500, "reasoning": 200}
+"""State → status, where a brand's page says nothing else."""
+
+
 @pytest.fixture(scope="module")
-def demo():
-    """(place, the brand's entry of demo.json) of a running installation with two workers."""
+def running():
+    """(place, demo.json) of a running installation with two workers."""
     with installation() as place, up(place, free_port(), "--workers", "2") as process:
         expect(process, "Ready: ")
-        yield place, json.loads((place.var / "demo.json").read_text())["brands"]["dialogix"]
+        yield place, json.loads((place.var / "demo.json").read_text())
         process.terminate()
         assert finish(process)[0] == 0
+
+
+@pytest.fixture
+def demo(running):
+    """(place, the first brand's entry of demo.json)"""
+    place, facts = running
+    return place, facts["brands"]["dialogix"]
+
+
+def status(base_url: str, key: str, model: str) -> int:
+    place = urlsplit(base_url)
+    connection = http.client.HTTPConnection("127.0.0.1", place.port, timeout=60)
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16}
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    try:
+        connection.request("POST", f"{place.path}/chat/completions", json.dumps(body), headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def client(brand, key: str | None = None) -> openai.OpenAI:
@@ -87,6 +116,25 @@ def test_every_key_of_the_demo_is_in_its_state(demo, key, error, code):
         )
     assert refused.value.code == code
     assert refused.value.request_id
+
+
+@pytest.mark.parametrize("slug", ["dialogix", "aionlabs", "axione", "aimichat", "aione"])
+def test_every_key_and_model_of_every_brand_is_in_its_state(running, slug):
+    brand = running[1]["brands"][slug]
+    keys = {**brand["keys"], "api_key": brand["api_key"]}
+    found = {name: status(brand["base_url"], key, brand["model"]) for name, key in keys.items()}
+    assert found == KEYS
+    expected = MODELS | ({"misconfigured": 400} if slug == "aionlabs" else {})
+    models = {state: brand["models"][state] for state in expected}
+    assert {state: status(brand["base_url"], brand["api_key"], name) for state, name in models.items()} == expected
+
+
+def test_a_key_of_one_brand_is_none_on_anothers_surface(running):
+    brands = running[1]["brands"]
+    for slug, brand in brands.items():
+        for other, stranger in brands.items():
+            if other != slug:
+                assert status(brand["base_url"], stranger["api_key"], brand["model"]) == 401
 
 
 @pytest.mark.parametrize("key", ["second", "other", "free", "pro"])
