@@ -20,8 +20,14 @@ INPUT_NANOS, CACHED_NANOS, OUTPUT_NANOS = 200, 50, 600
 
 
 KEYS = {
-    **{"api_key": 200, "second": 200, "other": 200, "free": 200, "pro": 200},
-    **{"revoked": 401, "exhausted": 429, "restricted": 403},
+    "api_key": 200,
+    "second": 200,
+    "other": 200,
+    "free": 200,
+    "pro": 200,
+    "revoked": 401,
+    "exhausted": 429,
+    "restricted": 403,
 }
 MODELS = {"loading": 503, "broken": 502, "misconfigured": 500, "reasoning": 200}
 """State → status, where a brand's page says nothing else."""
