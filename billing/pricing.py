@@ -26,8 +26,7 @@ class HoldTooLarge(Exception):
     """The worst case of a call is beyond what one hold may be."""
 
 
-@dataclass(frozen=True, slots=True)
-class Buckets:
+class Buckets(msgspec.Struct, frozen=True, gc=False):
     """A complete rate with its fallbacks filled in, picos per token."""
 
     input: int
