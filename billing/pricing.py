@@ -5,8 +5,6 @@ A call is rounded once, up. The ceiling is monotone, so a charge for usage withi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from billing.snapshot import ModelRecord, RateRecord

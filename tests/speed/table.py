@@ -110,7 +110,7 @@ def void(results: Results) -> list[str]:
         reasons.append(f"{results.errors} calls failed")
     if not results.is_whole:
         reasons.append("streams were not whole")
-    if results.asked != results.events:
+    if not results.is_metered:
         reasons.append(f"asked {results.asked}, booked {results.events}")
     if results.unlike:
         reasons.append(f"{results.unlike} streams were booked otherwise than the engine made them")

@@ -31,9 +31,10 @@ def test_every_call_of_a_benchmark_is_answered_and_metered(results):
     assert results.is_whole
     assert results.asked[STREAMED] == SHORT.pace.streams
     assert results.asked[WHOLE] >= results.proxy.bursts[64][0].answers > 0
-    assert results.events == results.asked
+    assert results.is_metered
     assert results.unlike == 0
     assert void(results) == [] or results.engine_room < ENGINE_ROOM_MIN
     assert "streams of 5: whole" in table(results)
-    results.events[WHOLE] -= 1
-    assert "VOID: asked" in table(results)
+    for wrong in (results.asked[WHOLE] - 1, results.asked[WHOLE] + results.left[WHOLE] + 1):
+        results.events[WHOLE] = wrong
+        assert "VOID: asked" in table(results)
