@@ -216,7 +216,7 @@ class Admission:
         if hold.charge is not None:
             return hold.charge
         event = hold.event(outcome, self._counters.now_ms())
-        hold.charge = Charge(event.cost_nanos, event.list_cost_nanos, event.flags)
+        hold.charge = Charge(event.cost_nanos, event.list_cost_nanos, event.flags, event.credits)
         self._running.pop(hold.call_id, None)
         blob = events.encode(event)
         written = self._wal.append(wal.SETTLED, blob)

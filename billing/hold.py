@@ -87,6 +87,7 @@ class Charge(NamedTuple):
     cost_nanos: int
     list_cost_nanos: int
     flags: tuple[str, ...]
+    credits: int = 0
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,6 +218,13 @@ class Hold:
             for number, unit, name, amount in self.template.trials
             if int(flat[2 * number]) + int(flat[2 * number + 1]) + self.needs[unit].at(least) > amount
         )
+
+    def limits_after(self, usage: Usage) -> tuple[LimitState, ...]:
+        """As `limits`, once the call is settled: what it did use in place of what it held."""
+        assert self.charge is not None
+        tokens = (usage.prompt_tokens, usage.output, usage.total_tokens)
+        used = [Need(amount, 0, 1) for amount in (1, *tokens, self.charge.credits, self.charge.cost_nanos)]
+        return limit_states(self.template, self._verdict, plan=self.plan, needs=tuple(used), granted=0)
 
     def facts(self) -> Facts:
         template, estimate = self.template, self.estimate

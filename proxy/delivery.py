@@ -13,11 +13,12 @@ import orjson
 
 from billing.hold import Outcome
 from proxy import engine_errors, rendering
-from proxy.answers import EventStream, Header, Send, send_body
+from proxy.answers import EventStream, Send, send_body
 from proxy.assistant import Listener, of_answer
 from proxy.call import Call
 from proxy.conversations import keep
 from proxy.endpoints import EMBEDDINGS
+from proxy.headers import answer_headers
 from proxy.meter import Bounds, Ending, Event, Kind, Measured, Meter
 from proxy.refusals import Declined, Problem, Reason, problem
 from proxy.upstream import FirstByteTimeout, IdleTimeout, Response, TotalTimeout, UpstreamFailure
@@ -67,7 +68,7 @@ async def settle(call: Call, worker: Worker, measured: Measured, *, status: int 
 # whole ----------------------------------------------------------------------------------------------------------------
 
 
-async def deliver_whole(call: Call, worker: Worker, response: Response, send: Send, headers: list[Header]) -> None:
+async def deliver_whole(call: Call, worker: Worker, response: Response, send: Send) -> None:
     """Reads the whole answer, settles, sends. A client that has gone meanwhile pays for what was made."""
     meter = meter_for(call)
     try:
@@ -93,7 +94,7 @@ async def deliver_whole(call: Call, worker: Worker, response: Response, send: Se
     if call.idempotency is not None:
         await worker.idempotency.finish(call.idempotency, call.id, ours)
         call.idempotency = None
-    await send_body(send, 200, headers, ours)
+    await send_body(send, 200, answer_headers(call, worker, measured.usage), ours)
 
 
 # streamed -------------------------------------------------------------------------------------------------------------

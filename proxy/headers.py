@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from billing.usage import Usage
 from proxy import cors
 from proxy.answers import Header
 from proxy.call import Call
@@ -18,11 +19,13 @@ def common_headers(call: Call) -> list[Header]:
     return headers
 
 
-def answer_headers(call: Call, worker: Worker) -> list[Header]:
-    """On an answer that was reserved for."""
+def answer_headers(call: Call, worker: Worker, used: Usage | None = None) -> list[Header]:
+    """On an answer that was reserved for; with what it `used`, once it is settled: limits then tell that instead of
+    what was held."""
     hold, asked = call.hold, call.asked
+    limits = hold.limits if used is None else hold.limits_after(used)
     headers = common_headers(call)
-    headers += call.dialect.limit_headers(hold.limits, worker.counters.now_ms(), refused=False)
+    headers += call.dialect.limit_headers(limits, worker.counters.now_ms(), refused=False)
     if hold.applied:
         headers.append((b"x-max-tokens-applied", b"%d" % hold.granted))
     if asked.dropped:

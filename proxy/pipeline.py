@@ -98,10 +98,9 @@ async def _recorded(call: Call, worker: Worker, key: bytes, body: bytes) -> Repl
 
 async def forward(call: Call, worker: Worker, asgi_send: Send) -> None:
     """To an engine and back. The client is watched from here on: one that leaves stops the engine."""
-    headers = answer_headers(call, worker)
     if call.asked.stream:
         now = asyncio.get_running_loop().time()
-        call.out = EventStream(asgi_send, headers, now=now, until=now + call.model.total_ms / 1000)
+        call.out = EventStream(asgi_send, answer_headers(call, worker), now=now, until=now + call.model.total_ms / 1000)
         worker.heart.add(call.out)
     watch = Watch(call)
     worker.heart.watch(watch)
@@ -111,7 +110,7 @@ async def forward(call: Call, worker: Worker, asgi_send: Send) -> None:
         if call.out is not None:
             await Streamed(call, worker, response, call.out).deliver()
         else:
-            await deliver_whole(call, worker, response, asgi_send, headers)
+            await deliver_whole(call, worker, response, asgi_send)
     finally:
         worker.heart.unwatch(watch)
         if call.out is not None:

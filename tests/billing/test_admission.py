@@ -258,7 +258,7 @@ async def test_the_providers_failures_cost_nothing_but_have_their_event(stage):
         hold = await s.reserve()
         await s.admission.dispatched(hold, 1)
         await s.admission.void(hold)
-        assert hold.charge == (0, 0, ())
+        assert hold.charge == (0, 0, (), 0)
         other = await s.reserve()
         await s.settle(other, usage=Usage(input=3), end_reason="upstream_error", billable=False, http_status=502)
         await s.admission.drain(5)

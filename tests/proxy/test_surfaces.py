@@ -136,6 +136,32 @@ def test_other_surfaces_say_limits_on_answers_catalogue_and_usage(gateway: Gatew
     assert refused.headers["x-should-retry"] == "false"
 
 
+def test_a_whole_answer_tells_what_is_left_after_it(gateway: Gateway) -> None:
+    counted = surface(gateway, "counted", {"unit": "tokens", "window": "day", "amount": 100_000}, dialect="openai")
+    first = counted.post(max_tokens=5_000)
+    left_now = 100_000 - first.json()["usage"]["total_tokens"]
+    assert int(first.headers["x-ratelimit-remaining-tokens"]) == left_now, "not what it held"
+    second = counted.post(max_tokens=5_000)
+    assert int(second.headers["x-ratelimit-remaining-tokens"]) == left_now - second.json()["usage"]["total_tokens"]
+    streamed = counted.post(max_tokens=5_000, stream=True)
+    assert int(streamed.headers["x-ratelimit-remaining-tokens"]) < left_now - 5_000, "nobody knows yet"
+
+
+def test_any_limit_that_refuses_comes_with_headers(gateway: Gateway) -> None:
+    limits = (
+        {"unit": "requests", "window": "day", "amount": 100},
+        {"unit": "concurrent", "window": "minute", "amount": 0},
+    )
+    crowded = surface(gateway, "crowded", *limits, dialect="openai")
+    refused = crowded.post()
+    assert refused.json()["error"]["code"] == "concurrency_limit_exceeded"
+    assert refused.headers["x-ratelimit-remaining-requests"] == "100"
+    poor = gateway.shop.customer({"unit": "requests", "window": "day", "amount": 7}, credit="")
+    broke = gateway.chat(headers=poor.headers)
+    assert (broke.status_code, broke.json()["error"]["code"]) == (429, "insufficient_quota")
+    assert broke.headers["x-ratelimit-remaining-requests"] == "7"
+
+
 def test_a_public_catalogue_needs_no_key_and_ignores_a_wrong_one(gateway: Gateway) -> None:
     shown = surface(gateway, "shown", dialect="aionlabs", is_catalogue_public=True)
     assert "x-ratelimit-limit-requests" not in shown.get("/models", secret="").headers
