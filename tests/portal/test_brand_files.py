@@ -192,7 +192,7 @@ def test_the_default_tier_may_change_and_who_pays_with_its_limits():
         ('name = "Acme"', 'name = "Acme"\nmodel_id_pattern = "[a-z]+/[a-z]+"', "models[0].id: small is not of"),
         ('name = "Acme"', 'name = "Acme"\nmodel_id_pattern = "("', "model_id_pattern: Not a regular expression"),
         ('name = "Acme"', 'name = "Acme"\nkey_scopes = ["chat", "chats"]', "key_scopes: Choose from: chat"),
-        ('name = "Acme"', 'name = "Acme"\ndocs_pages = ["Quick start"]', "docs_pages: 'Quick start' is no page's name"),
+        ('name = "Acme"', 'name = "Acme"\ndocs_pages = ["stop"]', "docs_pages: There is no page 'stop'"),
         ('name = "Acme"', 'name = "Acme"\nsign_up_grant = 5', "sign_up_grant: an amount is"),
         ('name = "Acme"', 'name = "Acme"\ntheme = { accent = "red" }', 'theme.accent: A colour like "#1e7f6e".'),
         ('name = "Acme"', 'name = "Acme"\ntheme = { acent = "#112233" }', "theme.acent: Only accent."),
