@@ -362,6 +362,24 @@ def test_a_client_that_leaves_while_it_waits_gives_up_its_place(customer: Custom
     assert "I stayed." in contents
 
 
+def test_who_waits_where_the_server_stops_is_told_to_come_again(customer: Customer) -> None:
+    thread = hold(customer, 0.8)
+    answers: list[httpx.Response] = []
+    client = customer.with_new_key()
+    waiter = threading.Thread(target=lambda: answers.append(customer.say("I wait.", client=client)))
+    waiter.start()
+    time.sleep(0.2)
+    customer.gateway.worker.draining = True
+    try:
+        waiter.join(1)
+        assert not waiter.is_alive()
+        assert (answers[0].status_code, answers[0].headers["x-should-retry"]) == (503, "true")
+    finally:
+        customer.gateway.worker.draining = False
+    thread.join()
+    assert customer.client.get("/sessions/s").json()["turns"] == [1]
+
+
 def test_the_place_of_a_dead_worker_is_free_again_soon(customer: Customer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation_leases, "USING_MS", 600)
     store = customer.gateway.shop.store
