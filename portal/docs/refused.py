@@ -35,7 +35,7 @@ def sample(surface: Surface, reason: Reason) -> Problem:
         reason,
         param=_PARAMETERS.get(reason),
         quota=quota,
-        model=surface.model,
+        model="no-such-model" if reason is Reason.MODEL_NOT_FOUND else surface.model,
         limit=_limit_words(quota),
         detail=_DETAILS.get(reason, ""),
         method="POST",

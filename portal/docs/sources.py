@@ -55,20 +55,28 @@ class Renderer(RendererHTML):
         return "</table></div>\n"
 
     def td_open(self, tokens: Sequence[Token], index: int, options: Any, env: MutableMapping[str, Any]) -> str:
-        return f'<td data-label="{self._escaped(_header_of(tokens, index))}">'
+        column = _column_of(tokens, index)
+        return f'<td data-label="{self._escaped(_header_of(tokens, index))}">' if column else '<th scope="row">'
+
+    def td_close(self, tokens: Sequence[Token], index: int, options: Any, env: MutableMapping[str, Any]) -> str:
+        return "</td>" if _column_of(tokens, index - 1) else "</th>"
 
     @staticmethod
     def _escaped(text: str) -> str:
         return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
 
 
+def _column_of(tokens: Sequence[Token], index: int) -> int:
+    """Of the cell that begins at `index`, or whose content is there: how many stand before it in its row."""
+    row = max(at for at in range(index) if tokens[at].type == "tr_open")
+    return sum(token.type == "td_close" for token in tokens[row:index])
+
+
 def _header_of(tokens: Sequence[Token], index: int) -> str:
     """The heading of the column in which a cell lies, so that narrow pages can show it beside the cell."""
     start = max(at for at in range(index) if tokens[at].type == "table_open")
-    row = max(at for at in range(index) if tokens[at].type == "tr_open")
-    column = sum(token.type == "td_open" for token in tokens[row:index])
     headers = [at for at in range(start, index) if tokens[at].type == "th_open"]
-    return tokens[headers[column] + 1].content
+    return tokens[headers[_column_of(tokens, index)] + 1].content
 
 
 def _markdown() -> MarkdownIt:

@@ -15,6 +15,8 @@ from proxy import bodies, fields
 from proxy.endpoints import BY_PATH
 from proxy.forwarding import extras_of
 
+BESIDE_CHARS_MAX = 40
+
 
 class Cell(NamedTuple):
     """One place of a table. `kind`: "", "code" or "amount". `note`: a second line, smaller."""
@@ -22,6 +24,11 @@ class Cell(NamedTuple):
     text: str
     kind: str = ""
     note: str = ""
+
+    @property
+    def is_long(self) -> bool:
+        """Too long to stand beside its header on a narrow page."""
+        return len(self.text) + len(self.note) > BESIDE_CHARS_MAX
 
 
 class Table(NamedTuple):

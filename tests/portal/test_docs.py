@@ -141,7 +141,7 @@ def test_a_row_of_the_table_of_refusals_that_changes_changes_the_page(client, br
     changed = Row(418, "teapot_error", "short_and_stout", "The model '{model}' is a teapot.")
     monkeypatch.setitem(TABLE, Reason.MODEL_NOT_FOUND, changed)
     text = words_of(get(client, "error-codes"))
-    assert "418 short_and_stout teapot_error The model 'aion-v3' is a teapot." in text
+    assert "418 short_and_stout teapot_error The model 'no-such-model' is a teapot." in text
 
 
 def test_ranges_and_defaults_of_the_brand_are_told(client, brand):
