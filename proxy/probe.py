@@ -17,6 +17,8 @@ import orjson
 from billing.snapshot import Capabilities, EngineRecord
 from proxy.engine_kinds import KINDS, kind_of
 from proxy.events import EventReader
+from proxy.reasoning import OPEN
+from proxy.splitting import MARKED_THOUGHT, OWN_FIELDS
 from proxy.upstream import ConnectFailed, Deadlines, Pool, UpstreamFailure
 
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
@@ -31,7 +33,6 @@ TOOL = {
     "type": "function",
     "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}},
 }
-THOUGHTS = ("reasoning", "reasoning_content")
 
 
 class ProbeFailed(Exception):
@@ -225,9 +226,8 @@ class _Probe:
             return found
         if (await self._chat(name, "a", max_tokens=FEW, tools=[TOOL], tool_choice="auto")).ok:
             features.append("tools")
-        thinks = await self._look_at_stream(name)
-        if thinks:
-            features.append("reasoning")
+        thinks, apart = await self._look_at_stream(name)
+        features += ["reasoning"] * thinks + [MARKED_THOUGHT] * apart
         per_message, per_call = await self._template_tokens(name, chat)
         return replace(
             found,
@@ -241,9 +241,9 @@ class _Probe:
         messages = [{"role": "user", "content": text}]
         return await self.ask("POST", "/chat/completions", {"model": name, "messages": messages} | fields)
 
-    async def _look_at_stream(self, name: str) -> bool:
+    async def _look_at_stream(self, name: str) -> tuple[bool, bool]:
         """Reads one stream, learns the engine's traits from the first model that has one, and says whether the model
-        thinks aloud."""
+        thinks aloud, and whether the engine puts that in a field of its own."""
         reply, asked = await self._stream(name)
         events, done = reply.events()
         if self.traits is None and reply.ok and events:
@@ -252,7 +252,8 @@ class _Probe:
             await self._look_closer(self.traits, name)
         deltas = [choice.get("delta") or {} for event in events for choice in event.get("choices") or []]
         said = "".join(str(delta.get("content") or "") for delta in deltas)
-        return "<think>" in said or any(delta.get(name) for delta in deltas for name in THOUGHTS)
+        apart = any(delta.get(name) for delta in deltas for name in OWN_FIELDS)
+        return OPEN in said or apart, apart
 
     async def _stream(self, name: str) -> tuple[Reply, str]:
         """A stream, asked for as much counting as the engine puts up with; and which running count was asked for."""

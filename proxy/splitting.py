@@ -16,8 +16,9 @@ from proxy.fields import boolean, one_of
 from proxy.reasoning import Parted, Splitter, split
 from proxy.rewriting import StreamRewriter
 
-THINK_TAGS = "think_tags"
-"""The feature of a model that reasons but writes `<think>` itself where it does: a text without it is its answer."""
+MARKED_THOUGHT = "marked_thought"
+"""The feature of a model whose thought is always marked, by a `<think>` that it writes itself or by a field of its
+engine's: a text without a mark is its answer."""
 SWITCHES = ("enable_thinking", "thinking")
 """Entries of chat_template_kwargs that switch thought off, as templates call them."""
 OWN_FIELDS = ("reasoning", "reasoning_content")
@@ -57,7 +58,7 @@ def taken_from(
 def _is_opened(body: dict[str, Any], model: ModelRecord, extras: Collection[str]) -> bool:
     """Whether the template opens the thought: so with models that reason, unless their row or this request says
     otherwise."""
-    if not model.is_reasoning or THINK_TAGS in model.features:
+    if not model.is_reasoning or MARKED_THOUGHT in model.features:
         return False
     switches = body.get("chat_template_kwargs") if "chat_template_kwargs" in extras else None
     return type(switches) is not dict or all(switches.get(name) is not False for name in SWITCHES)

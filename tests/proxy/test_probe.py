@@ -18,7 +18,7 @@ import uvicorn
 from proxy.engine_kinds import KINDS, kind_of
 from proxy.fields import NEVER
 from proxy.probe import ProbeFailed, probe
-from tests.inference import CAPABILITIES, demo_engine
+from tests.inference import CAPABILITIES, Inference, demo_engine
 from tests.llamacpp import llamacpp
 
 
@@ -110,6 +110,21 @@ def transformers(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         return 200, b"".join(b"data: " + orjson.dumps(event) + b"\n\n" for event in events)
     choice = {"index": 0, "message": {"role": "assistant", "content": "one"}, "finish_reason": "length"}
     return 200, {"choices": [choice], "usage": usage}
+
+
+def apart(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+    """As transformers, but with a reasoning parser."""
+    status, said = transformers(path, body)
+    return status, said.replace(b'"content":"one"', b'"reasoning":"one"') if isinstance(said, bytes) else said
+
+
+async def test_where_thought_comes_in_a_field_it_is_always_marked(inference: Inference):
+    with serving(apart) as url:
+        (model,) = (await probe(url)).models
+    assert model.is_reasoning
+    assert {"reasoning", "marked_thought"} <= set(model.features)
+    (thinker,) = (await probe(inference.base_url, only=["demo-reasoning"])).models
+    assert "marked_thought" not in thinker.features
 
 
 async def test_engine_that_knows_little_is_asked_for_little():

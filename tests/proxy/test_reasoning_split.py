@@ -17,7 +17,9 @@ from tests.inference import script, scripted_engine
 from tests.proxy.shop import Gateway, Shop, read_events
 from tests.proxy.test_reasoning import cut_texts
 
-pytestmark = pytest.mark.django_db(transaction=True)
+# The served proxy runs in a thread of this process: its use of `random` is none of the strategies'.
+BESIDE_A_SERVER = pytest.mark.filterwarnings("ignore:Do not use the .random. module inside strategies")
+pytestmark = [pytest.mark.django_db(transaction=True), BESIDE_A_SERVER]
 through_the_proxy = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -34,7 +36,7 @@ class Lab:
         engine = shop.new_engine("scripted", engine_url, capabilities=Capabilities(reports_cached=True))
         usual: dict[str, Any] = {"brand": brand, "engine": engine}
         shop.new_model("thinker", "scripted", is_reasoning=True, extra_fields=["chat_template_kwargs"], **usual)
-        shop.new_model("tagger", "scripted", is_reasoning=True, features=["chat", "think_tags"], **usual)
+        shop.new_model("tagger", "scripted", is_reasoning=True, features=["chat", "marked_thought"], **usual)
         shop.new_model("plain", "scripted", **usual)
         organization = shop.new_organization("labs", credit="100", brand=brand)
         self.secret = shop.new_key(organization).secret

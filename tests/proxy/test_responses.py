@@ -18,9 +18,9 @@ from tests.inference import script, scripted_engine
 from tests.proxy.shop import Gateway, Shop
 from tests.proxy.test_engine_killed import killable
 from tests.proxy.test_reasoning import cut_texts
-from tests.proxy.test_reasoning_split import Lab, says, through_the_proxy
+from tests.proxy.test_reasoning_split import BESIDE_A_SERVER, Lab, says, through_the_proxy
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), BESIDE_A_SERVER]
 
 CALL = {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": '}}
 REST = {"index": 0, "function": {"arguments": "1}"}}
