@@ -17,6 +17,7 @@ import httpx
 import openai
 import pytest
 
+from portal.demo import speech
 from tests.nodejs import tool
 from tests.wire.conformance import FOLDER, PAGES, unlike
 from tests.wire.conftest import Served
@@ -136,6 +137,31 @@ def test_the_openai_sdk_for_python_works(served: Served, slug: str, tell: Tell) 
     with client("exhausted") as spent, pytest.raises(openai.RateLimitError) as refused:
         spent.chat.completions.create(model=stall.model, messages=HELLO)
     assert refused.value.request_id
+
+
+def test_a_session_goes_on_by_the_openai_sdk(served: Served, tell: Tell) -> None:
+    """Dialogix' `session_id`, as its page says: conversation context that persists across requests."""
+    tell("dialogix", "session_id", "yes")
+    stall = served.stall("dialogix")
+    key, session = stall.keys["api_key"], {"session_id": "with the SDK"}
+    history: list[dict[str, Any]] = []
+    with openai.OpenAI(base_url=served.base_url("dialogix"), api_key=key, max_retries=0) as client:
+        for text in ("My name is Duck.", "Who am I?"):
+            said: Any = {"role": "user", "content": text}
+            whole = client.chat.completions.create(model=stall.model, messages=[said], extra_body=session)
+            history.append(said)
+            assert whole.usage is not None
+            assert whole.usage.prompt_tokens == len(speech.chat_prompt(history))
+            history.append({"role": "assistant", "content": whole.choices[0].message.content})
+        said = {"role": "user", "content": "And now?"}
+        options: Any = {"stream": True, "stream_options": {"include_usage": True}, "extra_body": session}
+        *_, last = list(client.chat.completions.create(model=stall.model, messages=[said], **options))
+        assert last.usage.prompt_tokens == len(speech.chat_prompt([*history, said]))
+        assert client.get("/sessions/with%20the%20SDK", cast_to=dict[str, object])["turns"] == [1, 2, 3]
+        client.delete("/sessions/with%20the%20SDK", cast_to=type(None))
+        with pytest.raises(openai.NotFoundError) as gone:
+            client.get("/sessions/with%20the%20SDK", cast_to=dict[str, object])
+        assert gone.value.code == "session_not_found"
 
 
 @pytest.mark.parametrize("slug", OPENAI_LIKE)
