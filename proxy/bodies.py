@@ -46,15 +46,17 @@ def check_headers(headers: list[tuple[bytes, bytes]], fields: dict[bytes, bytes]
         raise decline(Reason.BODY_TOO_LARGE, limit=BODY_BYTES_MAX)
 
 
-async def read_body(receive: Receive) -> bytes:
-    """The whole body, at most BODY_BYTES_MAX."""
+async def read_body(receive: Receive, took: Callable[[int], None]) -> bytes:
+    """The whole body, at most BODY_BYTES_MAX. `took` hears the bytes of each piece before the next is read, and may
+    raise."""
     try:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
         if message.get("more_body"):
-            return await _rest(receive, message)
+            return await _rest(receive, message, took)
         body: bytes = message.get("body", b"")
+        took(len(body))
     except asyncio.CancelledError as cancelled:
         task = asyncio.current_task()
         if cancelled.args == (LATE,) and task is not None and task.uncancel() == 0:
@@ -65,13 +67,16 @@ async def read_body(receive: Receive) -> bytes:
     return body
 
 
-async def _rest(receive: Receive, message: dict[str, Any]) -> bytes:
+async def _rest(receive: Receive, message: dict[str, Any], took: Callable[[int], None]) -> bytes:
     body = bytearray(message.get("body", b""))
+    took(len(body))
     while message.get("more_body"):
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientLeft
-        body += message.get("body", b"")
+        piece = message.get("body", b"")
+        took(len(piece))
+        body += piece
         if len(body) > BODY_BYTES_MAX:
             raise decline(Reason.BODY_TOO_LARGE, limit=BODY_BYTES_MAX)
     return bytes(body)

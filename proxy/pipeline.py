@@ -7,6 +7,7 @@ hold was settled, or is voided.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from billing.counters import StoreUnavailable
@@ -52,12 +53,9 @@ async def read_request(call: Call, worker: Worker) -> Replay | None:
     """Body → what is asked. An answer from record, where the same call was answered before."""
     worker.heart.await_body(call)
     try:
-        body = await read_body(call.receive)
+        body = await read_body(call.receive, _uncounted if call.body_bytes else partial(_count, call, worker))
     finally:
         worker.heart.body_came(call)
-    if not call.body_bytes:  # it came in chunks
-        worker.room.grow(len(body))
-        call.body_bytes = len(body)
     fields = parse_object(body)
     call.model_name = model_named(fields, call.snapshot.brand.default_model)
     call.model = await resolve_model(call, worker)
@@ -65,6 +63,16 @@ async def read_request(call: Call, worker: Worker) -> Replay | None:
     _read_asked(call, fields)
     key = call.fields.get(b"idempotency-key")
     return None if key is None else await _recorded(call, worker, key, body)
+
+
+def _uncounted(size: int) -> None:
+    """The body was counted as its head declared it."""
+
+
+def _count(call: Call, worker: Worker, size: int) -> None:
+    """A body that comes in chunks is counted as it comes: nobody knows how long it will be."""
+    worker.room.grow(size)
+    call.body_bytes += size
 
 
 def _read_asked(call: Call, fields: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from proxy.refusals import Reason, decline
 
 class Room:
     """`calls_max` calls, whose bodies are at most `bytes_max` together. A body is counted as it is declared, one that
-    comes in chunks once it is read; parsed and written anew it takes about three times its bytes."""
+    comes in chunks as it comes; parsed and written anew it takes about three times its bytes."""
 
     __slots__ = ("_bytes_max", "_calls_max", "bytes", "calls")
 

@@ -7,8 +7,10 @@ import json
 import socket
 import threading
 import time
+import tracemalloc
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -118,6 +120,20 @@ def test_a_client_that_does_not_read_is_let_go(port: int) -> None:
         except ConnectionResetError:
             pass
         assert received < 8_000_000
+
+
+def test_clients_that_only_connect_cost_kilobytes(port: int, settings: Any) -> None:
+    settings.CONNECTIONS_MAX, count = 1_000, 400
+    with ExitStack() as stack:
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        for _ in range(count):
+            stack.enter_context(link(port)).sendall(GET[:20])
+        with link(port) as working:
+            working.sendall(GET)
+            assert working.recv(1000).startswith(b"HTTP/1.1 200")
+        held, _ = tracemalloc.get_traced_memory()
+    assert held / count < 16 * 1024
 
 
 def test_no_more_connections_than_configured(port: int) -> None:

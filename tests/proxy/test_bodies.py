@@ -68,6 +68,10 @@ def test_depth_is_that_of_the_parsed_value(value) -> None:
         assert deeper_than(text, bound) == (depth(value) > bound)
 
 
+def ignored(size: int) -> None:
+    pass
+
+
 def receiving(*messages):
     left = list(messages)
 
@@ -84,22 +88,24 @@ async def test_a_body_in_pieces_is_put_together() -> None:
         {"type": "http.request", "body": b"ab", "more_body": True},
         {"type": "http.request", "body": b"c", "more_body": False},
     )
-    assert await read_body(receive) == b"abc"
+    sizes: list[int] = []
+    assert await read_body(receive, sizes.append) == b"abc"
+    assert sizes == [2, 1]
 
 
 async def test_a_client_that_leaves_in_the_body_is_noticed() -> None:
     with pytest.raises(ClientLeft):
-        await read_body(receiving({"type": "http.disconnect"}))
+        await read_body(receiving({"type": "http.disconnect"}), ignored)
     with pytest.raises(ClientLeft):
         await read_body(
-            receiving({"type": "http.request", "body": b"ab", "more_body": True}, {"type": "http.disconnect"})
+            receiving({"type": "http.request", "body": b"ab", "more_body": True}, {"type": "http.disconnect"}), ignored
         )
 
 
 async def test_a_body_past_the_limit_is_refused_while_it_comes() -> None:
     piece = {"type": "http.request", "body": b"x" * (bodies.BODY_BYTES_MAX // 2 + 1), "more_body": True}
     with pytest.raises(Declined) as caught:
-        await read_body(receiving(piece, piece, piece))
+        await read_body(receiving(piece, piece, piece), ignored)
     assert caught.value.problem.status == 413
 
 
@@ -112,7 +118,7 @@ async def test_a_body_that_never_ends_is_a_timeout(monkeypatch) -> None:
     beating.start()
     beating.await_body(call)
     with pytest.raises(Declined) as caught:
-        await read_body(call.receive)
+        await read_body(call.receive, ignored)
     assert caught.value.problem.status == 408
     await beating.stop()
 

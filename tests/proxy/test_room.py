@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
+import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -75,3 +80,54 @@ def test_bodies_are_bounded_together(gateway: Gateway, small: Room, chunked: boo
         retry=True,
     )
     assert gateway.chat().status_code == 200
+
+
+def link(gateway: Gateway, head: bytes) -> socket.socket:
+    """A connection that has sent the customer's head of a chat, and `head`, and no body yet."""
+    connection = socket.create_connection(("127.0.0.1", gateway.port))
+    connection.settimeout(20)
+    connection.sendall(
+        b"POST /dialogix/v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        b"authorization: Bearer %b\r\n%b\r\n\r\n" % (gateway.shop.secret.encode(), head)
+    )
+    return connection
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_body_in_chunks_is_counted_while_it_comes(gateway: Gateway, small: Room) -> None:
+    with link(gateway, b"transfer-encoding: chunked") as endless:
+        for _ in range(3):
+            endless.sendall(b"7530\r\n%b\r\n" % (b" " * 30_000))
+        assert endless.recv(1000).startswith(b"HTTP/1.1 503")
+    assert gateway.chat().status_code == 200
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("declared", [True, False])
+def test_memory_is_bounded_whatever_clients_send_at_once(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, declared: bool
+) -> None:
+    """Twenty clients send all but the end of two megabytes, and there is room for five such bodies."""
+    room, size = Room(2_000, 10 * 2**20), 2 * 2**20
+    monkeypatch.setattr(gateway.worker, "room", room)
+    head = b"content-length: %d" % size if declared else b"transfer-encoding: chunked"
+    unfinished = b"%b%b" % (b"" if declared else b"%x\r\n" % size, b" " * (size - 1))
+    with ExitStack() as stack:
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        links = [stack.enter_context(link(gateway, head)) for _ in range(20)]
+        for connection in links:
+            with contextlib.suppress(ConnectionError):  # refused before all of it was sent
+                connection.sendall(unfinished)
+        for _ in range(100):
+            answered, _, _ = select.select(links, [], [], 0)
+            if len(answered) == 15:
+                break
+            time.sleep(0.05)
+        assert all(connection.recv(1000).startswith(b"HTTP/1.1 503") for connection in answered)
+        _, most = tracemalloc.get_traced_memory()
+        assert (len(answered), room.calls) == (15, 5)
+    assert most < 3 * 10 * 2**20
+    while room.calls:
+        time.sleep(0.01)
+    assert room.bytes == 0
