@@ -141,8 +141,11 @@ def _tier_record(tier: Tier) -> TierRecord:
     return TierRecord(
         models=None if tier.model_slugs is None else tuple(tier.model_slugs),
         limits=tuple(map(_limit_record, tier.limits.all())),
-        **{name: getattr(tier, name) for name in ("id", "rank", "slug", "name", "payer", "priority", "is_default")},
+        **{name: getattr(tier, name) for name in _TIER_FIELDS},
     )
+
+
+_TIER_FIELDS = ("id", "rank", "slug", "name", "payer", "priority", "is_default", "is_listed")
 
 
 def _limit_record(limit: TierLimit) -> LimitRecord:

@@ -113,9 +113,14 @@ def withdraw_price(*, rate: Rate, actor: Actor, address: str | None = None) -> N
 
 
 def described(rate: Rate) -> str:
-    """For people: "input 0.20, output 0.40 USD per million tokens; $0.01 per request"."""
+    """For people: "input 0.20, output 0.40 USD per million tokens; $0.01 per request; 1 credit per request"."""
+    credited = [
+        f"{amount} credit{'s' if amount > 1 else ''} per {what}"
+        for amount, what in ((rate.credits_per_request, "request"), (rate.credits_per_1000_tokens, "1,000 tokens"))
+        if amount
+    ]
     if rate.is_free:
-        return "free"
+        return "; ".join(["free", *credited])
     tokens = [
         f"{name.replace('_', ' ')} {money.price_per_million(picos)}"
         for name in PER_MILLION
@@ -127,7 +132,7 @@ def described(rate: Rate) -> str:
         for name, nanos in (("request", rate.request_nanos), ("image", rate.image_nanos))
         if nanos
     ]
-    return "; ".join([f"{', '.join(tokens)} {currency} per million tokens", *apart])
+    return "; ".join([f"{', '.join(tokens)} {currency} per million tokens", *apart, *credited])
 
 
 def in_force(rates: QuerySet[Rate], moment: datetime | None = None) -> QuerySet[Rate]:

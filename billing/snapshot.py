@@ -125,6 +125,7 @@ class TierRecord(Record, frozen=True, kw_only=True):
     models: tuple[str, ...] | None = None
     priority: int = 0
     is_default: bool = False
+    is_listed: bool = True
     limits: tuple[LimitRecord, ...] = ()
 
 
@@ -178,6 +179,11 @@ class Snapshot(Record, frozen=True, kw_only=True, dict=True):
     @cached_property
     def default_tier(self) -> TierRecord | None:
         return next((tier for tier in self.tiers if tier.is_default), None)
+
+    @cached_property
+    def listed_tiers(self) -> tuple[TierRecord, ...]:
+        """The ladder that customers are told of, lowest first."""
+        return tuple(sorted((tier for tier in self.tiers if tier.is_listed), key=lambda tier: tier.rank))
 
     @cached_property
     def engines_by_id(self) -> dict[int, EngineRecord]:

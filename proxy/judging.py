@@ -42,9 +42,8 @@ def judge_model(caller: Caller, snapshot: Snapshot, endpoint: Endpoint, name: st
 
 
 def lowest_tier(model: ModelRecord, snapshot: Snapshot) -> str:
-    """The name of the first tier of the ladder that unlocks the model; "" where none does."""
-    ladder = sorted(snapshot.tiers, key=lambda tier: tier.rank)
-    return next((tier.name for tier in ladder if unlocks(tier, model)), "")
+    """The name of the first tier that customers are told of and that unlocks the model; "" where none does."""
+    return next((tier.name for tier in snapshot.listed_tiers if unlocks(tier, model)), "")
 
 
 def serves(model: ModelRecord, feature: str) -> bool:

@@ -56,8 +56,8 @@ def _limit_words(quota: Quota | None) -> str:
 
 
 def _dearest_tier(surface: Surface) -> str:
-    tiers = surface.snapshot.tiers
-    return max(tiers, key=lambda tier: tier.rank).name if tiers else ""
+    tiers = surface.snapshot.listed_tiers
+    return tiers[-1].name if tiers else ""
 
 
 def quota_of(surface: Surface) -> Quota:

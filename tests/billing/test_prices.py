@@ -85,6 +85,17 @@ def test_free_is_said(model):
     assert pricing.complete(rate)
 
 
+def test_a_price_is_told_with_its_credits(model):
+    made = price(model, request_nanos=10**7, credits_per_request=1, credits_per_1000_tokens=2)
+    assert prices.described(made).endswith(
+        "per million tokens; $0.01 per request; 1 credit per request; 2 credits per 1,000 tokens"
+    )
+    free = price(model, per_million=None, is_free=True, credits_per_request=5)
+    assert prices.described(free) == "free; 5 credits per request"
+    assert prices.is_set(model=model, is_free=True, credits_per_request=5)
+    assert not prices.is_set(model=model, is_free=True, credits_per_request=5, credits_per_1000_tokens=1)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

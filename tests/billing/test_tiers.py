@@ -45,3 +45,9 @@ def test_a_tier_unlocks_the_models_it_names():
     assert tiers.unlocks(tier(1, models=("large", "old")), model("large"))
     assert not tiers.unlocks(tier(1, models=("large", "old")), model("small"))
     assert not tiers.unlocks(tier(1, models=()), model("any"))
+
+
+def test_customers_are_told_of_listed_tiers_only_but_stand_on_any():
+    found = snapshot(tier(3, is_listed=False), tier(2), tier(1, models=()))
+    assert [each.id for each in found.listed_tiers] == [1, 2]
+    assert tiers.tier_of(found, organization(3)).id == 3

@@ -44,7 +44,8 @@ def test_three_commands_from_nothing_to_a_priced_model(inference):
     assert pricing.complete(record.rates[0])
     assert (record.tokens_per_message, record.tokens_per_call) == (16, 64)
     assert snapshot.engines[0].capabilities.running_usage == "continuous_usage_stats"
-    assert {model.slug for model in snapshot.models} == {"demo-chat", "demo-large", "demo-reasoning", "demo-embed"}
+    working = {"demo-chat", "demo-large", "demo-vast", "demo-reasoning", "demo-embed", "demo-image"}
+    assert {model.slug for model in snapshot.models} == working
     assert run("issue_key", "--brand", "acme", "--organization", "acme").startswith("acme-")
 
 

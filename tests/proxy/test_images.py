@@ -106,5 +106,6 @@ def test_images_reach_the_client_and_the_bill(gateway: Gateway, drawing: str, st
     assert [image["image_url"]["url"][:22] for image in images] == ["data:image/png;base64,"] * 2
     event = gateway.event_of(answer)
     assert event.images == 2
+    assert event.held_nanos >= 3 * 39_000_000  # the most that one answer may hold
     tokens = event.uncached_input_tokens * 300 + event.output_tokens * 2_500 + (event.cache_read_tokens or 0) * 300
     assert event.cost_nanos == tokens + 2 * 39_000_000
