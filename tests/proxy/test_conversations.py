@@ -304,6 +304,26 @@ def test_twenty_at_once_are_answered_one_after_the_other(customer: Customer) -> 
     assert [message["content"] for message in shown["messages"]] == [message["content"] for message in history]
 
 
+def test_many_conversations_at_once_do_not_meet(customer: Customer) -> None:
+    """More of them than the worker has connections to PostgreSQL."""
+    read: dict[int, list[int]] = {}
+
+    def talk(number: int) -> None:
+        answers = [customer.say("Go on.", session_id=f"many-{number}") for _ in range(3)]
+        read[number] = [answer.json()["usage"]["prompt_tokens"] for answer in answers]
+
+    threads = [threading.Thread(target=talk, args=(number,)) for number in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    answer = customer.client.get("/sessions/many-0").json()["messages"][1]
+    asked = user("Go on.")
+    expected = [tokens(*[asked, answer] * turns, asked) for turns in range(3)]
+    assert all(counts == expected for counts in read.values())
+    assert len(read) == 30
+
+
 def hold(customer: Customer, seconds: float) -> threading.Thread:
     """A call that has the conversation for a while, once it has it."""
     said = f"demo:delay={int(seconds * 1000)}"
