@@ -303,7 +303,7 @@ def test_an_engine_killed_in_a_stream_ends_it_with_an_error(lab: Lab, gateway: G
 
 def test_trouble_after_a_long_wait_is_an_event_that_sdks_raise(gateway: Gateway, monkeypatch: Any) -> None:
     monkeypatch.setattr(answers, "COMMIT_SECONDS", 0.2)
-    gateway.shop.new_model("never", "demo-chat", first_byte_ms=900)
+    gateway.shop.new_model("never", "demo-chat", first_byte_ms=1_500)
     body = {"model": "never", "stream": True, "input": "demo:hang"}
     answer = gateway.client.post("/responses", json=body)
     assert answer.status_code == 200  # the head had to leave before the trouble was known
@@ -313,7 +313,7 @@ def test_trouble_after_a_long_wait_is_an_event_that_sdks_raise(gateway: Gateway,
 
 
 def test_a_client_that_leaves_pays_for_what_was_made(lab: Lab) -> None:
-    body = {"model": "plain", "stream": True, "input": script(says(*"abcdefghijkl"), pause_ms=50)}
+    body = {"model": "plain", "stream": True, "input": script(says(*"abcdefghij" * 8), pause_ms=50)}
     with lab.client.stream("POST", "/responses", json=body) as response:
         seen = 0
         for line in response.iter_lines():
@@ -322,7 +322,7 @@ def test_a_client_that_leaves_pays_for_what_was_made(lab: Lab) -> None:
                 break
     event = lab.shop.event(response.headers["x-request-id"])
     assert (event.end_reason, event.http_status) == ("client_gone", 499)
-    assert 3 <= event.output_tokens < 12
+    assert 3 <= event.output_tokens < 80
     assert event.cost_nanos > 0
     assert lab.shop.holds() == 0
 
