@@ -7,6 +7,7 @@ token. UsageEvent, Posting and PostingLine are append-only (triggers refuse UPDA
 from __future__ import annotations
 
 from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.db.models import TextChoices  # by name: mypy loses models.TextChoices inside a model's body
 from django.db.models.functions import Now
@@ -582,6 +583,7 @@ class UsageQuarter(Rollup):
     starts_at = models.DateTimeField()
 
     class Meta:
+        indexes = [BrinIndex(fields=["starts_at"], name="usage_quarter_lately")]
         constraints = [
             models.UniqueConstraint(
                 fields=["organization_id", "starts_at", *ROLLUP_KEY[2:], "brand_id"], name="usage_quarter_unique"
@@ -598,6 +600,7 @@ class UsageDay(Rollup):
     day = models.DateField()
 
     class Meta:
+        indexes = [BrinIndex(fields=["day"], name="usage_day_lately")]
         constraints = [
             models.UniqueConstraint(
                 fields=["organization_id", "day", *ROLLUP_KEY[2:], "brand_id"], name="usage_day_unique"

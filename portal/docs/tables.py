@@ -277,7 +277,7 @@ def tiers(surface: Surface) -> Table:
     has_price = any(tier.monthly_price_nanos is not None for tier in found)
     rows = [
         (
-            Cell(f"{tier.name} ({tier.label})" if tier.label else tier.name),
+            Cell(tier.name if tier.label in ("", tier.name) else f"{tier.name} ({tier.label})"),
             *([amount(_monthly(tier, currency))] if has_price else []),
             Cell("all" if tier.model_slugs is None else ", ".join(tier.model_slugs) or "none"),
             Cell(

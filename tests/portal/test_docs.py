@@ -214,7 +214,7 @@ def test_pages_need_no_more_than_the_policy_allows(client, brand, name):
 def test_links_between_pages_lead_somewhere(client, brand, name):
     text = get(client, name).content.decode()
     for path in set(re.findall(r'href="(/docs/[^"]*)"', text)):
-        assert client.get(path).status_code == 200
+        assert client.get(path, follow=True).status_code == 200
 
 
 def test_markdown_meets_only_our_own_text():
