@@ -67,7 +67,7 @@ class Call:
         self.prompt_tokens: int | None = None  # as the engine's tokenizer counted, where it was asked
         self.idempotency: str | None = None  # the record's name, while this call runs under it
         self.session_id = ""
-        self.part: Part | None = None  # in a conversation, while it is this call's turn there
+        self.part: Part | None = None  # in a conversation
         self.slot: Slot | None = None
         self.out: EventStream | None = None
         self.echo: Echo | None = None  # what a response repeats of its request; None: it is a chat call

@@ -62,9 +62,9 @@ class Row(msgspec.Struct, frozen=True):
 
 class Part:
     """One call's part in a conversation. `name` is that of its lease, `conversation` what its prompt was made of, `new`
-    what the request added."""
+    what the request added; `is_over` once another call may have the conversation."""
 
-    __slots__ = ("conversation", "mark", "name", "new", "row", "session_id")
+    __slots__ = ("conversation", "is_over", "mark", "name", "new", "row", "session_id")
     row: Row
 
     def __init__(self, session_id: str, name: str, mark: str) -> None:
@@ -72,6 +72,7 @@ class Part:
         self.name = name
         self.mark = mark
         self.conversation = EMPTY
+        self.is_over = False
         self.new: list[Message] = []
 
 

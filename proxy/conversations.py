@@ -99,16 +99,18 @@ async def take_part(call: Call, worker: Worker) -> None:
 
 def leave(call: Call, worker: Worker) -> None:
     """However the call ended; nothing where its turn was kept, or it had no part."""
-    part, call.part = call.part, None
-    if part is not None:
+    part = call.part
+    if part is not None and not part.is_over:
+        part.is_over = True
         worker.conversation_leases.leave_soon(part.name, call.id)
 
 
 async def keep(call: Call, worker: Worker, measured: Measured, answer: Message | None) -> None:
     """After the call was settled, before its last bytes leave. The answer stands, whatever becomes of its turn; what is
     begun here is brought to its end though the request be cancelled."""
-    part, call.part = call.part, None
-    if part is not None:
+    part = call.part
+    if part is not None and not part.is_over:
+        part.is_over = True
         has_ended_well = measured.end_reason in KEPT_ENDS and not call.gone
         await asyncio.shield(worker.own(_keep(call, worker, part, answer if has_ended_well else None)))
 

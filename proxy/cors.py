@@ -10,7 +10,6 @@ Header = tuple[bytes, bytes]
 
 EXPOSED = (
     b"x-request-id, retry-after, retry-after-ms, x-should-retry, x-max-tokens-applied, x-dropped-fields, "
-    b"x-session-dropped-turns, "
     b"x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
     b"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, "
     b"x-ratelimit-used-requests, x-ratelimit-used-tokens, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, "
