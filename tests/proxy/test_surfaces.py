@@ -94,6 +94,21 @@ def test_the_last_delta_says_why_it_ended_and_each_has_a_content(chatty: Surface
     assert chunks[-1]["choices"][0]["finish_reason"] in ("stop", "length")
 
 
+@pytest.mark.parametrize("dialect", ["dialogix", "aionlabs", "axione", "aimichat"])
+def test_trouble_in_the_middle_of_a_stream_is_told_in_the_surfaces_words(gateway: Gateway, dialect: str) -> None:
+    broken = surface(gateway, f"broken-{dialect}", dialect=dialect)
+    answer = broken.post(stream=True, messages=[{"role": "user", "content": "demo:die=4"}])
+    assert answer.status_code == 200
+    last = read_events(answer.content)[-1]
+    assert last != b"[DONE]"
+    if dialect == "aimichat":
+        assert (last["error"], last["code"]) == ("Bad gateway", "engine_error")
+        assert "stopped before" in last["message"]
+    else:
+        kind = "provider_error" if dialect == "aionlabs" else "server_error"
+        assert (last["error"]["type"], last["error"]["code"]) == (kind, "engine_error")
+
+
 def test_a_used_up_day_names_the_window_that_lasts(gateway: Gateway) -> None:
     limits = (
         {"unit": "requests", "window": "day", "amount": 2},
