@@ -134,12 +134,15 @@ def _fill_in(
             kept.setdefault(name, value)
 
 
-def accepted(model: ModelRecord, extras: Collection[str]) -> tuple[str, ...]:
+def accepted(model: ModelRecord, extras: Collection[str], brand: BrandRecord | None = None) -> tuple[str, ...]:
     """The optional request fields that do something with this model, by name."""
     rules = EMBEDDING_FIELDS if "embeddings" in model.features else CHAT_FIELDS
     names = {name for name, rule in rules.items() if rule.fate is not Fate.IDLE} | set(extras)
-    if model.features and "tools" not in model.features:
+    if (model.features and "tools" not in model.features) or (brand is not None and brand.is_plain_chat):
         names -= TOOL_FIELDS
+    if brand is not None and rules is CHAT_FIELDS:
+        names |= {"session_id"} if brand.conversation_days else set()
+        names |= {"reasoning_split"} if brand.splits_reasoning else set()
     return tuple(sorted(names - NEVER - _ALWAYS))
 
 

@@ -132,7 +132,7 @@ def list_models(caller: Caller | None, snapshot: Snapshot, now_ms: int, gated_to
 def _listed(model: ModelRecord, caller: Caller | None, snapshot: Snapshot, now_ms: int) -> Listed:
     rate = rate_for(model, 0 if caller is None else caller.organization.id, now_ms)
     available = caller is None or unlocks(tier_of(snapshot, caller.organization), model)
-    accepts = accepted(model, extras_of(model, snapshot))
+    accepts = accepted(model, extras_of(model, snapshot), snapshot.brand)
     return Listed(model, available, lowest_tier(model, snapshot), prices_of(rate), accepts)
 
 

@@ -7,10 +7,12 @@ from portal.tour.killing import kills_lose_and_double_nothing
 from portal.tour.metering import a_call_is_explained
 from portal.tour.revoking import a_revoked_key_is_refused_at_once
 from portal.tour.spending import a_balance_is_never_overspent
+from portal.tour.surfaces import five_brands_answer_as_their_pages_say
 
 CLAIMS = (
     Claim("metering", "A call is metered, priced and booked to the nano.", a_call_is_explained),
     Claim("spending", "500 parallel calls never spend more than a balance for 10.", a_balance_is_never_overspent),
+    Claim("brands", "Five brands answer at once, each as its own page says.", five_brands_answer_as_their_pages_say),
     Claim("revoking", "A revoked key is refused on the very next request.", a_revoked_key_is_refused_at_once),
     Claim(
         "killing",

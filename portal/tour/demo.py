@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from zlib import crc32
 
 import orjson
 from asgiref.sync import sync_to_async
@@ -29,9 +30,18 @@ T = TypeVar("T")
 class Answer:
     status: int
     headers: Mapping[str, str]
-    body: dict[str, Any]
+    text: str
     started_at: float
     """time.monotonic() when the request was sent."""
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON object that it is; empty where it is something else."""
+        try:
+            found = orjson.loads(self.text)
+        except orjson.JSONDecodeError:
+            return {}
+        return found if isinstance(found, dict) else {}
 
     @property
     def call_id(self) -> str:
@@ -45,14 +55,16 @@ class Answer:
 
 @dataclass
 class Demo:
-    """One brand of the demo."""
+    """One brand of the demo, beside all of them."""
 
     brand: dict[str, Any]
     pool: Pool = field(default_factory=lambda: Pool(lambda sealed: sealed))
+    brands: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, slug: str) -> Demo:
-        return cls(json.loads(path.read_text())["brands"][slug])
+        brands = json.loads(path.read_text())["brands"]
+        return cls(brands[slug], brands=brands)
 
     @property
     def model(self) -> str:
@@ -61,19 +73,21 @@ class Demo:
     async def post(self, key: str, body: Mapping[str, Any]) -> Answer:
         """One whole chat completion. Raises UpstreamFailure where no answer came."""
         started_at = time.monotonic()
-        response = await self.send(key, body)
-        try:
-            text = await response.read(ANSWER_BYTES_MAX)
-        finally:
-            response.close()
-        found = {name.decode().lower(): value.decode("latin-1") for name, value in response.headers.items()}
-        return Answer(response.status, found, orjson.loads(text), started_at)
+        return await _read(await self.send(key, body), started_at)
+
+    async def request(
+        self, base_url: str, method: str, path: str, headers: Sequence[tuple[bytes, bytes]], body: bytes = b""
+    ) -> Answer:
+        """Any question to any brand. Raises UpstreamFailure where no answer came."""
+        started_at = time.monotonic()
+        return await _read(
+            await self.pool.send(_door(base_url), path, body, headers, DEADLINES, method=method), started_at
+        )
 
     async def send(self, key: str, body: Mapping[str, Any]) -> Response:
         """A chat completion's answer, its body unread; close it. Raises UpstreamFailure where no answer came."""
-        base_url = self.brand["base_url"].replace("localhost", "127.0.0.1")
-        door = EngineRecord(id=0, name="demo", kind="openai", base_url=base_url)
         headers = [(b"authorization", b"Bearer " + key.encode()), (b"content-type", b"application/json")]
+        door = _door(self.brand["base_url"])
         return await self.pool.send(door, "/chat/completions", orjson.dumps(body), headers, DEADLINES)
 
     async def ask(self, text: str, *, key: str | None = None, **fields: Any) -> Answer:
@@ -86,6 +100,20 @@ class Demo:
         if found is None:
             raise UpstreamFailure(f"call {call_id} did not reach PostgreSQL within {JOURNAL_SECONDS_MAX:g} s")
         return found
+
+
+def _door(base_url: str) -> EngineRecord:
+    address = base_url.replace("localhost", "127.0.0.1")
+    return EngineRecord(id=crc32(address.encode()), name="demo", kind="openai", base_url=address)
+
+
+async def _read(response: Response, started_at: float) -> Answer:
+    try:
+        text = await response.read(ANSWER_BYTES_MAX)
+    finally:
+        response.close()
+    found = {name.decode().lower(): value.decode("latin-1") for name, value in response.headers.items()}
+    return Answer(response.status, found, text.decode(), started_at)
 
 
 async def eventually(read: Callable[[], T | None], within_seconds: float = JOURNAL_SECONDS_MAX) -> T | None:

@@ -45,6 +45,9 @@ class AimiChat(OpenAI):
         if problem.reason is Reason.INSUFFICIENT_QUOTA and quota is not None and quota.window in _WINDOWS:
             unit = _UNITS.get(quota.unit, quota.unit)
             return replace(problem, message=f"{_WINDOWS[quota.window]} {unit} limit reached")
+        if problem.reason is Reason.SCOPE_NOT_ALLOWED:
+            endpoint = problem.facts.get("endpoint")
+            return replace(problem, message=f"API keys of this service support plain text chat only, not {endpoint}.")
         return problem
 
     def error(self, problem: Problem, brand: BrandRecord | None) -> dict[str, Any]:

@@ -83,6 +83,10 @@ def test_what_a_model_takes_is_told() -> None:
     assert {"temperature", "tools", "top_k", "stop", "max_tokens"} <= set(talks)
     assert not {"model", "messages", "rid", "store"} & set(talks)
     assert "tools" not in accepted(model(features=("chat",)), ())
+    own = brand(conversation_days=30, splits_reasoning=True)
+    assert {"session_id", "reasoning_split"} <= set(accepted(model(), (), own))
+    assert not {"session_id", "reasoning_split"} & set(accepted(model(), (), brand()))
+    assert "tools" not in accepted(model(features=("chat", "tools")), (), PLAIN)
     assert "dimensions" in accepted(model(features=("embeddings",)), ())
 
 

@@ -175,7 +175,7 @@ def test_the_tour_proves_its_claims(demo):
     tour = manage(place, "tour")
     assert tour.returncode == 0, tour.stdout + tour.stderr
     assert "DOES NOT HOLD" not in tour.stdout
-    assert tour.stdout.count("   holds (") == 4
+    assert tour.stdout.count("   holds (") == 5
     assert "lost 0, doubled 0" in tour.stdout
     counted_and_billed = re.findall(r"came whole:  engine counted (.+), we billed (.+)", tour.stdout)
     assert len(counted_and_billed) == 1

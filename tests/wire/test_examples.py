@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
 
+from portal.tour import Proof
+from portal.tour.demo import Demo
+from portal.tour.surfaces import ROWS, five_brands_answer_as_their_pages_say
 from tests.wire.conformance import PAGES, differences, send, unlike
 from tests.wire.conftest import Served
 from tests.wire.mall import OPENAI_LIKE, SLUGS
@@ -61,20 +64,39 @@ def test_by_host_the_same_surface_answers(served: Served) -> None:
         assert answer.status_code == 200, answer.text
 
 
-def test_a_page_is_held_against_its_answer_field_by_field() -> None:
-    shown = {"a": 1, "b": [{"c": "x"}], "d": None, "e": 0.5, "f": True}
-    assert list(unlike(shown, {"a": 2, "b": [{"c": "y", "more": 1}], "d": "z", "e": 1, "f": False, "g": 0})) == []
-    assert len(list(unlike(shown, {"a": "2", "b": [{}], "e": "1", "f": 1}))) == 5
-    assert list(unlike({"b": [1]}, {"b": []})) != []
-    answer = httpx.Response(200, json={"a": 1}, headers={"x-request-id": "x"})
-    fine: dict[str, Any] = {"status": 200, "shape": '{"a": 5}', "equal": {"a": 1}, "match": {"a": "1"}, "absent": ["b"]}
-    assert differences(fine, answer, {}) == []
-    for wrong in (
-        {"status": 201},
-        {"equal": {"a": 2}},
-        {"match": {"a": "2"}},
-        {"absent": ["a"]},
-        {"shape": '{"b": 1}'},
-    ):
-        assert differences({**fine, **wrong}, answer, {}) != []
-    assert differences(fine, answer, {"x-ratelimit-limit": "."}) != []
+def brands_of(served: Served) -> dict[str, Any]:
+    """As demo.json tells of them."""
+    return {
+        slug: {
+            "base_url": served.base_url(slug),
+            "model": stall.model,
+            "api_key": stall.keys["api_key"],
+            "keys": stall.keys,
+            "models": stall.models,
+        }
+        for slug, stall in served.mall.stalls.items()
+    }
+
+
+async def shown(brands: dict[str, Any]) -> Proof:
+    demo = Demo(brands["dialogix"], brands=brands)
+    try:
+        return await five_brands_answer_as_their_pages_say(demo)
+    finally:
+        await demo.pool.close()
+
+
+def test_the_tour_shows_the_table_of_brands(served: Served) -> None:
+    proof = asyncio.run(shown(brands_of(served)))
+    print("\n".join(proof.lines))
+    assert proof.holds, "\n".join(proof.lines)
+    assert proof.lines[0].split() == list(SLUGS)
+    assert len(proof.lines) == len(ROWS) + 2
+
+
+def test_the_tour_says_where_an_answer_differs(served: Served) -> None:
+    brands = brands_of(served)
+    brands["axione"]["keys"] = {**brands["axione"]["keys"], "revoked": brands["axione"]["api_key"]}
+    proof = asyncio.run(shown(brands))
+    assert not proof.holds
+    assert any("200 (not 401)" in line for line in proof.lines)
