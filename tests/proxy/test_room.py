@@ -36,12 +36,21 @@ def test_calls_and_bytes_are_bounded_and_given_back() -> None:
     assert (room.calls, room.bytes) == (0, 0)
 
 
+def is_left(room: Room) -> bool:
+    """Whether all have left; a call leaves a moment after its client has the answer."""
+    for _ in range(500):
+        if not room.calls:
+            break
+        time.sleep(0.01)
+    return (room.calls, room.bytes) == (0, 0)
+
+
 @pytest.fixture
 def small(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Iterator[Room]:
     room = Room(4, 64 * 1024)
     monkeypatch.setattr(gateway.worker, "room", room)
     yield room
-    assert (room.calls, room.bytes) == (0, 0)
+    assert is_left(room)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -128,6 +137,4 @@ def test_memory_is_bounded_whatever_clients_send_at_once(
         _, most = tracemalloc.get_traced_memory()
         assert (len(answered), room.calls) == (15, 5)
     assert most < 3 * 10 * 2**20
-    while room.calls:
-        time.sleep(0.01)
-    assert room.bytes == 0
+    assert is_left(room)
