@@ -175,7 +175,7 @@ class Admission:
             entry = ("look", caller.shard, self._counters.epochs[caller.shard], "", template.static)
             verdict = await self._counters.submit(entry)
             if verdict[0] == "OK":
-                return limit_states(template, verdict, plan=None, needs=(), granted=0)
+                return limit_states(template, verdict, plan=None)
             redis_ms = verdict[1]
             if verdict[0] == "STALE" and verdict[2] != "clock":
                 caller, snapshot, _ = await self._reloaded(verdict[2], caller, snapshot, None)

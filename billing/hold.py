@@ -23,6 +23,7 @@ _MONEY: Final = ("balance", "nanos", "", "organization")
 NO_USAGE: Final = Usage()
 MILLISECONDS_MAX: Final = 2**31 - 1
 MINUTE_MS: Final = 60_000
+NOTHING: Final = (0,) * len(facts.UNITS)
 
 
 class Reason(StrEnum):
@@ -69,7 +70,7 @@ class Refused(Exception):
         self.refusal = refusal
 
 
-class LimitState(NamedTuple):
+class LimitState(msgspec.Struct, frozen=True, gc=False):
     """A limit as it stands. `limit` None: only counted. `posted` and `held` include this call's own hold. The balance
     is a limit with window "": what is left is limit − posted − held everywhere."""
 
@@ -204,7 +205,8 @@ class Hold:
     @property
     def limits(self) -> tuple[LimitState, ...]:
         """Every limit of the paying plan after this hold, the balance last when it pays."""
-        return limit_states(self.template, self._verdict, plan=self.plan, needs=self.needs, granted=self.granted)
+        held = tuple([need.at(self.granted) for need in self.needs])
+        return limit_states(self.template, self._verdict, plan=self.plan, own=held)
 
     @property
     def shadowed(self) -> tuple[str, ...]:
@@ -223,8 +225,8 @@ class Hold:
         """As `limits`, once the call is settled: what it did use in place of what it held."""
         assert self.charge is not None
         tokens = (usage.prompt_tokens, usage.output, usage.total_tokens)
-        used = [Need(amount, 0, 1) for amount in (1, *tokens, self.charge.credits, self.charge.cost_nanos)]
-        return limit_states(self.template, self._verdict, plan=self.plan, needs=tuple(used), granted=0)
+        used = (1, *tokens, self.charge.credits, self.charge.cost_nanos)
+        return limit_states(self.template, self._verdict, plan=self.plan, own=used)
 
     def facts(self) -> Facts:
         template, estimate = self.template, self.estimate
@@ -338,14 +340,15 @@ class Hold:
 
 
 def limit_states(
-    template: Template, verdict: Verdict, *, plan: int | None, needs: tuple[Need, ...], granted: int
+    template: Template, verdict: Verdict, *, plan: int | None, own: tuple[int, ...] = NOTHING
 ) -> tuple[LimitState, ...]:
-    """An OK verdict in words: the limits of a plan, or with `plan` None every counter; the balance last."""
+    """An OK verdict in words, with the call's `own` amounts of UNITS: the limits of a plan, or with `plan` None every
+    counter; the balance last."""
     now_ms, balance, money_held, flat = verdict[1], int(verdict[4]), int(verdict[5]), verdict[6]
     minute_ms = now_ms - now_ms % MINUTE_MS
-    own = [need.at(granted) for need in needs] or [0] * len(facts.UNITS)
-    if plan is None or not template.asks_money[plan]:
-        own[-1] = 0
+    asks_money = plan is not None and template.asks_money[plan]
+    if not asks_money:
+        own = (*own[:-1], 0)
     found = []
     lines = template.every_line if plan is None else template.lines[plan]
     for number, unit_number, name, unit, window, scope, limit, ends_ms in lines:
@@ -354,7 +357,7 @@ def limit_states(
         if window == "minute":  # its usage is gone when the minute after the next begins
             resets_ms = minute_ms + MINUTE_MS * (2 if posted + held else 1)
         found.append(LimitState(name, unit, window, scope, limit, posted, held, resets_ms))
-    if plan is None or template.asks_money[plan]:
+    if plan is None or asks_money:
         name, unit, window, scope = _MONEY
         found.append(LimitState(name, unit, window, scope, balance, 0, money_held + own[-1], None))
     return tuple(found)
