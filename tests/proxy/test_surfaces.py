@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
 import httpx
@@ -214,6 +215,43 @@ def test_a_tier_that_is_too_low_is_told_where_to_upgrade(gateway: Gateway) -> No
     rows = {row["id"]: row for row in gated.get("/models").json()["data"]}
     assert (rows["one"]["tier_required"], rows["one"]["available"]) == ("Basic+", True)
     assert (rows["large"]["tier_required"], rows["large"]["available"]) == ("Pro+", False)
+
+
+def test_the_default_brands_catalogue_is_open_below_the_bare_path_too(gateway: Gateway, settings: Any) -> None:
+    settings.DEFAULT_BRAND = "dialogix"
+    gateway.worker._known = None  # the index is made anew
+    shop, url = gateway.shop, f"{gateway.root}/v1/models"
+    assert CLIENT.get(url).status_code == 401
+    brands.change(brand=shop.brand, actor="tests", is_catalogue_public=True)
+    gateway.worker.strangers._buckets.clear()
+    try:
+        deadline = time.monotonic() + 5
+        while CLIENT.get(url).status_code != 200:  # the list of brands is a second old at most
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        secret = shop.customer().issued.secret
+        for keys in ({"x-api-key": "nobody's"}, {"authorization": "Bearer ak-none"}):
+            assert CLIENT.get(url, headers=keys).status_code == 401, "below the bare path a key says whose it is"
+        assert CLIENT.get(url, headers={"x-api-key": secret}).status_code == 200
+    finally:
+        brands.change(brand=shop.brand, actor="tests", is_catalogue_public=False)
+        settings.DEFAULT_BRAND = ""
+        gateway.worker._known = None
+
+
+def test_the_pages_of_a_brand_with_a_host_are_on_that_host(gateway: Gateway) -> None:
+    hosted = surface(gateway, "at-home", dialect="dialogix", hosts=["api.at-home.example"])
+    low = hosted.brand.tiers.get(slug="basic")
+    low.model_slugs = []
+    ladder.save_tier(low, actor="tests")
+    headers = {"host": "api.at-home.example", "authorization": f"Bearer {hosted.secret}"}
+    body = {"model": "one", "messages": HELLO}
+    deadline = time.monotonic() + 5
+    while True:
+        refused = CLIENT.post(f"{gateway.root}/v1/chat/completions", json=body, headers=headers)
+        if refused.status_code == 403 or time.monotonic() > deadline:
+            break
+    assert "Upgrade your tier: http://api.at-home.example/balance/" in refused.json()["error"]["message"]
 
 
 def test_a_lifetime_that_is_used_up_says_upgrade(gateway: Gateway) -> None:
