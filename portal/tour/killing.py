@@ -13,16 +13,16 @@ import orjson
 from asgiref.sync import sync_to_async
 from django.conf import settings
 
-from billing import calls, ladder, ledger
+from billing import calls
 from billing.admission import PROGRESS_MS
-from billing.models import Grant, LedgerAccount, Tier, UsageEvent
+from billing.models import LedgerAccount, UsageEvent
 from billing.reconcile import reconcile
-from keys import issuing, organizations
 from keys.connections import redis_client
-from keys.models import Brand, Organization
+from keys.models import Organization
 from portal import engine_audit, roster
 from portal.stores import children
 from portal.tour import Proof
+from portal.tour.customers import new_customer
 from portal.tour.demo import Demo, eventually
 from proxy.upstream import Response, UpstreamFailure
 
@@ -36,7 +36,6 @@ UNHEARD_TOKENS_MAX = TOKENS_PER_SECOND * PROGRESS_MS // 1000 + 4
 PAUSE_SECONDS = 0.5
 RECOVERY_SECONDS_MAX = 120.0
 CREDIT_NANOS = 1_000_000_000
-ACTOR = "manage.py tour"
 
 
 @dataclass
@@ -126,7 +125,7 @@ async def kills_lose_and_double_nothing(demo: Demo) -> Proof:
     running = roster.running(settings.PLACE)
     if not {"web", "redis"} <= running.keys():
         return Proof(["Only a demo with stores of its own can be killed at: start it with make run."], holds=False)
-    organization, key = await sync_to_async(_customer)(demo)
+    organization, key = await sync_to_async(new_customer)(demo, CREDIT_NANOS)
     workers = len(children.children_of(running["web"]))
     streams = [Stream() for _ in range(STREAMS)]
     tasks = [asyncio.create_task(stream.read(demo, key, number)) for number, stream in enumerate(streams)]
@@ -186,23 +185,6 @@ async def _recover(demo: Demo, key: str) -> int:
         refused += 1
         await asyncio.sleep(0.1)
     return refused
-
-
-def _customer(demo: Demo) -> tuple[Organization, str]:
-    brand = Brand.objects.get(key_prefix=demo.brand["api_key"][:3])
-    organization = organizations.create(brand=brand, name=f"Tour {time.time_ns()}", actor=ACTOR)
-    ladder.assign(
-        organization=organization, tier=Tier.objects.get(brand=brand, slug="enterprise"), reason="tour", actor=ACTOR
-    )
-    ledger.grant(
-        organization=organization,
-        amount_nanos=CREDIT_NANOS,
-        kind=Grant.Kind.PROMOTIONAL,
-        reason="tour",
-        reference=f"tour:{organization.public_id}",
-        actor=ACTOR,
-    )
-    return organization, issuing.issue(organization=organization, name="tour", actor=ACTOR).secret
 
 
 def _accounts(streams: list[Stream]) -> list[Account] | None:

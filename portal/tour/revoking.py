@@ -10,12 +10,12 @@ from asgiref.sync import sync_to_async
 from keys import issuing
 from keys.models import ApiKey
 from portal.tour import Proof
+from portal.tour.customers import ACTOR
 from portal.tour.demo import Demo
 
 CALLERS = 8
 BEFORE_SECONDS = 1.0
 AFTER_SECONDS = 1.0
-ACTOR = "manage.py tour"
 
 
 async def a_revoked_key_is_refused_at_once(demo: Demo) -> Proof:

@@ -9,11 +9,11 @@ from collections import Counter
 from asgiref.sync import sync_to_async
 from django.db.models import Count, Sum
 
-from billing import ladder, ledger, prices
-from billing.models import Grant, LedgerAccount, Model, Tier, UsageEvent
-from keys import issuing, organizations
-from keys.models import Brand, Organization
+from billing import prices
+from billing.models import LedgerAccount, Model, UsageEvent
+from keys.models import Organization
 from portal.tour import Proof
+from portal.tour.customers import ACTOR, new_customer
 from portal.tour.demo import Demo, eventually
 from proxy.upstream import UpstreamFailure
 
@@ -22,7 +22,6 @@ AFFORDED = 10
 TOKENS = 50
 OUTPUT_PER_MILLION = "0.60"
 CALL_NANOS = TOKENS * 600
-ACTOR = "manage.py tour"
 REFUSED_BY_NAME = {"insufficient_quota", "quota_in_flight"}
 
 
@@ -55,27 +54,15 @@ async def _one(demo: Demo, key: str, number: int) -> str:
 
 
 def _customer(demo: Demo) -> tuple[Organization, str]:
-    """A new customer with its own price (input costs nothing) and credit for exactly ten calls."""
-    brand = Brand.objects.get(key_prefix=demo.brand["api_key"][:3])
-    organization = organizations.create(brand=brand, name=f"Tour {time.time_ns()}", actor=ACTOR)
-    ladder.assign(
-        organization=organization, tier=Tier.objects.get(brand=brand, slug="enterprise"), reason="tour", actor=ACTOR
-    )
+    """With its own price (input costs nothing) and credit for exactly ten calls."""
+    organization, key = new_customer(demo, AFFORDED * CALL_NANOS)
     prices.set_price(
-        model=Model.objects.get(brand=brand, slug=demo.model),
+        model=Model.objects.get(brand=organization.brand, slug=demo.model),
         organization=organization,
         actor=ACTOR,
         per_million={"input": "0", "output": OUTPUT_PER_MILLION},
     )
-    ledger.grant(
-        organization=organization,
-        amount_nanos=AFFORDED * CALL_NANOS,
-        kind=Grant.Kind.PROMOTIONAL,
-        reason="tour",
-        reference=f"tour:{organization.public_id}",
-        actor=ACTOR,
-    )
-    return organization, issuing.issue(organization=organization, name="tour", actor=ACTOR).secret
+    return organization, key
 
 
 def _events(organization: Organization, wanted: int) -> dict[str, int] | None:

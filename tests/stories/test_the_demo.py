@@ -180,6 +180,9 @@ def test_the_tour_proves_its_claims(demo):
     counted_and_billed = re.findall(r"came whole:  engine counted (.+), we billed (.+)", tour.stdout)
     assert len(counted_and_billed) == 1
     assert counted_and_billed[0][0] == counted_and_billed[0][1]
+    elsewhere = manage(place, "tour", "--brand", "nowhere")
+    assert elsewhere.returncode == 1
+    assert "The demo has no brand nowhere; it has dialogix" in elsewhere.stderr
     # killed twice, the demo is as it was
     again = manage(place, "tour", "killing", "metering")
     assert again.returncode == 0, again.stdout + again.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from argparse import ArgumentParser
@@ -35,6 +36,9 @@ class Command(BaseCommand):
         chosen = [claim for claim in CLAIMS if not names or claim.name in names]
         if times < 1:
             raise CommandError("--times takes a number above 0.")
+        brands = json.loads(path.read_text())["brands"]
+        if brand not in brands:
+            raise CommandError(f"The demo has no brand {brand}; it has {', '.join(brands)}.")
         failed = asyncio.run(self._show(chosen, path, brand, times))
         each = "" if times == 1 else f", each {times} times"
         if failed:
