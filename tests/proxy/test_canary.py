@@ -150,6 +150,16 @@ def test_only_what_is_on_sale_is_asked(soon: datetime, shop: Shop, elsewhere: Ca
     assert outcomes(soon)["on-sale"] == ("passed", 200, "")  # through the brand's own host
 
 
+def test_what_its_own_plan_does_not_have_is_no_failure(
+    soon: datetime, shop: Shop, elsewhere: Callable[..., Model]
+) -> None:
+    model = elsewhere("above-every-tier")
+    elsewhere("of-the-plan")
+    shop.new_tier("only", brand=model.brand, rank=9, model_slugs=["of-the-plan"])
+    checks.run(now=soon)
+    assert set(outcomes(soon)) - set(OUTCOMES) == {"of-the-plan"}
+
+
 def test_where_nothing_is_sold_nobody_is_made(soon: datetime, shop: Shop) -> None:
     brand = shop.new_brand(f"empty-{next(_rounds)}", "em-")
     checks.run(now=soon)
