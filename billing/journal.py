@@ -130,6 +130,7 @@ class Journal:
         self._behind = (self._behind | turn.gained) & turn.held
         for shard in sorted(turn.gained):
             self._take_over(shard)
+        self._passed_by(dict.fromkeys(turn.held - turn.gained, 0))
 
     def _take_over(self, shard: int) -> None:
         """What a former writer read and never acknowledged becomes ours to read again; its name is forgotten."""
@@ -157,7 +158,7 @@ class Journal:
         for shard in shards:
             unread = "0" if shard in self._behind else ">"
             pipeline.xreadgroup(GROUP, self.name, {stream_of(shard): unread}, count=READ_MAX)
-        deliveries: list[Delivery] = []
+        pages: dict[int, list[Delivery]] = {}
         for shard, answer in zip(shards, pipeline.execute(raise_on_error=False), strict=True):
             if isinstance(answer, ResponseError) and "NOGROUP" in str(answer):
                 self._take_over(shard)  # Redis has lost the stream
@@ -165,10 +166,34 @@ class Journal:
                 raise answer
             else:
                 page = [_delivery(shard, stream_id, fields) for stream_id, fields in _messages(answer)]
-                if not page:
+                if page:
+                    pages[shard] = page
+                else:
                     self._behind.discard(shard)
-                deliveries += page
-        return deliveries
+        for shard in self._passed_by({shard: len(page) for shard, page in pages.items() if shard not in self._behind}):
+            del pages[shard]  # read again with what is before it: the books go forward in the stream's order
+        return [delivery for page in pages.values() for delivery in page]
+
+    def _passed_by(self, read: Mapping[int, int]) -> list[int]:
+        """The shards of which more was delivered, and never acknowledged, than the so many entries just read: to us, by
+        an answer that was lost (the client then asks again, and is told what comes after it), or to a writer that read
+        on when its lease had run out. They are ours to read again, from the beginning."""
+        if not read:
+            return []
+        pipeline = self._store.pipeline(transaction=False)
+        for shard in read:
+            pipeline.xpending(stream_of(shard), GROUP)
+        found = []
+        for (shard, count), answer in zip(read.items(), pipeline.execute(raise_on_error=False), strict=True):
+            if isinstance(answer, Exception):
+                if "NOGROUP" in str(answer):
+                    continue  # Redis has lost the stream: seen when it is read
+                raise answer
+            if answer["pending"] > count:
+                found.append(shard)
+                self._behind.add(shard)
+                self._take_over(shard)
+        return found
 
     def _book(self, batch: Sequence[Delivery]) -> None:
         """Halves a batch that fails until the culprit stands alone; halves keep the stream's order."""

@@ -7,13 +7,14 @@ import threading
 import time
 from collections.abc import Iterator
 
+import msgspec
 import psycopg
 import pytest
 import redis
 from django.db import OperationalError, connection
 
 from billing import counters, event_rows, ledger, recording, rollups, shard_leases
-from billing.journal import Journal, stream_of
+from billing.journal import GROUP, Journal, stream_of
 from billing.models import DeadLetter, JournalShard, JournalWriter
 from tests.billing import books
 from tests.billing.books import end_leases
@@ -244,4 +245,59 @@ def test_a_poison_entry_among_many_costs_only_itself(redis_connection):
     settle(redis_connection, *(who.event() for _ in range(30) for who in customers))
     drain(journal_of(redis_connection))
     assert (books.events(), DeadLetter.objects.count()) == (180, 1)
+    books.assert_consistent()
+
+
+def lost_on_its_way(store, name, shard):
+    """Redis has delivered, and nobody heard: the client's own second try is told only of what comes after."""
+    assert store.xreadgroup(GROUP, name, {stream_of(shard): ">"})
+
+
+@pytest.mark.parametrize("reader", ["first", "a writer whose lease ran out"])
+def test_what_was_delivered_and_never_heard_of_is_booked_before_what_follows(redis_connection, reader):
+    one = customer()
+    journal = journal_of(redis_connection)
+    settle(redis_connection, one.event())
+    drain(journal)
+    settle(redis_connection, one.event())
+    lost_on_its_way(redis_connection, reader, one.shard)
+    settle(redis_connection, one.event())
+    drain(journal)
+    assert books.events() == 3
+    assert redis_connection.xpending(stream_of(one.shard), GROUP)["pending"] == 0
+    books.assert_consistent()
+
+
+@pytest.mark.parametrize("reader", ["first", "a writer whose lease ran out"])
+def test_what_was_delivered_and_never_heard_of_is_booked_though_nothing_follows(redis_connection, reader):
+    one = customer()
+    journal = journal_of(redis_connection)
+    settle(redis_connection, one.event())
+    drain(journal)
+    settle(redis_connection, one.event())
+    lost_on_its_way(redis_connection, reader, one.shard)
+    drain(journal)
+    assert books.events() == 1
+    journal._renew_at = 0.0  # as every few seconds
+    drain(journal)
+    assert books.events() == 2
+
+
+def test_a_correction_that_was_not_heard_of_is_not_taken_for_old(redis_connection):
+    """Behind the position of the books it would look as if it had been booked."""
+    one = customer()
+    journal = journal_of(redis_connection)
+    event = one.event()
+    settle(redis_connection, event)
+    drain(journal)
+    settle(
+        redis_connection, msgspec.structs.replace(event, output_tokens=6, list_cost_nanos=9, cost_nanos=9), late=True
+    )
+    lost_on_its_way(redis_connection, "first", one.shard)
+    settle(redis_connection, one.event())
+    drain(journal)
+    assert sorted(books.rows("SELECT kind, sum(cost_nanos)::bigint FROM usage_event GROUP BY 1")) == [
+        ("call", 14),
+        ("correction", 2),
+    ]
     books.assert_consistent()
