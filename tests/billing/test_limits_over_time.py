@@ -1,0 +1,302 @@
+"""Limits while time passes, against a small model in plain Python: calls are reserved, renewed, settled, voided and
+lapse while the clock moves over midnights, a month's end and both changes to and from summer time in Zurich.
+
+The script's clock is the test's: a name in Redis in place of TIME. Everything else is as it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha1
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from billing import leases, script, transports
+from billing.admission import LEASE_MS, Refused
+from billing.hold import Hold, Outcome
+from billing.limits import UNIT_FIELDS
+from billing.usage import Usage
+from tests.billing.stage import Stage, limit
+
+ZONE = ZoneInfo("Europe/Zurich")
+STARTS = (
+    datetime(2027, 3, 27, 23, 59, 30, tzinfo=ZONE),  # the next day has 23 hours
+    datetime(2027, 10, 30, 22, 0, tzinfo=ZONE),  # the next day has 25 hours, the day after begins no month
+    datetime(2027, 12, 31, 23, 58, tzinfo=ZONE),
+    datetime(2028, 2, 28, 12, 0, tzinfo=ZONE),  # a leap year
+)
+WANTED = 10
+LIMITS = (
+    limit("requests", "day", 6),
+    limit("requests", "minute", 4),
+    limit("tokens", "day", 700),
+    limit("tokens", "month", 2_500),
+    limit("requests", "lifetime", 60),
+    limit("requests", "day", 5, "key"),
+    limit("tokens", "day", 600, "model"),
+    limit("concurrent", "minute", 3),
+)
+TIME = b"local clock = redis.call('TIME')"
+CLOCK = (
+    b"local at = tonumber(redis.call('GET', 'test:clock'))\nlocal clock = {math.floor(at / 1000), (at % 1000) * 1000}"
+)
+
+
+def places(now: datetime) -> dict[str, str]:
+    local = now.astimezone(ZONE)
+    return {
+        "day": f"d{local:%Y%m%d}",
+        "month": f"m{local:%Y%m}",
+        "lifetime": "life",
+        "minute": f"i{int(now.timestamp()) // 60}",
+    }
+
+
+@dataclass
+class Call:
+    hold: Hold
+    windows: dict[str, str]
+    needs: dict[str, int]
+    deadline: datetime
+    running: int | None = None
+    is_dispatched: bool = False
+
+
+@dataclass
+class Model:
+    """What is posted and held in each (window, unit); one organization, key and model, so scopes do not differ."""
+
+    posted: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    calls: list[Call] = field(default_factory=list)
+
+    def held(self, window: str, unit: str) -> int:
+        return sum(call.needs[unit] for call in self.calls if window in call.windows.values())
+
+    def used(self, kind: str, unit: str, now: datetime) -> int:
+        window = places(now)[kind]
+        if kind != "minute":
+            return self.posted[window, unit] + self.held(window, unit)
+        before = f"i{int(window[1:]) - 1}"
+        left = 60_000 - int(now.timestamp() * 1000) % 60_000
+        parts = [(self.posted[w, unit], self.held(w, unit)) for w in (window, before)]
+        return sum(parts[0]) + sum(math.ceil(float(value) * left / 60_000) for value in parts[1])
+
+    def refusing(self, needs: dict[str, int], now: datetime) -> set[str]:
+        found = set()
+        for one in LIMITS:
+            if one.unit == "concurrent":
+                if sum(call.deadline > now for call in self.calls) >= one.amount:
+                    found.add("organization.concurrent")
+            elif self.used(one.window, one.unit, now) + needs[one.unit] > one.amount:
+                found.add(f"{one.scope}.{one.unit}.{one.window}")
+        return found
+
+    def post(self, call: Call, requests: int, tokens: int) -> None:
+        self.calls.remove(call)
+        for window in call.windows.values():
+            self.posted[window, "requests"] += requests
+            self.posted[window, "tokens"] += tokens
+
+
+class Time(RuleBasedStateMachine):
+    """`home`: what the fixture lends: Redis, a folder for the WAL, the address."""
+
+    home: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store, folder, url = self.home
+        self.loop = asyncio.new_event_loop()
+        self.store.flushall()
+        self.model = Model()
+        self.gone: list[Call] = []
+        self.now = STARTS[0]
+        self._tell()
+        self.stage = Stage(self.store, folder, url, *LIMITS, zone="Europe/Zurich")
+        self._run(self.stage.__aenter__())
+
+    def teardown(self) -> None:
+        self._run(self.stage.__aexit__(None, None, None))
+        self.loop.close()
+
+    def _run(self, coroutine: Any) -> Any:
+        return self.loop.run_until_complete(coroutine)
+
+    def _tell(self) -> None:
+        self.store.set("test:clock", int(self.now.timestamp() * 1000))
+
+    def _move(self, to: datetime) -> None:
+        """The journal's sweeper runs every second: at the end of a long pause it finds what has lapsed."""
+        self.now = max(to.astimezone(UTC), self.now)
+        self._tell()
+        grace = timedelta(milliseconds=leases.GRACE_MS)
+        lapsed = [call for call in self.model.calls if call.deadline + grace < self.now]
+        for call in lapsed:
+            self.model.post(call, 1, call.running or 0)
+            self.gone.append(call)
+        assert leases.sweep(self.store) == len(lapsed)
+
+    @initialize(start=st.sampled_from(STARTS))
+    def begin(self, start: datetime) -> None:
+        self._move(start)
+
+    @rule(prompt=st.sampled_from([20, 90, 240]))
+    def reserve(self, prompt: int) -> None:
+        needs = {"requests": 1, "tokens": prompt + WANTED}
+        refusing = self.model.refusing(needs, self.now)
+        try:
+            hold = self._run(self.stage.reserve(prompt=prompt, wanted=WANTED))
+        except Refused as refused:
+            refusal = refused.refusal
+            assert refusal.name in refusing, (refusal, refusing)
+            if refusal.window in ("day", "month") and refusal.resets_at_ms:
+                assert datetime.fromtimestamp(refusal.resets_at_ms / 1000, UTC) == self._end_of(refusal.window)
+            return
+        assert not refusing
+        assert hold.granted == WANTED
+        windows = places(self.now)
+        assert hold.day == windows["day"][1:]
+        deadline = self.now + timedelta(milliseconds=LEASE_MS)
+        self.model.calls.append(Call(hold, windows, needs, deadline))
+
+    @rule(times=st.integers(2, 5), then=st.sampled_from(["leave", "settle"]))
+    def reserve_many(self, times: int, then: str) -> None:
+        for _ in range(times):
+            before = len(self.model.calls)
+            self.reserve(prompt=20)
+            if then == "settle" and len(self.model.calls) > before:
+                self.settle(number=before, share=100)
+
+    @rule(window=st.sampled_from(["day", "month"]))
+    def reserve_on_both_sides_of_the_edge(self, window: str) -> None:
+        self._move(self._end_of(window) - timedelta(seconds=1))
+        self.reserve(prompt=20)
+        self._move(self.now + timedelta(seconds=1))
+        self.reserve(prompt=20)
+
+    @rule()
+    def reserve_when_leases_are_over_but_not_yet_swept(self) -> None:
+        for _ in range(3):
+            self.reserve(prompt=20)
+        self._move(self.now + timedelta(milliseconds=LEASE_MS + leases.GRACE_MS // 2))
+        self.reserve(prompt=20)
+
+    def _end_of(self, window: str) -> datetime:
+        local = self.now.astimezone(ZONE)
+        day = local.date() + timedelta(days=1)
+        if window == "month":
+            day = (local.date().replace(day=1) + timedelta(days=32)).replace(day=1)
+        return datetime(day.year, day.month, day.day, tzinfo=ZONE).astimezone(UTC)
+
+    def _some(self, number: int) -> Call:
+        return self.model.calls[number % len(self.model.calls)]
+
+    def _dispatch(self, call: Call) -> None:
+        if not call.is_dispatched:
+            self._run(self.stage.admission.dispatched(call.hold, 1))
+            call.is_dispatched = True
+
+    @precondition(lambda self: self.model.calls)
+    @rule(number=st.integers(0, 9), share=st.integers(0, 100))
+    def settle(self, number: int, share: int) -> None:
+        call = self._some(number)
+        self._dispatch(call)
+        prompt = (call.needs["tokens"] - WANTED) * share // 100
+        self._settle(call, Usage(input=prompt, output=WANTED))
+        self.model.post(call, 1, prompt + WANTED)
+
+    def _settle(self, call: Call, usage: Usage) -> None:
+        outcome = Outcome(usage=usage, usage_source="final", end_reason="stop")
+        self._run(self.stage.admission.settle(call.hold, outcome))
+        self._run(self.stage.admission.drain(5))
+
+    @precondition(lambda self: self.model.calls)
+    @rule(number=st.integers(0, 9))
+    def void(self, number: int) -> None:
+        call = self._some(number)
+        if call.is_dispatched:
+            return
+        self._run(self.stage.admission.void(call.hold))
+        self._run(self.stage.admission.drain(5))
+        self.model.calls.remove(call)
+
+    @precondition(lambda self: self.model.calls)
+    @rule(number=st.integers(0, 9), output=st.integers(1, WANTED))
+    def renew(self, number: int, output: int) -> None:
+        call = self._some(number)
+        self._dispatch(call)
+        call.hold.usage, call.hold.usage_source = Usage(input=20, output=output), "running"
+        entry = ("renew", call.hold.shard, 0, call.hold.call_id, LEASE_MS, call.hold.running_text().decode())
+        (verdict,) = script.run(self.store, [entry])
+        assert verdict[0] == "OK"
+        call.running = 20 + output
+        call.deadline = self.now + timedelta(milliseconds=LEASE_MS)
+
+    @precondition(lambda self: self.gone)
+    @rule()
+    def settle_too_late(self) -> None:
+        """Its worker wakes: the journal will correct it, the counters stay."""
+        call = self.gone.pop()
+        if call.is_dispatched:
+            self._settle(call, Usage(input=20, output=WANTED))
+
+    @rule(seconds=st.sampled_from([0.4, 7, 31, 62, 600]))
+    def wait(self, seconds: float) -> None:
+        self._move(self.now + timedelta(seconds=seconds))
+
+    @rule(seconds=st.sampled_from([-1, 0, 1]), window=st.sampled_from(["day", "day", "month"]))
+    def go_to_the_edge(self, seconds: int, window: str) -> None:
+        self._move(self._end_of(window) + timedelta(seconds=seconds))
+
+    @invariant()
+    def counters_are_what_the_model_says(self) -> None:
+        """Those that a limit names, and the day's, which are always kept."""
+        for window, unit in (("day", "requests"), ("day", "tokens"), ("month", "tokens"), ("lifetime", "requests")):
+            found = self.stage.counted(window[0])
+            names = {w for w, u in self.model.posted if w.startswith(window[0]) and u == unit}
+            names |= {call.windows[window] for call in self.model.calls}
+            unit_field = UNIT_FIELDS[unit]
+            assert found.get(f"{unit_field}.p", 0) == sum(self.model.posted[name, unit] for name in names), unit
+            assert found.get(f"{unit_field}.h", 0) == sum(self.model.held(name, unit) for name in names), unit
+
+    @invariant()
+    def money_is_held_only_by_running_calls(self) -> None:
+        account = self.stage.account()
+        assert account.get("held", 0) == sum(call.hold.held_nanos for call in self.model.calls)
+
+
+@pytest.fixture
+def clock(monkeypatch, redis_connection, wal_dir, settings):
+    text = script.TEXT.replace(TIME, CLOCK)
+    assert text != script.TEXT
+    known, sha = script.SHA, sha1(text, usedforsecurity=False).hexdigest().encode()
+    monkeypatch.setattr(script, "TEXT", text)
+    monkeypatch.setattr(script, "SHA", sha)
+    monkeypatch.setattr(transports, "_EVALSHA", transports._EVALSHA.replace(known, sha))
+    monkeypatch.setattr(Time, "home", (redis_connection, wal_dir, settings.REDIS_URL))
+
+
+def test_limits_hold_while_time_passes(clock):
+    profile = settings(
+        max_examples=60,
+        stateful_step_count=30,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+    run_state_machine_as_test(Time, settings=profile)
