@@ -17,6 +17,7 @@ import msgspec
 
 INT64_MAX = 2**63 - 1
 TEXT_CHARS_MAX = 200
+USER_CHARS_MAX = 512
 METADATA_PAIRS_MAX = 16
 METADATA_CHARS_MAX = 512
 
@@ -169,7 +170,7 @@ def storable(event: Event) -> Event:
         event,
         address=_storable_address(event.address),
         agent=storable_text(event.agent),
-        user=storable_text(event.user),
+        user=storable_text(event.user, USER_CHARS_MAX),
         metadata={storable_text(name): storable_text(value, METADATA_CHARS_MAX) for name, value in pairs},
     )
 

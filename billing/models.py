@@ -533,7 +533,7 @@ class UsageEvent(models.Model):
     address = models.GenericIPAddressField(null=True)
     agent = models.CharField(max_length=200, blank=True)
     metadata = models.JSONField(default=dict)
-    user = models.CharField(max_length=200, blank=True)
+    user = models.CharField(max_length=512, blank=True)
     posting_id = models.BigIntegerField(null=True)
 
     class Meta:

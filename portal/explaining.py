@@ -133,6 +133,7 @@ FLAGS = {
     "past_context": "The engine reported more tokens than the model's context holds; the part beyond is not charged.",
     "prompt_estimated": "The input was counted by the gateway; the engine did not say.",
     "output_estimated": "The output was counted by the gateway; the engine did not say.",
+    "images_over_hold": "The engine made more images than were set aside; those beyond are not charged.",
     "usage_missing": "The engine gave no usage.",
     "usage_invalid": "The engine gave a usage that cannot be read.",
     "usage_negative": "The engine gave a negative usage.",

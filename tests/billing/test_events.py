@@ -104,6 +104,7 @@ def test_ornaments_that_no_database_takes_are_mended_and_amounts_kept():
     assert kept.address is None
     assert kept.agent == "ab" * 100
     assert kept.user == ""
+    assert events.storable(event(user="u" * 600)).user == "u" * 512
     assert len(kept.metadata) == 16
     assert kept.metadata["k0"] == "v"
     assert kept.cost_nanos == 5

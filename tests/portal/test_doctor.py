@@ -53,7 +53,7 @@ def test_a_redis_that_forgets_is_a_problem(redis_connection, name, wrong, right)
 
 
 def test_a_redis_that_is_nearly_full_is_a_problem(redis_connection):
-    redis_connection.config_set("maxmemory", int(redis_connection.info("memory")["used_memory"] * 1.1))
+    redis_connection.config_set("maxmemory", int(redis_connection.info("memory")["used_memory"] * 1.02))
     try:
         assert "of its maxmemory" in says(doctor.redis_is_fit_for_money, Level.PROBLEM)
     finally:

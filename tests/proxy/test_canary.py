@@ -42,8 +42,8 @@ def _door(settings: Any, gateway: Gateway) -> None:
 
 @pytest.fixture
 def soon() -> datetime:
-    """A time of a slot that no other test has used."""
-    return START + next(_rounds) * checks.EVERY
+    """A time of a slot that no other test has used, after the shop's prices were set."""
+    return datetime.now(UTC).replace(second=0, microsecond=0) + next(_rounds) * checks.EVERY
 
 
 def outcomes(now: datetime, every: timedelta = checks.EVERY) -> dict[str, tuple[str, int | None, str]]:

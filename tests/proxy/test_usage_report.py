@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
@@ -12,6 +13,8 @@ import httpx
 import pytest
 from django.db.models import F, Sum
 
+from billing.admission import Admission
+from billing.events import Event
 from billing.journal import Journal
 from billing.models import Payer, UsageDay
 from keys.models import Organization
@@ -105,6 +108,26 @@ def test_thirty_days_up_to_the_call_just_answered(gateway: Gateway, surfaces: li
     assert abs((days[-1] - datetime.now(ZoneInfo(ZONE)).date()).days) <= 1  # midnight may have passed
     assert all(numbers(day) == dict.fromkeys(FIELDS, 0) for day in report["daily_stats"][:-1])
     assert surface.booked() == numbers(today)
+
+
+def test_a_call_that_settles_a_moment_after_its_answer_is_in_it(
+    gateway: Gateway, surfaces: list[Surface], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that another worker served: its settling may reach Redis after the client's next question."""
+    real = Admission._settle_in_redis
+
+    def late(self: Admission, event: Event, blob: bytes) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        settled = loop.create_future()
+        loop.call_later(0.01, lambda: real(self, event, blob).add_done_callback(lambda _: settled.set_result(None)))
+        return settled
+
+    monkeypatch.setattr(Admission, "_settle_in_redis", late)
+    surface = Surface(gateway, "openai")
+    surfaces.append(surface)
+    for number in range(1, 6):
+        assert surface.chat().status_code == 200
+        assert surface.usage()["daily_stats"][-1]["requests"] == number
 
 
 def test_older_days_are_those_of_the_books(gateway: Gateway, surfaces: list[Surface]) -> None:
