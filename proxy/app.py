@@ -23,10 +23,11 @@ from proxy.bodies import ClientLeft, Receive, check_headers
 from proxy.call import Call
 from proxy.dialects import dialect_named
 from proxy.dispatch import Place
-from proxy.endpoints import NOWHERE, Endpoint, Kind, endpoint_at
+from proxy.endpoints import HEALTH, NOWHERE, SESSION, Endpoint, Kind, endpoint_at
 from proxy.headers import common_headers
 from proxy.refusals import Declined, Problem, Reason, decline, problem, retry_headers
 from proxy.rendering import rewriter_of
+from proxy.sessions import is_chat_only
 from proxy.wording import worded
 from proxy.worker import Worker
 
@@ -116,14 +117,14 @@ async def _dispatch(call: Call, worker: Worker, send: Send) -> None:
     if call.path == METRICS_PATH:
         await resources.metrics(call, worker, send)
         return
-    check_headers(call.headers, call.fields)
     call.place = place = await _place(call, worker)
     if place.brand is not None:
         call.brand, call.dialect = place.brand, dialect_named(place.brand.dialect)
     elif worker.brands.default is not None:
         call.dialect = dialect_named(worker.brands.default.dialect)
     endpoint = endpoint_at(place.rest)
-    if endpoint is None:
+    await _check_head(call, worker, endpoint)
+    if endpoint is None or (endpoint is SESSION and call.brand is not None and is_chat_only(call.brand)):
         if call.brand is not None and call.brand.is_plain_chat and call.method != "OPTIONS":
             await _nothing_but_chat(call, worker)
         raise decline(Reason.UNKNOWN_PATH, method=call.method, path=call.path[:200])
@@ -148,6 +149,20 @@ async def _dispatch(call: Call, worker: Worker, send: Send) -> None:
             worker.room.leave(call.body_bytes)
     else:
         await resources.answer(call, worker, send)
+
+
+async def _check_head(call: Call, worker: Worker, endpoint: Endpoint | None) -> None:
+    """Before anything of the body is read. Who calls is asked only where it words the refusal: the key says the brand,
+    or the surface tells every caller how they stand."""
+    try:
+        check_headers(call.headers, call.fields)
+    except Declined:
+        call.endpoint = endpoint or NOWHERE
+        asks = call.brand is None or call.dialect.limits_everywhere
+        if asks and endpoint is not HEALTH and call.method != "OPTIONS":
+            with contextlib.suppress(*_NO_STORE):  # waiting for the store would not make the request any smaller
+                await authenticate(call, worker)
+        raise
 
 
 async def _nothing_but_chat(call: Call, worker: Worker) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from billing.snapshot import BrandRecord
 from proxy import conversations, turns
 from proxy.answers import Send, send_body, send_empty
 from proxy.call import Call
@@ -19,6 +20,8 @@ from proxy.worker import Worker
 
 async def answer(call: Call, worker: Worker, send: Send) -> None:
     """Any key of the organization that may chat. Another organization's session is none."""
+    if is_chat_only(call.snapshot.brand):
+        raise decline(Reason.CHAT_ONLY, detail=f"; there is no {call.method} {call.path[:200]}")
     if not call.snapshot.brand.conversation_days:
         raise decline(Reason.UNKNOWN_PATH, method=call.method, path=call.path[:200])
     session_id = conversations.checked(call.place.rest[len(SESSION_PREFIX) :])
@@ -30,6 +33,11 @@ async def answer(call: Call, worker: Worker, send: Send) -> None:
     if not row.id:
         raise decline(Reason.SESSION_NOT_FOUND)
     await send_body(send, 200, common_headers(call), orjson.dumps(_shown(row)), head_only=call.method == "HEAD")
+
+
+def is_chat_only(brand: BrandRecord) -> bool:
+    """Whether the brand's keys know one path, and no conversations behind it."""
+    return brand.is_plain_chat and not brand.conversation_days
 
 
 async def _delete(call: Call, worker: Worker, session_id: str) -> None:

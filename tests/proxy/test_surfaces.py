@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import socket
 import time
 from typing import Any, NamedTuple
 
@@ -11,6 +13,8 @@ import pytest
 from billing import ladder
 from billing.models import Payer
 from keys import brands
+from keys.caller import KeyReason
+from keys.directory import DirectoryUnavailable, KeyRefused
 from keys.models import Brand, Organization
 from tests.proxy.shop import HELLO, Gateway, read_events
 
@@ -32,6 +36,9 @@ class Surface(NamedTuple):
         headers = {"authorization": f"Bearer {self.secret if secret is None else secret}"}
         body = {"messages": HELLO, "max_tokens": 16} | fields
         return CLIENT.post(self.root + path, json=body, headers=headers)
+
+    def ask(self, method: str, path: str) -> httpx.Response:
+        return CLIENT.request(method, self.root + path, headers={"authorization": f"Bearer {self.secret}"})
 
     def get(self, path: str, *, secret: str | None = None) -> httpx.Response:
         key = self.secret if secret is None else secret
@@ -77,15 +84,84 @@ def test_every_answer_but_401_says_what_is_left_this_call_included(chatty: Surfa
         (chatty.get("/chat/completions"), 405),
         (chatty.get("/nowhere"), 403),
         (chatty.post("/files"), 403),
+        (chatty.get("/sessions/x"), 403),
+        (chatty.post("/sessions/x"), 403),
+        (chatty.ask("DELETE", "/sessions/x"), 403),
         (chatty.post(model="loading"), 503),
     ):
         assert refused.status_code == status, refused.text
         assert left(refused) == before - 2, refused.text
         assert isinstance(refused.json()["error"], str)
+    bare = f"{chatty.gateway.root}/v1/sessions/x"
+    by_key = CLIENT.delete(bare, headers={"authorization": f"Bearer {chatty.secret}"})
+    assert (by_key.status_code, left(by_key)) == (403, before - 2)
     for stranger in (chatty.post(secret="chatty_none"), chatty.get("/nowhere", secret="chatty_none")):
         assert stranger.status_code == 401
         assert "x-ratelimit-limit" not in stranger.headers
         assert stranger.json()["error"] == "Unauthorized"
+
+
+TOO_MUCH = {
+    413: b"content-length: 9000000000",
+    415: b"content-length: 2\r\ncontent-encoding: gzip",
+    431: b"content-length: 2\r\nx: " + b"y" * 40_000,
+}
+
+
+def without_body(gateway: Gateway, path: str, head: bytes, secret: str = "") -> httpx.Response:
+    """The answer to a POST of which only the head is ever sent."""
+    key = b"authorization: Bearer %b\r\n" % secret.encode() if secret else b""
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as link:
+        link.sendall(b"POST %b HTTP/1.1\r\nhost: localhost\r\n%b%b\r\n\r\n" % (path.encode(), key, head))
+        answer = http.client.HTTPResponse(link, method="POST")
+        answer.begin()
+        return httpx.Response(answer.status, headers=answer.getheaders(), content=answer.read())
+
+
+@pytest.mark.parametrize("status", TOO_MUCH)
+@pytest.mark.parametrize("root", ["/chatty/v1", "/v1"])
+def test_what_is_too_much_at_first_sight_is_told_by_the_surface_and_says_what_is_left(
+    chatty: Surface, root: str, status: int
+) -> None:
+    path, head = f"{root}/chat/completions", TOO_MUCH[status]
+    before = left(chatty.post(messages=[]))
+    refused = without_body(chatty.gateway, path, head, chatty.secret)
+    assert (refused.status_code, left(refused)) == (status, before), refused.text
+    assert isinstance(refused.json()["error"], str), "the flat envelope"
+    for secret in ("", "chatty_none"):
+        stranger = without_body(chatty.gateway, path, head, secret)
+        assert (stranger.status_code, "x-ratelimit-limit" in stranger.headers) == (401, False)
+
+
+def test_what_is_too_much_costs_no_look_at_a_key_where_nobody_needs_one(
+    gateway: Gateway, chatty: Surface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def find(secret: str, *_: Any) -> None:
+        asked.append(secret)
+        raise KeyRefused(KeyReason.INVALID_KEY)
+
+    plain = surface(gateway, "plain", dialect="aionlabs")
+    monkeypatch.setattr(gateway.worker.directory, "find", find)
+    for status, head in TOO_MUCH.items():
+        for secret in (plain.secret, "nobodys", ""):
+            refused = without_body(gateway, "/plain/v1/chat/completions", head, secret)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (status, None)
+    assert asked == []
+    without_body(gateway, "/chatty/v1/chat/completions", TOO_MUCH[413], chatty.secret)
+    assert asked == [chatty.secret]
+
+
+def test_what_is_too_much_is_so_too_while_nobody_can_say_who_calls(
+    chatty: Surface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(*_: Any) -> None:
+        raise DirectoryUnavailable("no store")
+
+    monkeypatch.setattr(chatty.gateway.worker.directory, "find", silent)
+    refused = without_body(chatty.gateway, "/chatty/v1/chat/completions", TOO_MUCH[413], chatty.secret)
+    assert (refused.status_code, isinstance(refused.json()["error"], str)) == (413, True)
 
 
 def test_the_last_delta_says_why_it_ended_and_each_has_a_content(chatty: Surface) -> None:
