@@ -10,6 +10,9 @@ A line is `<kind> <crc32> <JSON>\\n`; the checksum covers kind and JSON, so that
 Lines of one turn of the event loop leave in one write(2); a thread calls fdatasync every 200 ms. A file belongs to the
 process that holds its flock, which the kernel frees at death; it gets its name only once locked. Calls dispatched in
 one segment may settle in the next: read a worker's segments together, in order.
+
+Where the folder takes no file (read-only, full, missing), a worker lives without one: it is not healthy, so it takes no
+calls and holds none, and tries again until it has its file.
 """
 
 from __future__ import annotations
@@ -141,8 +144,14 @@ class _Segment(NamedTuple):
     descriptor: int
 
 
+def _path(folder: Path, worker: str, number: int) -> Path:
+    return folder / f"{worker}.{number:06d}.wal"
+
+
 def _create(folder: Path, worker: str, number: int) -> _Segment:
-    path = folder / f"{worker}.{number:06d}.wal"
+    """Makes the folder too, which is this user's alone. OSError: there is neither a segment nor a beginning of one."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = _path(folder, worker, number)
     unnamed = path.with_suffix(".new")
     descriptor = os.open(unnamed, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
@@ -151,8 +160,8 @@ def _create(folder: Path, worker: str, number: int) -> _Segment:
         _write_all(descriptor, line(HEADER, msgspec.json.encode(header)))
         unnamed.rename(path)
     except BaseException:
-        unnamed.unlink(missing_ok=True)
         os.close(descriptor)
+        unnamed.unlink(missing_ok=True)
         raise
     return _Segment(path, descriptor)
 
@@ -167,13 +176,12 @@ class Wal:
     """The file of this process. All methods belong to the event loop's thread; only the sync thread is beside it."""
 
     def __init__(self, folder: Path) -> None:
-        """Makes the folder, which is this user's alone, and the first segment; raises OSError when it cannot."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """With its folder and first segment, or not `healthy` until `probe` could make them."""
         self.folder = folder
         self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(6)}"
         self._can_write = self._can_sync = True
         self._number = 1
-        self._segment = _create(folder, self.worker, 1)
+        self._segment: _Segment | None = None
         self._written = 0
         self._is_torn = False
         self._lines: list[bytes] = []
@@ -186,10 +194,12 @@ class Wal:
         self._lock = threading.Lock()  # guards the descriptor against being closed under fdatasync
         self._thread = threading.Thread(target=self._sync_forever, name="wal-sync", daemon=True)
         self._thread.start()
+        self._write(b"")
 
     @property
     def path(self) -> Path:
-        return self._segment.path
+        """The segment that is written, or the first one, that could not be made yet."""
+        return _path(self.folder, self.worker, self._number)
 
     @property
     def healthy(self) -> bool:
@@ -236,9 +246,7 @@ class Wal:
         try:
             if self._is_torn:
                 data = b"\n" + data  # ends what a failed write left, so that this line can be read
-            if self._written + len(data) > SEGMENT_BYTES_MAX:
-                self._rotate()
-            _write_all(self._segment.descriptor, data)
+            _write_all(self._segment_for(len(data)).descriptor, data)
         except OSError as error:
             if self._can_write:
                 log.error("WAL %s cannot be written: %s. New calls are refused.", self.path, error)
@@ -252,14 +260,25 @@ class Wal:
         self._dirty.set()
         return None
 
-    def _rotate(self) -> None:
-        segment = _create(self.folder, self.worker, self._number + 1)
+    def _segment_for(self, size: int) -> _Segment:
+        """The segment that takes `size` bytes: the first, the next, or as ever."""
+        full = self._segment
+        if full is not None and self._written + size <= SEGMENT_BYTES_MAX:
+            return full
+        number = self._number if full is None else self._number + 1
+        segment = _create(self.folder, self.worker, number)
         with self._lock:
-            os.fdatasync(self._segment.descriptor)
-            os.close(self._segment.descriptor)
+            if full is not None:
+                os.fdatasync(full.descriptor)
+                os.close(full.descriptor)
             self._segment = segment
-        self._number += 1
-        self._written = 0
+        self._number, self._written = number, 0
+        return segment
+
+    def _sync(self) -> None:
+        with self._lock:
+            if self._segment is not None:
+                os.fdatasync(self._segment.descriptor)
 
     def _sync_forever(self) -> None:
         while not self._closing.wait(SYNC_SECONDS):
@@ -267,8 +286,7 @@ class Wal:
                 continue
             self._dirty.clear()
             try:
-                with self._lock:
-                    os.fdatasync(self._segment.descriptor)
+                self._sync()
             except OSError as error:
                 if self._can_sync:
                     log.error("WAL %s cannot be synced: %s. New calls are refused.", self.path, error)
@@ -288,6 +306,8 @@ class Wal:
         self.flush()
         self._closing.set()
         self._thread.join()
+        if self._segment is None:
+            return
         try:
             os.fdatasync(self._segment.descriptor)
         finally:

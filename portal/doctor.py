@@ -168,8 +168,11 @@ def _text(value: object) -> str:
 def logs_have_room() -> Findings:
     folder = settings.WAL_DIR
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not os.access(there, os.W_OK | os.X_OK):
-        yield problem(f"{there} cannot be written, where write-ahead logs belong.", f"Give this user {folder}.")
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        yield problem(
+            f"{there} cannot be written, where write-ahead logs belong; without a log no call is taken.",
+            f"Make {folder} a folder that this user may write; workers find out by themselves.",
+        )
     free = shutil.disk_usage(there).free
     if free < FREE_BYTES_MIN:
         yield problem(f"{folder} has {free >> 20} MiB left; without a log no call is taken.", "Make room.")

@@ -45,7 +45,10 @@ preload_app = False
 
 
 def on_starting(server: Any) -> None:
-    settings.WAL_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        settings.WAL_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:  # pages are served all the same, and workers go on trying
+        server.log.error("No write-ahead log can be written, so metered calls are refused: %s", error)
 
 
 def post_fork(server: Any, worker: Any) -> None:

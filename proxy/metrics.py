@@ -63,8 +63,9 @@ class Metrics:
         self._writing: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        _fold_the_dead(self._folder)
+        with contextlib.suppress(OSError):  # as in `write`
+            self._folder.mkdir(parents=True, exist_ok=True)
+            _fold_the_dead(self._folder)
         self._writing = asyncio.get_running_loop().create_task(self._write_forever(), name="proxy: metrics")
 
     async def stop(self) -> None:

@@ -62,7 +62,6 @@ class Worker:
     """`async with Worker()`. Settings are read here and nowhere on a call's way."""
 
     def __init__(self) -> None:
-        settings.WAL_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
         crash.arm(settings.CRASH_AT)
         self.redis = asyncio_client()
         self.postgresql: AsyncConnectionPool[Any] = AsyncConnectionPool(
@@ -73,7 +72,6 @@ class Worker:
             kwargs={"prepare_threshold": None, "autocommit": True},
         )
         self.counters = Counters(self.redis)
-        settings.WAL_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.wal = Wal(settings.WAL_DIR)
         self.catalogue = Catalogue(self.redis)
         self.directory = Directory(self.redis, self.postgresql)

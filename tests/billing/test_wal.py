@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from billing import wal
+from billing import remains, wal
 from billing.admission import StoreUnavailable
 from billing.events import decode
 from billing.usage import Usage
@@ -102,7 +102,7 @@ async def test_a_living_workers_file_cannot_be_claimed_and_a_dead_ones_can(log):
     program = f"""
         import asyncio, os
         from pathlib import Path
-        from billing import wal
+        from billing import remains, wal
         async def main():
             log = wal.Wal(Path({str(log.folder)!r}))
             await log.append(wal.DISPATCHED, b"{{}}")
@@ -155,6 +155,53 @@ async def test_a_failed_write_refuses_new_work_and_the_file_stays_readable(log, 
     found = wal.read(log.path)
     assert [line.payload for line in found.lines[1:]] == [b'{"n":2}']
     assert (found.torn, found.damaged) == (False, 1)
+
+
+def full(descriptor, data):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_a_folder_that_cannot_be_made_is_tried_again(tmp_path, caplog):
+    """Root may write everywhere, but not below a regular file."""
+    blocker = tmp_path / "file"
+    blocker.write_bytes(b"")
+    log = Wal(blocker / "wal")
+    assert not log.healthy
+    assert not log.probe()
+    with pytest.raises(WalUnavailable):
+        await log.append(wal.DISPATCHED, b"{}")
+    assert remains.segments(log.folder, log.worker) == []
+    assert remains.is_dead(log.folder, log.worker)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]  # said once
+    blocker.unlink()
+    assert log.probe()
+    await log.append(wal.DISPATCHED, b'{"n":1}')
+    assert kinds(log.path) == b"HD"
+    assert not remains.is_dead(log.folder, log.worker)
+    log.close()
+    assert remains.is_dead(log.folder, log.worker)
+
+
+async def test_a_full_disk_leaves_no_beginning_of_a_file_and_no_descriptor(wal_dir, monkeypatch):
+    open_before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        log = Wal(wal_dir)
+        for _ in range(3):
+            assert not log.probe()
+        assert list(wal_dir.iterdir()) == []
+        assert len(os.listdir("/proc/self/fd")) == open_before
+    assert log.probe()
+    assert kinds(log.path) == b"H"
+    assert wal.claim(log.path) is None
+    log.close()
+
+
+async def test_a_worker_that_never_had_a_file_stops(wal_dir, monkeypatch):
+    monkeypatch.setattr(os, "write", full)
+    log = Wal(wal_dir)
+    log.close()
+    assert list(wal_dir.iterdir()) == []
 
 
 async def test_a_disk_that_does_not_sync_refuses_new_work(log, monkeypatch):

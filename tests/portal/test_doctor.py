@@ -121,6 +121,16 @@ def test_the_file_system_of_a_folder_is_that_of_the_longest_mount_point():
     assert doctor.filesystem_of(Path("/var/wal"), mounts) == "overlay"
 
 
+def test_a_log_folder_that_cannot_be_made_is_a_problem(settings, tmp_path):
+    blocker = tmp_path / "file"
+    blocker.write_bytes(b"")
+    blocker.chmod(0o755)
+    settings.WAL_DIR = blocker / "wal"
+    assert f"{blocker} cannot be written" in says(doctor.logs_have_room, Level.PROBLEM)
+    blocker.unlink()
+    assert "cannot be written" not in says(doctor.logs_have_room)
+
+
 def test_a_log_folder_on_memory_is_warned_of_in_production(settings, monkeypatch):
     settings.PRIVATE_STORES = False
     monkeypatch.setattr(doctor, "filesystem_of", lambda folder, mounts: "tmpfs")

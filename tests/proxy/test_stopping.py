@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -77,6 +78,32 @@ def test_a_redis_that_is_away_is_503_and_leaves_no_holds(shop: Shop) -> None:
         while shop.holds():
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+def test_a_worker_without_a_log_starts_refuses_and_recovers_by_itself(
+    shop: Shop, tmp_path: Path, settings: Any
+) -> None:
+    """Below a regular file nobody makes a folder, not even root."""
+    blocker = tmp_path / "file"
+    blocker.write_bytes(b"")
+    settings.WAL_DIR = blocker / "wal"
+    with serve(shop) as gateway:
+        for stream in (False, True):
+            refused = gateway.chat(stream=stream)
+            assert refused.status_code == 503
+            assert refused.json()["error"]["code"] == "service_unavailable"
+            assert 1 <= int(refused.headers["retry-after"]) <= 60
+        assert gateway.client.get("/health").status_code == 503
+        assert gateway.client.get("/models").status_code == 200
+        assert shop.holds() == 0
+        blocker.unlink()
+        deadline = time.monotonic() + 5
+        while gateway.client.get("/health").status_code != 200:  # no call has asked for it
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        answer = gateway.chat()
+        assert answer.status_code == 200
+        assert shop.event(answer.headers["x-request-id"]).cost_nanos > 0
 
 
 def test_answers_say_the_name_that_is_sold_not_the_alias(shop: Shop) -> None:
