@@ -9,11 +9,44 @@ from datetime import datetime
 from functools import cached_property
 from uuid import UUID
 
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 
+from billing.events import METADATA_CHARS_MAX, USER_CHARS_MAX, storable_text
 from billing.models import UsageEvent
 
 PAGE_MAX = 1_000
+SEARCHED_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What a customer wrote on its calls, to find them by: `user` exactly, and metadata pairs that are all there (a
+    name alone, with whatever value). Compared as events store them: without NUL, and cut at the same length."""
+
+    user: str | None = None
+    metadata: tuple[tuple[str, str | None], ...] = ()
+
+    @classmethod
+    def read(cls, user: str | None = None, metadata: Iterable[str] = ()) -> Marks:
+        """`metadata`: texts like "name" or "name=value"."""
+        pairs = [text.partition("=") for text in metadata]
+        return cls(
+            None if user is None else storable_text(user, USER_CHARS_MAX),
+            tuple((storable_text(n), storable_text(v, METADATA_CHARS_MAX) if given else None) for n, given, v in pairs),
+        )
+
+    def __bool__(self) -> bool:
+        return self.user is not None or bool(self.metadata)
+
+    @property
+    def condition(self) -> Q:
+        found = Q() if self.user is None else Q(user=self.user)
+        for name, value in self.metadata:
+            found &= Q(metadata__has_key=name) if value is None else Q(metadata__contains={name: value})
+        return found
+
+
+NO_MARKS = Marks()
 
 
 @dataclass(frozen=True)
@@ -63,9 +96,12 @@ def latest(
     before: UUID | str | None = None,
     key_id: int | None = None,
     model_id: int | None = None,
+    marks: Marks = NO_MARKS,
+    down_to: UUID | None = None,
     limit: int = 50,
 ) -> list[Call]:
-    """The organization's calls, newest first; `before` is the last call id of the page before."""
+    """The organization's calls, newest first; `before` is the last call id of the page before, `down_to` the oldest one
+    to look at (see `reach`)."""
     events = UsageEvent.objects.filter(organization_id=organization_id, kind=UsageEvent.Kind.CALL)
     if before is not None:
         events = events.filter(call_id__lt=before)
@@ -73,14 +109,30 @@ def latest(
         events = events.filter(key_id=key_id)
     if model_id is not None:
         events = events.filter(model_id=model_id)
-    return _folded(events.order_by("-call_id")[:limit])
+    if down_to is not None:
+        events = events.filter(call_id__gte=down_to)
+    return _folded(events.filter(marks.condition).order_by("-call_id")[:limit])
+
+
+def reach(organization_id: int, *, before: UUID | None = None) -> UUID | None:
+    """How far back one search by marks looks: the SEARCHED_MAX-th call id before `before`, None when there are fewer.
+    No index knows marks, so rare ones would else read all that an organization ever called for one page."""
+    events = UsageEvent.objects.filter(organization_id=organization_id)
+    if before is not None:
+        events = events.filter(call_id__lt=before)
+    ids = events.order_by("-call_id").values_list("call_id", flat=True)
+    return next(iter(ids[SEARCHED_MAX - 1 : SEARCHED_MAX]), None)
 
 
 def settled(
-    *, since: datetime | None = None, brand_id: int | None = None, organization_ids: Sequence[int] | None = None
+    *,
+    since: datetime | None = None,
+    brand_id: int | None = None,
+    organization_ids: Sequence[int] | None = None,
+    marks: Marks = NO_MARKS,
 ) -> Iterator[Call]:
     """Every call that was settled or corrected since then, once, by the time of its latest settlement. Read in pages by
-    key, so that any number of calls needs neither memory nor a cursor."""
+    key, so that any number of calls needs neither memory nor a cursor. A correction goes with its call."""
     events = UsageEvent.objects.order_by("settled_at", "call_id")
     if since is not None:
         events = events.filter(settled_at__gte=since)
@@ -88,12 +140,15 @@ def settled(
         events = events.filter(brand_id=brand_id)
     if organization_ids is not None:
         events = events.filter(organization_id__in=organization_ids)
+    if marks:
+        events = events.filter(marks.condition | Q(kind=UsageEvent.Kind.CORRECTION))
+    marked = UsageEvent.objects.filter(marks.condition)
     page = list(events[:PAGE_MAX])
     while page:
-        calls = _families(row.corrects or row.call_id for row in page)
+        calls = _families(marked, (row.corrects or row.call_id for row in page))
         for row in page:
-            call = calls[row.corrects or row.call_id]
-            if call.latest.call_id == row.call_id:
+            call = calls.get(row.corrects or row.call_id)
+            if call is not None and call.latest.call_id == row.call_id:
                 yield call
         last = page[-1]
         after = Q(settled_at__gt=last.settled_at) | Q(settled_at=last.settled_at, call_id__gt=last.call_id)
@@ -104,8 +159,8 @@ def _settled(row: UsageEvent) -> tuple[datetime, UUID]:
     return row.settled_at, row.call_id
 
 
-def _families(ids: Iterable[UUID]) -> dict[UUID, Call]:
-    return {call.event.call_id: call for call in _folded(UsageEvent.objects.filter(call_id__in=set(ids)))}
+def _families(events: QuerySet[UsageEvent], ids: Iterable[UUID]) -> dict[UUID, Call]:
+    return {call.event.call_id: call for call in _folded(events.filter(call_id__in=set(ids)))}
 
 
 def _folded(events: Iterable[UsageEvent]) -> list[Call]:

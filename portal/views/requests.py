@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.http import HttpResponse
@@ -37,15 +38,28 @@ def requests(request: MemberRequest, organization: Organization) -> HttpResponse
     if request.GET.get("show") == "refused":
         return _refused(request, organization)
     before = read_id(request.GET.get("before", ""))
-    found = calls.latest(organization.pk, before=before, limit=PER_PAGE + 1)
+    marked = _marked(request)
+    marks = calls.Marks.read(marked.get("user"), [marked["metadata"]] if "metadata" in marked else [])
+    down_to = calls.reach(organization.pk, before=before) if marks else None
+    found = calls.latest(organization.pk, before=before, marks=marks, down_to=down_to, limit=PER_PAGE + 1)
+    older = found[PER_PAGE - 1].event.call_id if len(found) > PER_PAGE else down_to
     context = {
         "listed": _named(found[:PER_PAGE]),
         "places": _exact_places(found[:PER_PAGE]),
         "before": before,
-        "older": found[PER_PAGE - 1].event.call_id if len(found) > PER_PAGE else None,
+        "older": urlencode({**marked, "before": older}) if older else None,
+        "newest": urlencode(marked),
+        "marked": marked,
+        "searched": calls.SEARCHED_MAX,
         "shows": _shows("served"),
     }
     return page(request, organization, "requests", "portal/requests.html", context)
+
+
+def _marked(request: MemberRequest) -> dict[str, str]:
+    """The fields of the filter that say something."""
+    texts = {name: request.GET.get(name, "").replace("\0", "") for name in ("user", "metadata")}
+    return {name: text for name, text in texts.items() if text}
 
 
 def _one(request: MemberRequest, organization: Organization, asked: str) -> HttpResponse:

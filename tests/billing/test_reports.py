@@ -215,3 +215,32 @@ def test_it_is_narrowed_by_brand_and_organization(redis_connection):
         lines(brand=other.brand.slug, organization=one.organization.slug)
     with pytest.raises(CommandError, match="no brand"):
         lines(brand="nobody")
+
+
+def test_it_is_narrowed_by_user_and_metadata(redis_connection):
+    who = customer()
+    ann = who.event(user="ann", metadata={"team": "red", "job": "7"})
+    bob = who.event(user="b" * 512, metadata={"team": "blue"})
+    book(redis_connection, ann, bob, who.event())
+    for arguments, expected in (
+        (["--user", "ann"], {ann.call_id}),
+        (["--user", "an"], set()),
+        (["--user", "b" * 512], {bob.call_id}),
+        (["--metadata", "team"], {ann.call_id, bob.call_id}),
+        (["--metadata", "team=blue"], {bob.call_id}),
+        (["--metadata", "team", "--metadata", "job=7"], {ann.call_id}),
+        (["--metadata", "team=blue", "--user", "ann"], set()),
+    ):
+        out = StringIO()
+        call_command("usage", *arguments, stdout=out)
+        assert {orjson.loads(line)["call_id"] for line in out.getvalue().splitlines()} == expected, arguments
+
+
+def test_a_marked_call_brings_its_correction_and_no_other(redis_connection):
+    who = customer()
+    ann, bob = who.event(user="ann"), who.event(user="bob")
+    book(redis_connection, ann, bob)
+    for event in (ann, bob):
+        correct(redis_connection, event, cost_nanos=12, user="", settled_at_ms=event.settled_at_ms + 1_000)
+    (line,) = lines(user="ann")
+    assert (line["call_id"], line["cost_nanos"]) == (ann.call_id, 12)

@@ -1,7 +1,9 @@
 import os
+import re
 import time
 from datetime import UTC, datetime
 from html import unescape
+from urllib.parse import urlencode
 from uuid import UUID
 
 import pytest
@@ -219,3 +221,76 @@ def test_every_flag_of_the_meter_has_words():
 
 def test_call_ids_are_uuids():
     assert UUID(call_ids.mint(0, bytes(10)))
+
+
+# Found by what the customer wrote on them
+
+
+def listed(cast, made, **query) -> set[str]:
+    """Names of the calls in `made` that the page lists."""
+    text = requests_page(cast, "?" + urlencode(query)).content.decode()
+    return {name for name, call in made.items() if f"?id={call.call_id}" in text}
+
+
+@pytest.fixture
+def marked(customer, book):
+    made = {
+        "plain": event(customer),
+        "ann": event(customer, user="ann & co", metadata={"team": "red", "job": "7"}),
+        "bob": event(customer, user="bob", metadata={"team": "blue=ish"}),
+    }
+    book(*made.values())
+    return made
+
+
+def test_calls_are_found_by_user_exactly(cast, marked):
+    assert listed(cast, marked) == {"plain", "ann", "bob"}
+    for nothing in ("", "\x00"):
+        assert listed(cast, marked, user=nothing, metadata=nothing) == {"plain", "ann", "bob"}
+    assert listed(cast, marked, user="ann & co") == {"ann"}
+    for none in ("ann", "Bob", "%", "bob ", "x\x00"):
+        assert listed(cast, marked, user=none) == set()
+
+
+def test_calls_are_found_by_metadata(cast, marked):
+    assert listed(cast, marked, metadata="team") == {"ann", "bob"}
+    assert listed(cast, marked, metadata="team=red") == {"ann"}
+    assert listed(cast, marked, metadata="team=blue=ish") == {"bob"}
+    assert listed(cast, marked, metadata="team", user="bob") == {"bob"}
+    for none in ("red", "team=", "team=r", "=red", "\x00=red", "te\x00am=\ud7ff"):
+        assert listed(cast, marked, metadata=none) == set()
+
+
+def test_another_accounts_marked_calls_stay_its_own(cast, marked):
+    path = f"/{cast.elsewhere.public_id}/requests/"
+    page = casting.browser_of(cast.stranger).get(path, {"user": "bob"})
+    assert "No such requests" in page.content.decode()
+
+
+def test_the_page_links_keep_the_filter(cast, customer, book, monkeypatch):
+    monkeypatch.setattr("portal.views.requests.PER_PAGE", 1)
+    made = {str(n): event(customer, user="ann & co", metadata={"job": "7"}) for n in range(2)}
+    book(*made.values(), event(customer))
+    page = unescape(requests_page(cast, "?user=ann+%26+co&metadata=job%3D7").content.decode())
+    assert 'name="user" value="ann & co"' in page
+    assert 'name="metadata" value="job=7"' in page
+    older = re.search(r'href="(\?[^"]+)" rel="next"', page)
+    assert older is not None
+    assert "user=ann+%26+co&metadata=job%3D7&before=" in older[1]
+    last = unescape(requests_page(cast, older[1]).content.decode())
+    assert 'requests/?user=ann+%26+co&metadata=job%3D7" rel="prev"' in last
+    assert 'rel="next"' not in last
+    assert {name for name, call in made.items() if f"?id={call.call_id}" in page + last} == set(made)
+
+
+def test_a_search_reads_a_bounded_part_and_goes_on_where_it_stopped(cast, customer, book, monkeypatch):
+    monkeypatch.setattr(calls, "SEARCHED_MAX", 3)
+    now_ms = int(time.time() * 1000)
+    made = [event(customer, call_id=call_ids.mint(now_ms - n, os.urandom(10))) for n in range(4)]
+    rare = event(customer, call_id=call_ids.mint(now_ms - 9, os.urandom(10)), user="rare")
+    book(*made, rare)
+    page = unescape(requests_page(cast, "?user=rare").content.decode())
+    assert "Looked through 3 requests" in page
+    assert f"?id={rare.call_id}" not in page
+    assert f"?user=rare&before={made[2].call_id}" in page
+    assert f"?id={rare.call_id}" in requests_page(cast, f"?user=rare&before={made[2].call_id}").content.decode()

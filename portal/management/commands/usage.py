@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db.models import Q
 
 from billing import calls
-from billing.calls import Call
+from billing.calls import Call, Marks
 from billing.models import Model
 from keys.models import ApiKey, Brand, Organization
 from portal.canary import accounts
@@ -60,11 +60,20 @@ class Command(BaseCommand):
         )
         parser.add_argument("--brand", help="a brand's slug")
         parser.add_argument("--organization", help="an organization's slug or public id (org_…)")
+        parser.add_argument("--user", help="only calls that gave exactly this `user`")
+        parser.add_argument(
+            "--metadata",
+            action="append",
+            default=[],
+            metavar="NAME[=VALUE]",
+            help="only calls with this metadata; given again, with all of them",
+        )
         parser.add_argument("--format", choices=["jsonl"], default="jsonl")
 
     def handle(self, *args: Any, **options: Any) -> None:
         names = Names()
-        for call in _calls(options["since"], options["brand"], options["organization"]):
+        marks = Marks.read(options["user"], options["metadata"])
+        for call in _calls(options["since"], options["brand"], options["organization"], marks):
             self.stdout.write(orjson.dumps(line(call, names)).decode())
 
 
@@ -73,7 +82,9 @@ def _moment(text: str) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _calls(since: datetime | None, brand_slug: str | None, organization_name: str | None) -> Iterator[Call]:
+def _calls(
+    since: datetime | None, brand_slug: str | None, organization_name: str | None, marks: Marks
+) -> Iterator[Call]:
     brand = Brand.objects.filter(slug=brand_slug).first() if brand_slug else None
     if brand_slug and brand is None:
         raise CommandError(f"There is no brand {brand_slug}.")
@@ -84,7 +95,7 @@ def _calls(since: datetime | None, brand_slug: str | None, organization_name: st
         if not ids:
             raise CommandError(f"There is no organization {organization_name}.")
     hidden = frozenset(accounts.ids()) if ids is None else frozenset[int]()
-    found = calls.settled(since=since, brand_id=brand.id if brand else None, organization_ids=ids)
+    found = calls.settled(since=since, brand_id=brand.id if brand else None, organization_ids=ids, marks=marks)
     return (call for call in found if call.event.organization_id not in hidden)
 
 
