@@ -36,6 +36,9 @@ UNDER_WAY = timedelta(minutes=20)
 """After a reading with running calls: longer than a call may take."""
 SKEW = timedelta(seconds=5)
 """By which clocks differ, and engines count late."""
+CUT_TOKENS = 64
+"""What an engine writes at most between the last usage heard of a call and its end, where the call was cut: it takes
+engines steps to notice, and usage is told a chunk at a time."""
 JUDGED_BY = timedelta(days=1)
 KEPT = timedelta(days=7)
 BACKLOG = timedelta(seconds=60)
@@ -189,7 +192,9 @@ def bound_of(tokens: int) -> int:
 
 _METERED = """
     WITH ended AS (
-        SELECT {tokens} AS tokens, started_at, settled_at, engine_id, usage_source IN ('running', 'none') AS is_unheard,
+        SELECT {tokens} AS tokens, started_at, settled_at, engine_id,
+            usage_source = 'none' OR (usage_source = 'running' AND NOT {heard}) AS is_unheard,
+            usage_source = 'running' AND {heard} AS is_cut,
             settled_at > %(since)s AND settled_at <= %(until)s AS is_inside
         FROM usage_event
         WHERE settled_at > %(since)s - %(skew)s AND (engine_id = ANY(%(engines)s) OR engine_id IS NULL)
@@ -200,11 +205,13 @@ _METERED = """
                 OR (settled_at > %(since)s - %(skew)s AND settled_at <= %(since)s)
                 OR (started_at < %(until)s + %(skew)s AND settled_at > %(until)s - %(skew)s))), 0)::bigint AS under_way,
             count(*) FILTER (WHERE is_unheard AND is_inside) AS unheard,
+            count(*) FILTER (WHERE is_cut AND is_inside) AS cut,
             COALESCE(max(tokens) FILTER (WHERE engine_id IS NOT NULL), 0)::bigint AS largest
         FROM ended
     )
-    SELECT inside, under_way, unheard * largest FROM of_calls
+    SELECT inside, under_way, unheard * largest + cut * LEAST(largest, %(cut_tokens)s) FROM of_calls
 """
+_HEARD = "(end_reason <> 'lapsed' AND NOT 'prompt_estimated' = ANY(flags))"
 _TOKENS = {
     ("output", True): "output_tokens",
     ("output", False): "output_tokens",
@@ -214,10 +221,17 @@ _TOKENS = {
 
 
 def _metered(kind: str, start: EngineReading, end: EngineReading) -> Metered:
-    """A call of which the last word is missing may have used as much as the largest that is known."""
-    given: dict[str, Any] = {"since": start.at, "until": end.at, "skew": SKEW, "engines": list(end.engine_ids)}
+    """A call of which nothing was heard, or whose worker was gone, may have used as much as the largest that is known.
+    One that was cut while it was heard has used a little more output than was heard, and no other prompt."""
+    given: dict[str, Any] = {
+        "since": start.at,
+        "until": end.at,
+        "skew": SKEW,
+        "engines": list(end.engine_ids),
+        "cut_tokens": CUT_TOKENS if kind == "output" else 0,
+    }
     with connection.cursor() as cursor:
-        cursor.execute(_METERED.format(tokens=_TOKENS[kind, end.is_prompt_whole]), given)
+        cursor.execute(_METERED.format(tokens=_TOKENS[kind, end.is_prompt_whole], heard=_HEARD), given)
         return Metered(*cursor.fetchone())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -107,6 +108,37 @@ def judged(gateway: Gateway) -> dict[str, Any]:
     engine_audit.compare(now=datetime.now(UTC))
     findings = engine_counters.compare(gateway.shop.store, datetime.now(UTC) + AT_REST)
     return {found.kind: (found.counted, found.metered) for found in findings}
+
+
+def broken_off(gateway: Gateway, number: int) -> None:
+    """Streams whose client leaves after a few pieces."""
+    for one in range(number):
+        messages = [{"role": "user", "content": f"Gone {one} demo:fill demo:rate=100"}]
+        body = {"model": "aion-v3", "messages": messages, "max_tokens": 400, "stream": True}
+        url, headers = f"{gateway.base_url}/chat/completions", gateway.client.headers
+        with httpx.stream("POST", url, json=body, headers=headers) as answer:
+            for _line in itertools.islice(answer.iter_lines(), 10):
+                pass
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("cancelled", [6, 12])
+def test_a_tenth_too_few_is_found_among_calls_broken_off(audited: Gateway, cancelled: int) -> None:
+    audited.shop.inference.engine.control.update({"rules": [{"do": "short=10"}]})
+    try:
+        for _ in range(2):
+            twelve_calls(audited)
+        broken_off(audited, cancelled)
+        assert judged(audited).keys() == {"prompt", "output"}
+    finally:
+        audited.shop.inference.engine.control.update({"rules": []})
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_honest_engine_is_not_accused_for_calls_broken_off(audited: Gateway) -> None:
+    twelve_calls(audited)
+    broken_off(audited, 12)
+    assert judged(audited) == {}
 
 
 @pytest.mark.django_db(transaction=True)
