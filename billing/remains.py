@@ -136,6 +136,10 @@ def full_segments(folder: Path) -> list[Path]:
     return [path for paths in _by_worker(folder).values() for path in paths[:-1] if not _is_free(paths[-1])]
 
 
+def worker_of(path: Path) -> str:
+    return path.name.removesuffix(".wal").rpartition(".")[0]
+
+
 def segments(folder: Path, worker: str) -> list[Path]:
     return _by_worker(folder).get(worker, [])
 
@@ -172,8 +176,7 @@ def _locked(descriptor: int, until: float) -> bool:
 def _by_worker(folder: Path) -> dict[str, list[Path]]:
     found: defaultdict[str, list[Path]] = defaultdict(list)
     for path in wal.files(folder):
-        worker, _, _ = path.name.removesuffix(".wal").rpartition(".")
-        found[worker].append(path)
+        found[worker_of(path)].append(path)
     return dict(found)
 
 

@@ -11,7 +11,8 @@ The same may be done twice, by anybody, at any time: a hold settles once, and th
 what is booked. Where both the lease's sweeper and a line know a call, the line knows more, and corrects.
 
 A file goes when every call in it is booked with what the file says of it, or kept as a dead letter: PostgreSQL has
-committed it, so Redis may be lost from then on. The same rule retires full segments of living workers.
+committed it, so Redis may be lost from then on. A full segment of a living worker goes when its calls are over as well:
+later lines of a call may stand in other segments, and its worker may yet write more.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -122,17 +123,6 @@ def bring_entry(event: Event, token: str) -> tuple[Any, ...]:
     return ("replay", *settle_entry(event, events.encode(event))[1:], token)
 
 
-def unbooked(calls: Mapping[str, Told]) -> list[str]:
-    """The calls of which the books do not have what their lines say."""
-    found = booked(calls)
-    kept = dead_lettered() if len(found) < len(calls) else frozenset()
-    return [
-        call_id
-        for call_id, call in calls.items()
-        if call_id not in kept and not _is_told(call_id, call, found.get(call_id))
-    ]
-
-
 def _is_told(call_id: str, call: Told, there: Booked | None) -> bool:
     if there is None:
         if not (call.settled or call.dispatched):
@@ -145,6 +135,27 @@ def _is_told(call_id: str, call: Told, there: Booked | None) -> bool:
         return there.end_reason != LAPSED or not _progressed_past(call, there)
     except (EventMalformed, msgspec.DecodeError):
         return True
+
+
+def _is_over(call_id: str, call: Told, there: Booked | None) -> bool:
+    """The same of a worker that lives: what is not booked may have its beginning in another segment, and more may come
+    of a call that lapsed, until its worker has settled and thereby corrected it."""
+    if there is None:
+        return False
+    if there.end_reason == LAPSED and not call.settled:
+        return there.total != there.first
+    return _is_told(call_id, call, there)
+
+
+def unbooked(calls: Mapping[str, Told], is_told: Callable[[str, Told, Booked | None], bool] = _is_told) -> list[str]:
+    """The calls of which the books do not have what their lines say."""
+    found = booked(calls)
+    kept = dead_lettered() if len(found) < len(calls) else frozenset()
+    return [
+        call_id
+        for call_id, call in calls.items()
+        if call_id not in kept and not is_told(call_id, call, found.get(call_id))
+    ]
 
 
 def _progressed_past(call: Told, there: Booked) -> bool:
@@ -216,13 +227,22 @@ def dead_lettered() -> frozenset[str]:
 
 
 def _retire_full_segments(folder: Path) -> int:
-    """Segments of living workers that nothing is written to, and whose calls are all booked."""
+    """Segments of living workers that nothing is written to, and whose calls are all over."""
     retired = 0
     for path in remains.full_segments(folder):
-        if not unbooked(remains.told([path])):
+        if _may_go(path):
             path.unlink(missing_ok=True)
             retired += 1
     return retired
+
+
+def _may_go(path: Path) -> bool:
+    """The worker's other segments are read only where they can decide: of lapsed calls, which end elsewhere."""
+    open_ids = unbooked(remains.told([path]), _is_over)
+    if not open_ids or len(booked(open_ids)) < len(open_ids):
+        return not open_ids
+    calls = remains.told(remains.segments(path.parent, remains.worker_of(path)))
+    return not unbooked({call_id: calls[call_id] for call_id in open_ids}, _is_over)
 
 
 def _parts(values: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:

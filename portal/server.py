@@ -32,7 +32,10 @@ workers = settings.WORKERS
 worker_class = "portal.worker.Worker"
 backlog = 2048
 keepalive = 75  # longer than the 60 s that front proxies keep: the side that closes first loses no request
-timeout = 60  # a worker whose event loop stands still that long is replaced
+timeout = 90
+"""A worker whose event loop stands still that many seconds is replaced. Longer than a lease and its grace (billing):
+one that wakes up after its calls have lapsed corrects them to their true usage, which a killed one cannot. A number,
+because what the master imports stays as it was over a reload."""
 
 # A stop is: no new connections; running calls have DRAIN_SECONDS to end (worker.py); then the proxy settles the rest in
 # its lifespan shutdown. gunicorn counts all that from SIGTERM and kills at the end; the write-ahead log covers a kill.

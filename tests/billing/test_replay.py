@@ -1,11 +1,13 @@
 """What a dead worker left in its WAL is settled by others, each call once, and its file goes when the books have it."""
 
 import asyncio
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -249,6 +251,59 @@ async def test_a_living_workers_full_segment_goes_when_its_calls_are_booked(redi
     assert await asyncio.to_thread(_run, redis_connection, wal_dir) == (0, 0, 1)
     assert wal.files(wal_dir) == [third]
     log.close()
+
+
+@contextmanager
+def alive(path):
+    """As long as the block runs, the worker of this newest segment lives; then it is killed."""
+    descriptor = os.open(path, os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def test_a_living_workers_segment_stays_while_a_call_in_it_runs(redis_connection, wal_dir, customer, till, journal):
+    """Its beginning stands in another segment."""
+    event = customer.event()
+    till.reserve(event)
+    left(wal_dir, dispatched(event))
+    left(wal_dir, progress(event, input=5, output=20), segment=2)
+    with alive(left(wal_dir, segment=3)):
+        assert replay.run(redis_connection, wal_dir) == (0, 0, 0)
+    assert replay.run(redis_connection, wal_dir) == (1, 1, 0)
+    drain(journal)
+    assert [row.output_tokens for row in booked().values()] == [20]
+    assert replay.run(redis_connection, wal_dir) == (0, 0, 3)
+
+
+def test_a_living_workers_segments_stay_until_what_lapsed_is_corrected(
+    redis_connection, wal_dir, customer, till, journal
+):
+    """It slept past its lease, woke up, delivered more, and was killed: the newest segment says how much."""
+    event = customer.event()
+    till.reserve(event)
+    till.settle(msgspec.structs.replace(event, output_tokens=1, list_cost_nanos=3, cost_nanos=3, end_reason="lapsed"))
+    drain(journal)
+    left(wal_dir, dispatched(event))
+    left(wal_dir, progress(event, input=10, output=1), segment=2)
+    with alive(left(wal_dir, progress(event, input=10, output=5), segment=3)):
+        assert replay.run(redis_connection, wal_dir) == (0, 0, 0)
+    assert replay.run(redis_connection, wal_dir) == (1, 1, 0)
+    drain(journal)
+    assert sum(row.output_tokens for row in booked().values()) == 5
+    books.assert_consistent()
+
+
+def test_a_living_workers_segments_go_when_what_lapsed_is_settled(redis_connection, wal_dir, customer, till, journal):
+    event = customer.event()
+    till.reserve(event)
+    till.settle(msgspec.structs.replace(event, end_reason="lapsed"))
+    drain(journal)
+    left(wal_dir, dispatched(event), progress(event, input=1, output=1))
+    with alive(left(wal_dir, finished(event), segment=2)):
+        assert replay.run(redis_connection, wal_dir) == (0, 0, 1)
 
 
 def _booked_by_hand(client, event):

@@ -6,6 +6,9 @@ import gc
 
 import pytest
 
+from billing.admission import LEASE_MS
+from billing.leases import GRACE_MS
+
 
 @pytest.fixture
 def server(monkeypatch):
@@ -29,3 +32,28 @@ def test_a_worker_spares_its_calls_the_collector_but_keeps_it(server, collector)
     assert gc.get_freeze_count() > before
     assert gc.isenabled()
     assert gc.get_threshold()[0] > 10_000
+
+
+def test_a_worker_may_sleep_past_its_leases_and_wake_up_to_correct_them(server):
+    from portal import worker
+
+    sweep_seconds = 1
+    lapsed_by = (LEASE_MS + GRACE_MS) / 1000 + sweep_seconds
+    assert server.timeout - worker.HEARTBEAT_SECONDS >= lapsed_by + 10
+
+
+def test_a_worker_gives_signs_of_life_more_often_than_gunicorn_asks_for(server):
+    import logging
+
+    from gunicorn.config import Config
+
+    from portal.worker import HEARTBEAT_SECONDS, Worker
+
+    class Log:
+        error_log = access_log = logging.getLogger("tests.worker")
+
+    cfg = Config()
+    cfg.set("worker_tmp_dir", "/dev/shm")
+    made = Worker(1, 1, [], None, server.timeout / 2, cfg, Log())
+    made.tmp.close()
+    assert made.config.timeout_notify == HEARTBEAT_SECONDS
