@@ -30,3 +30,8 @@ class LimitScope(TextChoices):
     KEY = "key"
     ORGANIZATION = "organization"
     MODEL = "model"
+
+
+def reach(unit: str, window: str, scope: str) -> str:
+    """What a limit is per: "per day and key". Calls at once have no window: "per key"."""
+    return f"per {scope}" if unit == Unit.CONCURRENT else f"per {window} and {scope}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models.functions import Now
 
+from billing.choices import reach
 from keys.models import Brand, Organization, User
 
 
@@ -54,4 +55,4 @@ class LimitOverride(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.amount} {self.unit} per {self.window} and {self.scope} for {self.organization}"
+        return f"{self.amount} {self.unit} {reach(self.unit, self.window, self.scope)} for {self.organization}"

@@ -12,7 +12,7 @@ from django.db import models
 from django.db.models import TextChoices  # by name: mypy loses models.TextChoices inside a model's body
 from django.db.models.functions import Now
 
-from billing.choices import LimitScope, Payer, Unit, Window
+from billing.choices import LimitScope, Payer, Unit, Window, reach
 from billing.ladder_models import LimitOverride, UpgradeNight
 from billing.reading_models import EngineFinding, EngineReading
 from keys.models import Brand, Organization, User
@@ -301,7 +301,7 @@ class TierLimit(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.amount} {self.unit} per {self.window} and {self.scope}"
+        return f"{self.amount} {self.unit} {reach(self.unit, self.window, self.scope)}"
 
 
 class TierAssignment(models.Model):

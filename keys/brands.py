@@ -96,6 +96,7 @@ def problems(brand: Brand) -> dict[str, str]:
         if set(brand.key_scopes) <= set(Scope.values)
         else f"Choose from: {', '.join(Scope.values)}.",
         "model_id_pattern": _expression_problem(brand.model_id_pattern),
+        "dialect": _dialect_problem(brand.dialect),
         "docs_pages": _pages_problem(brand.docs_pages),
         **_theme_problems(brand.theme),
         **{
@@ -119,6 +120,20 @@ def _expression_problem(pattern: str) -> str | None:
         re.compile(pattern)
     except re.error as error:
         return f"Not a regular expression: {error}."
+    return None
+
+
+_dialects: set[str] = set()
+
+
+def register_dialects(names: Iterable[str]) -> None:
+    """A higher room says which dialects there are; without that, any name will do."""
+    _dialects.update(names)
+
+
+def _dialect_problem(name: str) -> str | None:
+    if _dialects and name not in _dialects:
+        return f"There is no dialect {name!r}; there are {', '.join(sorted(_dialects))}."
     return None
 
 

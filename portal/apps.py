@@ -14,7 +14,9 @@ class PortalConfig(AppConfig):
         from keys import brands
         from portal import accounts, celery, checks  # noqa: F401 (tasks find their app; checks and signals register themselves)
         from portal.docs.pages import PAGES
+        from proxy.dialects import DIALECTS
 
+        brands.register_dialects(DIALECTS)
         brands.register_docs_pages(PAGES)
         upgrade_facts.register_verified(accounts.with_confirmed_owner)
 

@@ -13,6 +13,7 @@ from django.http import HttpRequest
 
 from billing import ladder, money, overrides
 from billing.admin.pages import OptionalNanosField, Written, say
+from billing.choices import reach
 from billing.limits import AMOUNT_MAX
 from billing.models import (
     LimitOverride,
@@ -119,7 +120,7 @@ class TierAdmin(Kept, Written):
     @admin.display(description="Limits")
     def says(self, tier: Tier) -> str:
         return "; ".join(
-            f"{_amount(limit)} {limit.get_unit_display()} per {limit.window} and {limit.scope}"
+            f"{_amount(limit)} {limit.get_unit_display()} {reach(limit.unit, limit.window, limit.scope)}"
             for limit in tier.limits.all()
         )
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from billing.hold import LimitState
-from billing.models import Tier, Unit, Window
+from billing.models import Tier, Unit
+from billing.windows import resets_at_ms
 from portal.docs.surface import Surface
 from portal.docs.tables import Cell, Table, amount, code
 from portal.remedies import remedy
@@ -24,7 +25,6 @@ _DETAILS = {
     Reason.ENGINE_REFUSED_REQUEST: "The model refused the request.",
 }
 _PARAMETERS = {Reason.INVALID_VALUE: "temperature", Reason.MISSING_FIELD: "messages", Reason.MODEL_NOT_FOUND: "model"}
-DAY_MS = 86_400_000
 
 
 def sample(surface: Surface, reason: Reason) -> Problem:
@@ -74,9 +74,8 @@ def _states(surface: Surface) -> Iterator[LimitState]:
     if tier is None:
         return
     for limit in tier.limits.exclude(unit=Unit.CONCURRENT).order_by("pk"):
-        resets = {Window.MINUTE: 60_000, Window.DAY: DAY_MS, Window.MONTH: 30 * DAY_MS}.get(Window(limit.window))
         posted = min(limit.amount, 1 if limit.unit in (Unit.REQUESTS, Unit.CREDITS) else 60)
-        resets_at = None if resets is None else surface.now_ms - surface.now_ms % 60_000 + resets
+        resets_at = resets_at_ms(surface.now_ms, limit.window, surface.brand.timezone)
         yield LimitState(limit.unit, limit.unit, limit.window, limit.scope, limit.amount, posted, 0, resets_at)
 
 

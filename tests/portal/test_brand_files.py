@@ -43,6 +43,7 @@ is_default = true
 models = ["small"]
 limits = [{ unit = "requests", window = "day", amount = 100 }, { unit = "concurrent", amount = 4 }]
 """
+NO_DIALECT = "dialect: There is no dialect 'nope'; there are aimichat, aionlabs, axione, dialogix, openai."
 pytestmark = pytest.mark.django_db
 
 
@@ -130,7 +131,7 @@ def test_what_a_file_does_not_name_is_taken_away_where_it_may_be():
         "model extra: retired, as the file does not name it",
         "model small: no more on gpu-1",
         "model small: its price has ended",
-        "tier free: no more 4 concurrent per minute and organization",
+        "tier free: no more 4 concurrent per organization",
     ]
     extra.refresh_from_db()
     assert extra.state == Model.State.RETIRED
@@ -193,6 +194,7 @@ def test_the_default_tier_may_change_and_who_pays_with_its_limits():
         ('name = "Acme"', 'name = "Acme"\nmodel_id_pattern = "("', "model_id_pattern: Not a regular expression"),
         ('name = "Acme"', 'name = "Acme"\nkey_scopes = ["chat", "chats"]', "key_scopes: Choose from: chat"),
         ('name = "Acme"', 'name = "Acme"\ndocs_pages = ["stop"]', "docs_pages: There is no page 'stop'"),
+        ('name = "Acme"', 'name = "Acme"\ndialect = "nope"', NO_DIALECT),
         ('name = "Acme"', 'name = "Acme"\nsign_up_grant = 5', "sign_up_grant: an amount is"),
         ('name = "Acme"', 'name = "Acme"\ntheme = { accent = "red" }', 'theme.accent: A colour like "#1e7f6e".'),
         ('name = "Acme"', 'name = "Acme"\ntheme = { acent = "#112233" }', "theme.acent: Only accent."),

@@ -3,16 +3,20 @@
 import html
 import json
 import re
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from billing import money, prices
+from billing import engines, money, prices
 from billing.models import Model, Payer, Tier, TierLimit, UsageDay, UsageQuarter
 from keys import brands
 from keys.models import Brand
 from keys.parameters import FIELDS
+from portal.brandfile.importing import import_brand
+from portal.brandfile.reading import read
 from portal.canary import accounts as canary
 from portal.docs import pages, parameters, refused, sources, tables
 from portal.docs.surface import Surface
@@ -22,6 +26,7 @@ from proxy.refusals import TABLE, Reason, Row
 from proxy.requests import RULES
 from tests import cast as casting
 
+FILES = Path(__file__).parents[2] / "portal/demo/brands"
 HOSTILE = "<script>alert(1)</script> [x](javascript:alert(1)) `|` {{ request }} \"'&"
 
 
@@ -94,6 +99,36 @@ def test_writers_refuse_a_page_that_is_not_there(house):
         brands.change(brand=house, actor="tests", docs_pages=["quick-start", "no-such-page"])
 
 
+def test_writers_refuse_a_dialect_that_is_not_there(house):
+    with pytest.raises(ValidationError, match="There is no dialect 'nope'; there are aimichat"):
+        brands.change(brand=house, actor="tests", dialect="nope")
+
+
+FOURTEEN = (
+    *("quick-start", "authentication", "error-codes", "pricing", "contact-us", "quality-of-service", "examples"),
+    *("caching-and-cost", "model-verification", "ide-integration", "model-quality", "network", "model-naming"),
+    "image-generation",
+)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("file", sorted(FILES.glob("*.toml")), ids=lambda file: file.stem)
+def test_every_brand_of_the_demo_has_what_every_brand_is_to_have(client, file):
+    engines.register(name="demo", kind="vllm", base_url="http://127.0.0.1:9/v1", actor="tests")
+    import_brand(read(file.read_bytes()), actor="tests")
+    brand = Brand.objects.get(slug=file.stem)
+    for name in (*pages.USUAL, "contact-us") if file.stem == "aione" else pages.USUAL:
+        assert get(client, name, brand).status_code == 200, name
+    for name in ("quick-start", "contact-us") if file.stem == "aione" else ("quick-start",):
+        assert f'href="/{file.stem}/docs/security/">' in get(client, name, brand).content.decode().split("<h1>")[1]
+
+
+def test_the_menu_of_aione_begins_with_its_documents_fourteen():
+    named = read((FILES / "aione.toml").read_bytes()).docs_pages
+    assert tuple(named[:14]) == FOURTEEN
+    assert named[14:] == ["endpoints", "tiers-and-limits", "security"]
+
+
 def test_the_readers_own_base_url_is_in_every_example(client, brand):
     other = casting.brand(name="Axione", base_paths=["/api/v1"], hosts=["axione.example"])
     casting.model(other, "openai/gpt-4o")
@@ -160,6 +195,18 @@ def test_tiers_and_their_headers_are_told(client, brand):
     assert "x-ratelimit-limit-requests: 1234" in text
     Tier.objects.filter(brand=brand).update(is_listed=False)
     assert "1,234 requests per day" not in words_of(get(client, "quality-of-service"))
+
+
+def test_what_a_day_and_a_month_reset_to_are_the_brands_own_midnights(client, brand):
+    """2026-12-31 at 23:30 UTC: in Kolkata it is 05:00 of the new year already."""
+    Brand.objects.filter(pk=brand.pk).update(dialect="aimichat", timezone="Asia/Kolkata")
+    now = datetime(2026, 12, 31, 23, 30, tzinfo=UTC)
+    surface = Surface(Brand.objects.get(pk=brand.pk), base_url="http://testserver/v1", now=now)
+    assert "x-ratelimit-reset: 2027-01-01T18:30:00" in refused.limit_headers(surface)
+    assert '"resetAt": "2027-01-01T18:30:00' in refused.example_body(surface, "insufficient_quota")
+    TierLimit.objects.filter(tier__brand=brand).update(window="month")
+    assert "x-ratelimit-reset: 2027-01-31T18:30:00" in refused.limit_headers(surface)
+    assert '"resetAt": "2027-01-31T18:30:00' in refused.example_body(surface, "insufficient_quota")
 
 
 def test_only_the_schemes_and_scopes_of_the_brand_are_told(client, brand):
