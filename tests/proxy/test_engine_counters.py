@@ -14,7 +14,7 @@ from billing import engine_counters
 from billing.engine_counters import AT_REST, Reading
 from billing.journal import Journal
 from billing.models import EngineFinding, EngineReading, UsageEvent
-from portal import engine_audit
+from portal import engine_audit, tasks
 from proxy.engine_counters import read_all, understood
 from tests.billing.draining import drain
 from tests.inference import Inference, demo_engine
@@ -108,6 +108,13 @@ def judged(gateway: Gateway) -> dict[str, Any]:
     engine_audit.compare(now=datetime.now(UTC))
     findings = engine_counters.compare(gateway.shop.store, datetime.now(UTC) + AT_REST)
     return {found.kind: (found.counted, found.metered) for found in findings}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_task_reads_the_engines(audited: Gateway) -> None:
+    before = EngineReading.objects.count()
+    tasks.compare_engine_counters(unknown="argument")
+    assert EngineReading.objects.count() > before
 
 
 def broken_off(gateway: Gateway, number: int) -> None:
