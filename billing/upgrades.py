@@ -62,8 +62,8 @@ def judge_night(brand: Brand, night: date) -> list[TierChange]:
     steps = steps_of(brand)
     for standings in _batches(brand, steps):
         judged += len(standings)
-        for organization, step, judgement in _judged(brand, standings, steps, night):
-            change = _move(organization, step, judgement, night)
+        for organization, step, judgement in _judgements(brand, standings, steps, night):
+            change = _move(organization, step, judgement, night) if judgement.is_met else None
             if change is not None:
                 changes.append(change)
     UpgradeNight.objects.get_or_create(brand=brand, night=night, defaults={"judged": judged, "moved": len(changes)})
@@ -117,14 +117,6 @@ def _batches(brand: Brand, steps: dict[int, Step]) -> Iterator[list[tuple[Organi
     while batch := list(found.filter(pk__gt=last)[:BATCH]):
         last = batch[-1].pk
         yield [(one, one.standing.tier_id if hasattr(one, "standing") else default or 0) for one in batch]
-
-
-def _judged(
-    brand: Brand, standings: list[tuple[Organization, int]], steps: dict[int, Step], night: date
-) -> Iterator[tuple[Organization, Step, Judgement]]:
-    for organization, step, judgement in _judgements(brand, standings, steps, night):
-        if judgement.is_met:
-            yield organization, step, judgement
 
 
 def _judgements(
