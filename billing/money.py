@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 
+from billing import currencies
+
 NANOS_PER_UNIT = 10**9
 PICOS_PER_TOKEN_PER_MILLION = 10**6
 AMOUNT_MAX = 2**63 - 1
 RATE_PICOS_MAX = 2**53 - 1
 
 SYMBOLS = {"USD": "$", "EUR": "€", "GBP": "£"}
-WHOLE_CURRENCIES = frozenset({"CLP", "ISK", "JPY", "KRW", "VND"})
-"""Currencies that are written without decimals when the amount is whole."""
 
 _DECIMAL = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,12}))?")
 
@@ -72,15 +72,14 @@ def amount(value_nanos: int) -> str:
 
 def display(value_nanos: int, currency: str) -> str:
     """For people, exact: "$12.50", "-$0.000048", "1,200 JPY"."""
-    places_min = 0 if currency in WHOLE_CURRENCIES else 2
-    text = decimal(abs(value_nanos), 9, places_min=places_min)
+    text = decimal(abs(value_nanos), 9, places_min=currencies.places(currency))
     whole, point, fraction = text.partition(".")
     return _signed(f"{int(whole):,}{point}{fraction}", currency, value_nanos < 0)
 
 
 def display_short(value_nanos: int, currency: str) -> str:
     """For people, in the currency's usual decimals, rounded down: what is shown is never more than there is."""
-    places = 0 if currency in WHOLE_CURRENCIES else 2
+    places = currencies.places(currency)
     return display(value_nanos // 10 ** (9 - places) * 10 ** (9 - places), currency)
 
 

@@ -27,6 +27,7 @@ RESERVED_SLUGS = frozenset(
 UNCHANGEABLE = frozenset({"id", "slug", "version", "created_at", "state", "currency"})
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _BASE_PATH = re.compile(r"(/[a-z0-9._-]+)+")
+_CURRENCY = re.compile(r"[A-Z]{3}")
 _PAGE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 SCOPES = frozenset(Scope.values)
@@ -88,6 +89,7 @@ def problems(brand: Brand) -> dict[str, str]:
     found = {
         "slug": "This word is taken by the house." if brand.slug in RESERVED_SLUGS else None,
         "key_prefix": None if tokens.PREFIX.fullmatch(brand.key_prefix) else "Letters, digits, - and _ only.",
+        "currency": None if _CURRENCY.fullmatch(brand.currency) else "Three capital letters, e.g. USD.",
         "timezone": None if brand.timezone in available_timezones() else "Not a time zone.",
         "legacy_key_patterns": next(filter(None, map(tokens.pattern_problem, brand.legacy_key_patterns)), None),
         "hosts": None if all(map(_HOST.fullmatch, brand.hosts)) else "Host names in lower case, without port.",

@@ -15,6 +15,7 @@ from billing.ledger import AccountKind, Change, Entry, Line
 from billing.models import CounterChange, Grant, LedgerAccount, Posting, PostingLine
 from billing.script import CountersFailed
 from keys.caller import shard_of
+from keys.models import Brand
 from tests import cast
 
 USAGE = Posting.Kind.USAGE
@@ -125,6 +126,15 @@ def test_the_database_refuses_to_rewrite_the_books(organization, told):
         for change in (lambda rows=rows: rows.update(id=99), lambda rows=rows: rows._raw_delete("default")):
             with pytest.raises(DatabaseError, match="append-only"), transaction.atomic():
                 change()
+
+
+def test_a_brand_with_books_keeps_its_currency(organization, told):
+    brands = Brand.objects.filter(pk=organization.brand_id)
+    assert brands.update(currency="EUR") == 1, "nothing is posted yet"
+    give(organization, 5)
+    with pytest.raises(DatabaseError, match="are kept in EUR"), transaction.atomic():
+        brands.update(currency="USD")
+    brands.update(currency="EUR", name="Renamed")
 
 
 def test_a_grant_is_posted_numbered_and_told(organization, told, django_capture_on_commit_callbacks):
