@@ -157,7 +157,8 @@ def judge(rule: Rule, facts: Facts) -> Judgement:
     found = [_JUDGES[type(condition)](condition, facts) for condition in rule.all]
     if rule.cool_down_days and facts.changed_on is not None:
         passed = (facts.night - facts.changed_on).days + 1
-        found.append(_days(f"{rule.cool_down_days} days since the last change of tier", passed, rule.cool_down_days))
+        days = "1 day" if rule.cool_down_days == 1 else f"{rule.cool_down_days} days"
+        found.append(_days(f"{days} since the last change of tier", passed, rule.cool_down_days))
     return Judgement(all(progress.is_met for progress in found), tuple(found))
 
 

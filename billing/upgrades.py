@@ -62,14 +62,23 @@ def judge_night(brand: Brand, night: date) -> list[TierChange]:
     steps = steps_of(brand)
     for standings in _batches(brand, steps):
         judged += len(standings)
-        for organization, step, judgement in _judgements(brand, standings, steps, night):
-            change = _move(organization, step, judgement, night) if judgement.is_met else None
-            if change is not None:
-                changes.append(change)
+        changes += _moves(brand, standings, steps, night)
     UpgradeNight.objects.get_or_create(brand=brand, night=night, defaults={"judged": judged, "moved": len(changes)})
     if changes:
         log.info("%s, night of %s: %d of %d moved up", brand.slug, night, len(changes), judged)
     return changes
+
+
+def judge_one(organization: Organization, night: date) -> TierChange | None:
+    """The night of a single organization, whether or not its brand's is done; None where it stays, also because it
+    moved for this night before."""
+    brand = organization.brand
+    tier, _ = ladder.standing_of(organization)
+    step = steps_of(brand).get(tier.id) if tier else None
+    if step is None:
+        return None
+    below = step.from_tier.id
+    return next(iter(_moves(brand, [(organization, below)], {below: step}, night)), None)
 
 
 def steps_of(brand: Brand, rules: dict[str, Rule] | None = None) -> dict[int, Step]:
@@ -131,6 +140,14 @@ def _judgements(
         history = known[organization.id]
         facts = history.facts(night, limits[tier_id], history.changed_on(night))
         yield organization, steps[tier_id], judge(steps[tier_id].rule, facts)
+
+
+def _moves(
+    brand: Brand, standings: list[tuple[Organization, int]], steps: dict[int, Step], night: date
+) -> list[TierChange]:
+    met = (found for found in _judgements(brand, standings, steps, night) if found[2].is_met)
+    made = (_move(organization, step, judgement, night) for organization, step, judgement in met)
+    return [change for change in made if change is not None]
 
 
 def _move(organization: Organization, step: Step, judgement: Judgement, night: date) -> TierChange | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from portal.tour import Claim
+from portal.tour.climbing import a_ladder_is_climbed_by_its_rule
 from portal.tour.killing import kills_lose_and_double_nothing
 from portal.tour.metering import a_call_is_explained
 from portal.tour.revoking import a_revoked_key_is_refused_at_once
@@ -14,6 +15,11 @@ CLAIMS = (
     Claim("spending", "500 parallel calls never spend more than a balance for 10.", a_balance_is_never_overspent),
     Claim("brands", "Five brands answer at once, each as its own page says.", five_brands_answer_as_their_pages_say),
     Claim("revoking", "A revoked key is refused on the very next request.", a_revoked_key_is_refused_at_once),
+    Claim(
+        "tiers",
+        "Axione's ladder is climbed by its rule, once a night, with reasons; a new tier holds on the next request.",
+        a_ladder_is_climbed_by_its_rule,
+    ),
     Claim(
         "killing",
         "kill -9 of a proxy worker and of Redis under 50 streams loses no charge and doubles none.",

@@ -85,6 +85,20 @@ def test_two_beats_at_once_and_a_third_later_have_one_effect(brand):
     assert {rank(organization) for organization in crowd} == {2}
 
 
+def test_one_organizations_night_is_judged_alone_and_moves_it_once(brand):
+    judged, other = customer(brand), customer(brand)
+    for organization in (judged, other):
+        busy(organization, requests=40_000)
+    change = upgrades.judge_one(judged, START)
+    assert change is not None
+    assert (change.night, change.to_tier.rank, change.rule_version) == (START, 2, 1)
+    assert upgrades.judge_one(judged, START) is None
+    assert (rank(judged), rank(other)) == (2, 1)
+    assert not UpgradeNight.objects.exists(), "the brand's night is still to be judged"
+    upgrades.run(night_of(START))
+    assert (rank(judged), rank(other)) == (2, 2)
+
+
 def test_missed_nights_are_caught_up_in_their_order_as_if_they_had_been_on_time(brand):
     on_time, late = customer(brand), customer(brand)
     upgrades.run(night_of(START - timedelta(days=1)))

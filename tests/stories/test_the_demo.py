@@ -175,7 +175,13 @@ def test_the_tour_proves_its_claims(demo):
     tour = manage(place, "tour")
     assert tour.returncode == 0, tour.stdout + tour.stderr
     assert "DOES NOT HOLD" not in tour.stdout
-    assert tour.stdout.count("   holds (") == 5
+    assert tour.stdout.count("   holds (") == 6
+    climbed = re.findall(
+        r"^ +2000-01-(\d\d)  Tier (\d)  +→ Tier (\d)  +v1 .*60 %.*confirmed: yes", tour.stdout, re.MULTILINE
+    )
+    assert climbed == [("04", "1", "2"), ("07", "2", "3"), ("10", "3", "4")]
+    assert "2 processes at once: 1 moved it; judged once more: 0" in tour.stdout
+    assert "late: 0 of 160" in tour.stdout
     assert "lost 0, doubled 0" in tour.stdout
     counted_and_billed = re.findall(r"came whole:  engine counted (.+), we billed (.+)", tour.stdout)
     assert len(counted_and_billed) == 1
