@@ -1,0 +1,60 @@
+"""Stripe for tests: the demo's stand-in, in this process, on loopback, in a thread of its own."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import stripe
+
+from portal.demo.stripe.account import Account
+from portal.demo.stripe.service import FakeStripe
+from tests.inference import served
+
+KEY = "sk_test_brand_0001"
+SECRET = "whsec_test_0001"
+
+
+class Stripe:
+    """A running fake. `fake.knobs`, `fake.log(KEY)` and `account` may be read and set from the test's thread."""
+
+    def __init__(self, fake: FakeStripe, port: int) -> None:
+        self.fake = fake
+        self.base_url = f"http://127.0.0.1:{port}"
+
+    @property
+    def account(self) -> Account:
+        return self.fake.account(KEY)
+
+    @property
+    def knobs(self) -> Any:
+        return self.fake.knobs
+
+    def client(self, **options: Any) -> stripe.StripeClient:
+        return stripe.StripeClient(KEY, base_addresses={"api": self.base_url}, **({"max_network_retries": 0} | options))
+
+    def money(self) -> int:
+        """What Stripe received and still has of everybody, in minor units."""
+        return sum(moved["amount"] for moved in self.fake.log(KEY))
+
+    def post(self, url: str, **form: str) -> tuple[int, str, str]:
+        """As a browser sends a form of its pages: status, location, page."""
+        parts = urlsplit(url)
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+        try:
+            kind = {"Content-Type": "application/x-www-form-urlencoded"}
+            connection.request("POST", parts.path, urlencode(form), kind)
+            answer = connection.getresponse()
+            return answer.status, answer.headers.get("location", ""), answer.read().decode()
+        finally:
+            connection.close()
+
+
+@contextmanager
+def fake_stripe() -> Iterator[Stripe]:
+    fake = FakeStripe()
+    with served(fake) as port:
+        yield Stripe(fake, port)
