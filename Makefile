@@ -17,7 +17,7 @@ run: $(VENV)/run.stamp ## set up .venv and serve on PORT (default 8000) until Ct
 test: $(VENV)/dev.stamp browser load-tools lint ## everything CI runs: lint, types, import contracts, migrations, tests
 	@$(BIN)/python -m pytest -n 2
 
-bench: $(VENV)/dev.stamp load-tools ## throughput, latency and CPU per call beside nginx on the same engine: two minutes
+bench: $(VENV)/dev.stamp load-tools ## throughput, latency and CPU per call beside nginx on the same engine: three minutes
 	@$(BIN)/python -m tests.speed
 
 overload: $(VENV)/dev.stamp ## five times more clients than an engine has slots, beside as many as it has: a minute and a half

@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="rounds of whole calls")
     parser.add_argument("--seconds", type=int, default=4, help="of each burst")
     parser.add_argument("--stream-rounds", type=int, default=2)
+    parser.add_argument("--limit-rounds", type=int, default=3, help="rounds of whole calls with few and many limits")
     given = parser.parse_args()
     missing = [name for name in (NGINX, WRK) if shutil.which(name) is None]
     if missing:
@@ -49,21 +50,26 @@ def _bench(folder: Path, given: argparse.Namespace) -> int:
         from django.core.management import call_command
 
         call_command("migrate", verbosity=0, interactive=False)
-        from tests.speed.customer import customer
+        from tests.speed.customer import customers
         from tests.speed.programs import engines, programs
-        from tests.speed.table import table, void
+        from tests.speed.table import aims, exit_status, table, void
         from tests.speed.trial import USUAL, Trial
 
-        plan = USUAL._replace(rounds=given.rounds, seconds=given.seconds, stream_rounds=given.stream_rounds)
+        plan = USUAL._replace(
+            rounds=given.rounds,
+            seconds=given.seconds,
+            stream_rounds=given.stream_rounds,
+            limit_rounds=given.limit_rounds,
+        )
         _tell("Starting engines, nginx, the journal and one proxy worker")
         with engines(folder, plan.pace) as ports:
-            buyer = customer(
+            buyers = customers(
                 whole_url=f"http://127.0.0.1:{ports.engine}/v1", streamed_url=f"http://127.0.0.1:{ports.paced}/v1"
             )
             with programs(folder / "var", ports, folder / "gateway") as started:
-                results = Trial(plan, started, buyer, folder).run(_tell)
+                results = Trial(plan, started, buyers, folder).run(_tell)
     _tell(f"\n{table(results)}\n\n{time.monotonic() - began:.0f} s.")
-    return 1 if void(results) else 0
+    return exit_status(aims(results), void(results))
 
 
 def _tell(line: str) -> None:

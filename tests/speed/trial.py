@@ -16,7 +16,7 @@ from billing.models import UsageEvent
 from keys.connections import redis_client
 from portal.stores.children import wait_until
 from tests.speed import load
-from tests.speed.customer import Customer
+from tests.speed.customer import Customers
 from tests.speed.load import STREAMED, WHOLE, Burst, Streams, Target
 from tests.speed.programs import Pace, Programs, asked, cpu_seconds
 
@@ -33,16 +33,24 @@ class Plan(NamedTuple):
     rounds: int
     seconds: int
     stream_rounds: int
+    limit_rounds: int
     pace: Pace
     connections: tuple[int, ...] = (MANY, FEW)
     warm_up_seconds: int = 1
 
 
-USUAL = Plan(rounds=3, seconds=4, stream_rounds=2, pace=Pace(streams=300, spread_s=2.0, chunks=50, interval_ms=80))
+USUAL = Plan(
+    rounds=3,
+    seconds=4,
+    stream_rounds=2,
+    limit_rounds=3,
+    pace=Pace(streams=300, spread_s=2.0, chunks=50, interval_ms=80),
+)
 SHORT = Plan(
     rounds=1,
     seconds=1,
     stream_rounds=1,
+    limit_rounds=1,
     pace=Pace(streams=20, spread_s=0.2, chunks=5, interval_ms=20),
     connections=(MANY,),
     warm_up_seconds=0,
@@ -76,10 +84,30 @@ class Behind:
 
 
 @dataclass
+class Limited:
+    """Whole calls at MANY connections of a customer with so many limits: a value for each round, CPU in µs per call."""
+
+    limits: int
+    target: Target
+    bursts: list[Burst] = field(default_factory=list)
+    worker_cpu_us: list[float] = field(default_factory=list)
+    redis_cpu_us: list[float] = field(default_factory=list)
+    script_us: list[float] = field(default_factory=list)
+    """As Redis itself says (INFO commandstats, EVALSHA)."""
+
+    @property
+    def cpu_us(self) -> list[float]:
+        """Of worker and Redis together."""
+        return [worker + redis for worker, redis in zip(self.worker_cpu_us, self.redis_cpu_us, strict=True)]
+
+
+@dataclass
 class Results:
     plan: Plan
     nginx: Side
     proxy: Side
+    few_limits: Limited
+    many_limits: Limited
     behind: Behind = field(default_factory=Behind)
     engine_alone: list[Burst] = field(default_factory=list)
     asked: dict[str, int] = field(default_factory=lambda: {WHOLE: 0, STREAMED: 0})
@@ -105,6 +133,7 @@ class Results:
         bursts = [*self.engine_alone]
         for side in (self.nginx, self.proxy):
             bursts += side.bursts[MANY] + side.bursts[FEW]
+        bursts += self.few_limits.bursts + self.many_limits.bursts
         return sum(burst.errors for burst in bursts)
 
     @property
@@ -116,20 +145,29 @@ class Results:
 
 
 class Trial:
-    def __init__(self, plan: Plan, programs: Programs, customer: Customer, folder: Path) -> None:
+    def __init__(self, plan: Plan, programs: Programs, customers: Customers, folder: Path) -> None:
         ports = programs.ports
-        key = {"authorization": f"Bearer {customer.secret}"}
         self._plan = plan
         self._programs = programs
         self._folder = folder
         self._redis = redis_client()
-        self._journal = script.name(customer.shard, script.JOURNAL)
-        self._leases = script.name(customer.shard, script.LEASES)
+        self._shards = {customer.shard for customer in customers}
         self._engine = Target(ports.engine, "/v1/chat/completions", "", {})
         self._engine_ports = {WHOLE: ports.engine, STREAMED: ports.paced}
-        bare = Target(ports.gateway, "/whole/v1/chat/completions", "/streamed/v1/chat/completions", key)
-        ours = Target(ports.proxy, customer.path, customer.path, key)
-        self.results = Results(plan, Side(bare, programs.gateway), Side(ours, programs.proxy))
+        ours = [
+            Target(ports.proxy, customer.path, customer.path, {"authorization": f"Bearer {customer.secret}"})
+            for customer in customers
+        ]
+        bare = ours[0]._replace(
+            port=ports.gateway, whole_path="/whole/v1/chat/completions", streamed_path="/streamed/v1/chat/completions"
+        )
+        self.results = Results(
+            plan,
+            Side(bare, programs.gateway),
+            Side(ours[0], programs.proxy),
+            few_limits=Limited(customers.few_limits.limits, ours[1]),
+            many_limits=Limited(customers.many_limits.limits, ours[2]),
+        )
 
     def run(self, tell: Callable[[str], None]) -> Results:
         results, plan = self.results, self._plan
@@ -142,6 +180,11 @@ class Trial:
             for connections in plan.connections:
                 for side in self._in_turn(number):
                     self._whole(side, connections)
+        for number in range(plan.limit_rounds):
+            tell(f"Few and many limits, round {number + 1} of {plan.limit_rounds}")
+            sides = [results.few_limits, results.many_limits]
+            for limited in sides if number % 2 == 0 else sides[::-1]:
+                self._limited(limited)
         for number in range(plan.stream_rounds):
             tell(f"Streams, round {number + 1} of {plan.stream_rounds}")
             for side in self._in_turn(number):
@@ -174,6 +217,17 @@ class Trial:
             side.bursts[connections].append(burst)
             if side is self.results.proxy and connections == MANY:
                 self._note_behind(before, max(1, burst.answers))
+
+    def _limited(self, limited: Limited) -> None:
+        proxy = self.results.proxy
+        with self._counted(proxy):
+            before, spent = self._behind(), cpu_seconds(proxy.pids)
+            burst = self._burst(limited.target, MANY)
+            calls, after = max(1, burst.answers), self._behind()
+            limited.worker_cpu_us.append((cpu_seconds(proxy.pids) - spent) * 1e6 / calls)
+            limited.redis_cpu_us.append((after[0] - before[0]) * 1e6 / calls)
+            limited.script_us.append((after[2] - before[2]) / calls)
+            limited.bursts.append(burst)
 
     def _streams(self, side: Side) -> None:
         pace = self._plan.pace
@@ -226,7 +280,10 @@ class Trial:
             raise RuntimeError("the journal does not come to its end")
 
     def _is_drained(self) -> bool:
-        return not self._redis.xlen(self._journal) and not self._redis.zcard(self._leases)
+        return not any(
+            self._redis.xlen(script.name(shard, script.JOURNAL)) or self._redis.zcard(script.name(shard, script.LEASES))
+            for shard in self._shards
+        )
 
     def _read_books(self) -> None:
         results = self.results
