@@ -137,7 +137,7 @@ def test_cards_decline_or_ask_as_their_numbers_promise(till):
     with pytest.raises(stripe.CardError) as asked:
         intent_of(client, method="pm_card_authenticationRequired")
     assert asked.value.code == "authentication_required"
-    assert asked.value.error.payment_intent["id"].startswith("pi_")
+    assert '"payment_intent": {"id": "pi_' in str(asked.value.http_body)
     assert intent_of(client, method="pm_card_authenticationRequired", off_session=False).status == "requires_action"
     with pytest.raises(stripe.CardError):
         intent_of(client, method="pm_card_chargeCustomerFail")
@@ -217,7 +217,8 @@ def test_events_are_listed_newest_first_and_by_page(till):
 
 class Listener:
     def __init__(self):
-        self.bodies, self.answers = [], []
+        self.bodies: list[tuple[bytes, str]] = []
+        self.answers: list[int] = []
         listener = self
 
         class Handler(BaseHTTPRequestHandler):
