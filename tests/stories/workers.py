@@ -67,12 +67,13 @@ def _wait_until_all_serve(port: int, count: int, log: Path) -> None:
 
 
 class Answer(NamedTuple):
-    """`began` and `ended`: time.time() around one request."""
+    """`began` and `ended`: time.time() around one request. `limit`: the requests a day that its headers tell."""
 
     status: int
     code: str
     began: float
     ended: float
+    limit: str = ""
 
 
 class Caller:
@@ -94,11 +95,16 @@ class Caller:
         began = time.time()
         self._writer.write(self._request)
         head = await self._reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+        length = int(_header(head, b"content-length"))
         body = orjson.loads(await self._reader.readexactly(length))
         status = int(head.split(b" ", 2)[1])
-        return Answer(status, body["error"]["code"] if status != 200 else "", began, time.time())
+        code = body["error"]["code"] if status != 200 else ""
+        return Answer(status, code, began, time.time(), _header(head, b"x-ratelimit-limit-requests"))
 
     async def close(self) -> None:
         self._writer.close()
         await self._writer.wait_closed()
+
+
+def _header(head: bytes, name: bytes) -> str:
+    return head.lower().partition(b"\r\n" + name + b": ")[2].partition(b"\r")[0].decode()
