@@ -39,6 +39,9 @@ SKEW = timedelta(seconds=5)
 CUT_TOKENS = 64
 """What an engine writes at most between the last usage heard of a call and its end, where the call was cut: it takes
 engines steps to notice, and usage is told a chunk at a time."""
+FASTER = 4
+"""How much faster a call may have been than the fastest that was timed: it had the engine to itself, say."""
+TIMED_TOKENS = 64
 JUDGED_BY = timedelta(days=1)
 KEPT = timedelta(days=7)
 BACKLOG = timedelta(seconds=60)
@@ -60,8 +63,8 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Metered:
-    """Of one kind of tokens: what calls of an interval used, what calls under way at its ends used, and what calls may
-    have used whose end nobody heard of."""
+    """Of one kind of tokens: what calls of an interval used; what of it may be none of the interval's, because calls
+    were under way at its ends, or is a guess; and what calls may have used whose end nobody heard of."""
 
     tokens: int
     under_way: int
@@ -192,46 +195,70 @@ def bound_of(tokens: int) -> int:
 
 _METERED = """
     WITH ended AS (
-        SELECT {tokens} AS tokens, started_at, settled_at, engine_id,
-            usage_source = 'none' OR (usage_source = 'running' AND NOT {heard}) AS is_unheard,
+        SELECT {tokens} AS tokens, COALESCE(engine_id = ANY(%(engines)s), false) AS is_ours, duration_ms,
+            COALESCE({most}, max({tokens}) OVER ()) AS most,
+            usage_source = 'none' OR (usage_source = 'running' AND NOT {heard})
+                OR (usage_source = 'estimated' AND {cut}) AS is_unheard,
             usage_source = 'running' AND {heard} AS is_cut,
-            settled_at > %(since)s AND settled_at <= %(until)s AS is_inside
+            end_reason <> 'lapsed' AND (stream OR %(stops_on_close)s) AS is_over,
+            choices, max({speed}) OVER () * %(faster)s AS tokens_per_ms,
+            settled_at > %(since)s AND settled_at <= %(until)s AS is_inside,
+            (started_at < %(since)s + %(skew)s AND settled_at > %(since)s AND settled_at <= %(until)s)
+                OR (settled_at > %(since)s - %(skew)s AND settled_at <= %(since)s)
+                OR (started_at < %(until)s + %(skew)s AND settled_at > %(until)s - %(skew)s) AS is_under_way,
+            usage_source = 'estimated' AND {cut} AS is_guessed
         FROM usage_event
         WHERE settled_at > %(since)s - %(skew)s AND (engine_id = ANY(%(engines)s) OR engine_id IS NULL)
-    ), of_calls AS (
-        SELECT COALESCE(sum(tokens) FILTER (WHERE is_inside AND engine_id IS NOT NULL), 0)::bigint AS inside,
-            COALESCE(sum(abs(tokens)) FILTER (WHERE engine_id IS NOT NULL AND (
-                (started_at < %(since)s + %(skew)s AND is_inside)
-                OR (settled_at > %(since)s - %(skew)s AND settled_at <= %(since)s)
-                OR (started_at < %(until)s + %(skew)s AND settled_at > %(until)s - %(skew)s))), 0)::bigint AS under_way,
-            count(*) FILTER (WHERE is_unheard AND is_inside) AS unheard,
-            count(*) FILTER (WHERE is_cut AND is_inside) AS cut,
-            COALESCE(max(tokens) FILTER (WHERE engine_id IS NOT NULL), 0)::bigint AS largest
+    ), bounded AS (
+        SELECT *, CASE
+            WHEN is_unheard AND is_over THEN
+                LEAST(most, ceil(duration_ms * choices * tokens_per_ms)::bigint + %(cut_tokens)s) - tokens
+            WHEN is_unheard THEN most - tokens
+            WHEN is_cut THEN LEAST(most - tokens, %(cut_tokens)s)
+            ELSE 0 END AS unheard
         FROM ended
     )
-    SELECT inside, under_way, unheard * largest + cut * LEAST(largest, %(cut_tokens)s) FROM of_calls
+    SELECT COALESCE(sum(tokens) FILTER (WHERE is_inside AND is_ours), 0)::bigint,
+        COALESCE(sum(abs(tokens)) FILTER (WHERE is_ours AND (is_under_way OR (is_guessed AND is_inside))), 0)::bigint,
+        COALESCE(sum(GREATEST(unheard, 0)) FILTER (WHERE is_inside OR is_under_way), 0)::bigint
+    FROM bounded
 """
 _HEARD = "(end_reason <> 'lapsed' AND NOT 'prompt_estimated' = ANY(flags))"
+_CUT = "end_reason IN ('client_gone', 'upstream_error', 'upstream_cut', 'timeout', 'lapsed')"
+_SPEED = """CASE WHEN usage_source = 'final' AND kind = 'call' AND output_tokens >= %(timed_tokens)s THEN
+        output_tokens / (GREATEST(duration_ms - CASE WHEN stream THEN COALESCE(first_token_ms, 0) ELSE 0 END, 1)
+            * choices::float) END"""
+"""Output tokens per millisecond of each choice, of calls that are long enough to time."""
 _TOKENS = {
     ("output", True): "output_tokens",
     ("output", False): "output_tokens",
     ("prompt", True): "uncached_input_tokens + COALESCE(cache_read_tokens, 0) + COALESCE(cache_write_tokens, 0)",
     ("prompt", False): "uncached_input_tokens + COALESCE(cache_write_tokens, 0)",
 }
+_MOST = {"output": "granted_tokens * choices", "prompt": "prompt_tokens_max"}
 
 
-def _metered(kind: str, start: EngineReading, end: EngineReading) -> Metered:
-    """A call of which nothing was heard, or whose worker was gone, may have used as much as the largest that is known.
-    One that was cut while it was heard has used a little more output than was heard, and no other prompt."""
+def _metered(kind: Literal["prompt", "output"], start: EngineReading, end: EngineReading) -> Metered:
+    """A call of which nothing was heard, or whose worker was gone, has used at most what it was held for; and where its
+    engine stopped with it, no more output than such an engine makes in its time (of events that do not say: as much as
+    the largest call). One that was cut while it was heard has used a little more output than was heard, and no other
+    prompt."""
+    stops = all(engine.capabilities.get("stops_on_close") for engine in engines_at(end.root))
     given: dict[str, Any] = {
         "since": start.at,
         "until": end.at,
         "skew": SKEW,
         "engines": list(end.engine_ids),
         "cut_tokens": CUT_TOKENS if kind == "output" else 0,
+        "stops_on_close": stops,
+        "faster": FASTER if kind == "output" else None,
+        "timed_tokens": TIMED_TOKENS,
     }
+    statement = _METERED.format(
+        tokens=_TOKENS[kind, end.is_prompt_whole], most=_MOST[kind], heard=_HEARD, cut=_CUT, speed=_SPEED
+    )
     with connection.cursor() as cursor:
-        cursor.execute(_METERED.format(tokens=_TOKENS[kind, end.is_prompt_whole], heard=_HEARD), given)
+        cursor.execute(statement, given)
         return Metered(*cursor.fetchone())
 
 

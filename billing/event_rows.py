@@ -79,6 +79,9 @@ class Row(msgspec.Struct, kw_only=True, frozen=True):
     list_cost_nanos: int
     cost_nanos: int
     held_nanos: int
+    prompt_tokens_max: int | None
+    granted_tokens: int | None
+    choices: int
     usage_source: str
     end_reason: str
     flags: tuple[str, ...]
@@ -144,7 +147,9 @@ def correction_row(correction_id: str, late: Event, booked: Booked, posting_id: 
     for name in _UNKNOWABLE:
         if getattr(late, name) is None and not difference[name]:
             difference[name] = None  # what nobody reported stays unknown
-    fields |= placed | difference | {"call_id": correction_id, "held_nanos": 0}
+    fields |= (
+        placed | difference | {"call_id": correction_id, "held_nanos": 0, "prompt_tokens_max": 0, "granted_tokens": 0}
+    )
     return Row(kind="correction", corrects=late.call_id, posting_id=posting_id, **fields)
 
 
@@ -158,20 +163,22 @@ _INSERT = """
 INSERT INTO usage_event (
     call_id, kind, corrects, brand_id, organization_id, key_id, model_id, engine_id, tier_id, rate_id, rates, endpoint,
     payer, uncached_input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, images,
-    credits, list_cost_nanos, cost_nanos, held_nanos, usage_source, end_reason, flags, http_status, stream, day,
-    started_at, first_token_ms, duration_ms, settled_at, address, agent, metadata, "user", posting_id)
+    credits, list_cost_nanos, cost_nanos, held_nanos, prompt_tokens_max, granted_tokens, choices, usage_source,
+    end_reason, flags, http_status, stream, day, started_at, first_token_ms, duration_ms, settled_at, address, agent,
+    metadata, "user", posting_id)
 SELECT
     call_id, kind, corrects, brand_id, organization_id, key_id, model_id, engine_id, tier_id, rate_id, rates, endpoint,
     payer, uncached_input_tokens, cache_read_tokens, cache_write_tokens, output_tokens, reasoning_tokens, images,
-    credits, list_cost_nanos, cost_nanos, held_nanos, usage_source, end_reason, flags, http_status, stream, day,
-    to_timestamp(started_at_ms / 1000.0), first_token_ms, duration_ms, to_timestamp(settled_at_ms / 1000.0), address,
-    agent, metadata, "user", posting_id
+    credits, list_cost_nanos, cost_nanos, held_nanos, prompt_tokens_max, granted_tokens, choices, usage_source,
+    end_reason, flags, http_status, stream, day, to_timestamp(started_at_ms / 1000.0), first_token_ms, duration_ms,
+    to_timestamp(settled_at_ms / 1000.0), address, agent, metadata, "user", posting_id
 FROM json_to_recordset(%s::json) AS row (
     call_id uuid, kind text, corrects uuid, brand_id bigint, organization_id bigint, key_id bigint, model_id bigint,
     engine_id bigint, tier_id bigint, rate_id bigint, rates jsonb, endpoint text, payer text,
     uncached_input_tokens bigint, cache_read_tokens bigint, cache_write_tokens bigint, output_tokens bigint,
     reasoning_tokens bigint, images integer, credits bigint, list_cost_nanos bigint, cost_nanos bigint,
-    held_nanos bigint, usage_source text, end_reason text, flags text[], http_status smallint, stream boolean, day date,
+    held_nanos bigint, prompt_tokens_max bigint, granted_tokens bigint, choices smallint, usage_source text,
+    end_reason text, flags text[], http_status smallint, stream boolean, day date,
     started_at_ms bigint, first_token_ms integer, duration_ms integer, settled_at_ms bigint, address inet, agent text,
     metadata jsonb, "user" text, posting_id bigint)
 ON CONFLICT (call_id) DO NOTHING

@@ -54,7 +54,8 @@ class EventMalformed(Exception):
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One settled call. `cost_nanos` is what the balance paid (0 when included), `list_cost_nanos` what the rates say;
-    a null token bucket means the engine did not say; `output_tokens` includes `reasoning_tokens`."""
+    a null token bucket means the engine did not say; `output_tokens` includes `reasoning_tokens`. What was held for:
+    `prompt_tokens_max`, and `granted_tokens` of output for each of `choices` (null in entries of older workers)."""
 
     call_id: CallId
     brand_id: Id
@@ -77,6 +78,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     list_cost_nanos: Count = 0
     cost_nanos: Count = 0
     held_nanos: Count = 0
+    prompt_tokens_max: Count | None = None
+    granted_tokens: Count | None = None
+    choices: Annotated[int, msgspec.Meta(ge=1, le=2**15 - 1)] = 1
     usage_source: Source
     end_reason: End
     flags: tuple[str, ...] = ()

@@ -171,6 +171,81 @@ def test_calls_whose_end_nobody_heard_are_not_the_engines_fault(audit):
     assert audit.found() == [("output", 10_100, 3_010)]
 
 
+UNHEARD = {"usage_source": "none", "end_reason": "client_gone"}
+
+
+def talk(audit: Audit) -> None:
+    """A large call and many small ones, at a hundred tokens a second: of ten thousand and more each way."""
+    audit.call(9_000, 9_000, START + MINUTE, stream=True, first_token_ms=500, duration_ms=90_500)
+    for number in range(4):
+        audit.call(1_000, 1_000, START + 2 * MINUTE + number * MINUTE, first_token_ms=10_000, duration_ms=10_000)
+
+
+@pytest.mark.parametrize(
+    ("broken_off", "allowed"),
+    [
+        ({"granted_tokens": 50, "prompt_tokens_max": 70}, {"output": 50, "prompt": 70}),
+        ({"granted_tokens": 20, "prompt_tokens_max": 90, "choices": 3}, {"output": 60, "prompt": 90}),
+        (
+            {"granted_tokens": 30_000, "prompt_tokens_max": 300, "stream": True, "duration_ms": 500},
+            {"output": 4 * 50 + 64, "prompt": 300},
+        ),
+        (
+            {"granted_tokens": 30_000, "prompt_tokens_max": 300, "choices": 2, "stream": True, "duration_ms": 500},
+            {"output": 4 * 2 * 50 + 64, "prompt": 300},
+        ),
+    ],
+    ids=["its grant", "all its choices", "its time", "its time with every choice"],
+)
+def test_a_call_of_which_nothing_was_heard_hides_no_more_than_it_could_have_cost(audit, broken_off, allowed):
+    audit.read(0, 0, START)
+    talk(audit)
+    audit.call(0, 0, START + 20 * MINUTE, **(UNHEARD | broken_off))
+    audit.read(13_000 + allowed["prompt"] + 1_000, 13_000 + allowed["output"] + 1_000, START + HOUR)
+    assert audit.found() == []
+    audit.read(13_000 + allowed["prompt"] + 1_001, 13_000 + allowed["output"] + 1_001, START + HOUR + MINUTE)
+    assert [kind for kind, _, _ in audit.found()] == ["prompt", "output"]
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_whole_call_ends_with_its_client_only_where_the_engine_stops(audit, stops):
+    Engine.objects.update(capabilities={"stops_on_close": stops})
+    audit.read(0, 0, START)
+    talk(audit)
+    audit.call(0, 0, START + 20 * MINUTE, granted_tokens=8_000, duration_ms=500, **UNHEARD)
+    audit.read(13_000, 13_000 + 8_000 + 1_000, START + HOUR)
+    assert [kind for kind, _, _ in audit.found()] == (["output"] if stops else [])
+
+
+def test_a_call_that_lapsed_may_have_gone_on_to_its_grant(audit):
+    audit.read(0, 0, START)
+    talk(audit)
+    lapsed = {"usage_source": "running", "end_reason": "lapsed", "stream": True, "duration_ms": 500}
+    audit.call(100, 100, START + 20 * MINUTE, granted_tokens=8_000, prompt_tokens_max=400, **lapsed)
+    audit.read(13_400 + 1_000, 13_000 + 8_000 + 1_000, START + HOUR)
+    assert audit.found() == []
+    audit.read(13_400 + 1_001, 13_000 + 8_000 + 1_001, START + HOUR + MINUTE)
+    assert [kind for kind, _, _ in audit.found()] == ["prompt", "output"]
+
+
+def test_a_call_broken_off_while_the_engine_is_read_may_have_been_counted_before(audit):
+    audit.read(0, 0, START)
+    talk(audit)
+    audit.call(0, 0, START + HOUR - MINUTE, seconds=90, granted_tokens=3_000, duration_ms=90_000, **UNHEARD)
+    audit.read(13_000, 13_000 + 3_500, START + HOUR)
+    assert audit.found(START + 3 * HOUR) == []
+
+
+def test_a_guess_at_a_call_broken_off_may_be_wrong_either_way(audit):
+    guessed = {"usage_source": "estimated", "end_reason": "client_gone", "stream": True, "duration_ms": 10_000}
+    for turn, counted in enumerate((0, 5_000)):
+        since = START + turn * HOUR
+        audit.read(turn * 10_000, 0, since)
+        audit.call(2_500, 0, since + MINUTE, prompt_tokens_max=5_000, granted_tokens=10, **guessed)
+        audit.read(turn * 10_000 + counted, 0, since + 30 * MINUTE)
+        assert audit.found() == []
+
+
 def test_nothing_is_said_while_the_journal_is_behind(audit):
     audit.read(0, 0, START)
     audit.read(0, 5_000, START + HOUR)

@@ -44,6 +44,9 @@ async def test_a_lapsed_call_is_charged_what_was_last_heard(stage, redis_connect
         assert (event.end_reason, event.usage_source, event.engine_id) == ("lapsed", "running", 3)
         assert (event.output_tokens, event.cost_nanos) == (20, (90 * 200_000 + 20 * 400_000) // 1000)
         assert (event.address, event.stream, event.held_nanos) == ("192.0.2.7", True, 420_000)
+        estimate = hold.estimate
+        bounds = (estimate.prompt_tokens_max, hold.granted, estimate.choices)
+        assert (event.prompt_tokens_max, event.granted_tokens, event.choices) == bounds
         assert (entry["late"], entry["tok"]) == ("0", "110")
         assert s.account() == {"bal": 10**12 - event.cost_nanos, "seq": 0, "held": 0}
         assert s.counted()["tok.p"] == 110

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -139,6 +140,36 @@ def test_a_tenth_too_few_is_found_among_calls_broken_off(audited: Gateway, cance
         assert judged(audited).keys() == {"prompt", "output"}
     finally:
         audited.shop.inference.engine.control.update({"rules": []})
+
+
+def given_up(gateway: Gateway, number: int) -> None:
+    """Whole calls whose client leaves before an answer."""
+    for one in range(number):
+        messages = [{"role": "user", "content": f"Given up {one} demo:fill demo:rate=100"}]
+        body = {"model": "aion-v3", "messages": messages, "max_tokens": 400}
+        with suppress(httpx.ReadTimeout):
+            httpx.post(f"{gateway.base_url}/chat/completions", json=body, headers=gateway.client.headers, timeout=0.5)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_calls_of_which_nothing_was_heard_hide_no_more_than_their_grant(audited: Gateway) -> None:
+    audited.shop.inference.engine.control.update({"rules": [{"do": "short=10"}]})
+    try:
+        for _ in range(2):
+            twelve_calls(audited)
+        given_up(audited, 2)
+        assert judged(audited).keys() == {"prompt", "output"}
+    finally:
+        audited.shop.inference.engine.control.update({"rules": []})
+    unheard = UsageEvent.objects.filter(usage_source="none")
+    assert [(row.granted_tokens, row.choices, row.end_reason) for row in unheard] == [(400, 1, "client_gone")] * 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_honest_engine_is_not_accused_for_calls_given_up(audited: Gateway) -> None:
+    twelve_calls(audited)
+    given_up(audited, 4)
+    assert judged(audited) == {}
 
 
 @pytest.mark.django_db(transaction=True)
