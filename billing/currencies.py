@@ -57,7 +57,8 @@ def places(currency: str) -> int:
 def nanos_per_minor_unit(currency: str) -> int:
     """10⁷ for USD (a cent), 10⁹ for JPY (a yen), 10⁶ for KWD (a fils)."""
     decimals = 2 if currency in WHOLE_IN_CENTS else places(currency)
-    return 10 ** (NANOS_PLACES - decimals)
+    nanos: int = 10 ** (NANOS_PLACES - decimals)
+    return nanos
 
 
 def step_nanos(currency: str) -> int:

@@ -154,6 +154,13 @@ def _locked(keys: Iterable[AccountKey]) -> dict[AccountKey, LedgerAccount]:
     return {(row.brand_id, row.organization_id, row.kind): row for row in locked}
 
 
+def hold_still(organization: Organization) -> None:
+    """Lock, for the rest of the transaction, every account that an entry about the organization's credit may move:
+    what is read of the wallet from now on is still so when it is posted by."""
+    brand_id, shared = organization.brand_id, (AccountKind.PROMOTION, AccountKind.REVENUE, AccountKind.CASH)
+    _locked([(brand_id, organization.id, AccountKind.WALLET), *((brand_id, None, kind) for kind in shared)])
+
+
 def _moves(entry: Entry, accounts: Mapping[AccountKey, LedgerAccount]) -> dict[int, int]:
     """Account id → amount; sums to zero, as the trigger would find out only at commit."""
     moves: dict[int, int] = defaultdict(int)
@@ -225,6 +232,7 @@ def grant(
     reference: str,
     actor: Actor,
     expires_at: datetime | None = None,
+    priority: int = 0,
     address: str | None = None,
 ) -> Grant:
     """Credit an organization. It counts on the next request: after commit Redis is told before this returns; if Redis
@@ -266,7 +274,67 @@ def grant(
             reason=reason,
             posting=posted.posting,
             expires_at=expires_at,
+            priority=priority,
         )
+
+
+def bank_reference(brand_id: int, payment: str) -> str:
+    """What a bank transfer is booked under: recorded twice, it credits once; for another customer, it is refused."""
+    return f"bank:{brand_id}:{' '.join(payment.split())}"
+
+
+COUNTERPARTS = {
+    Posting.Kind.REFUND: AccountKind.CASH,
+    Posting.Kind.DISPUTE: AccountKind.CASH,
+    Posting.Kind.ADJUSTMENT: AccountKind.ADJUSTMENT,
+}
+
+
+def adjust(
+    *,
+    organization: Organization,
+    amount_nanos: int,
+    reason: str,
+    reference: str,
+    actor: Actor,
+    kind: str = Posting.Kind.ADJUSTMENT,
+    counterpart: str | None = None,
+    address: str | None = None,
+) -> Posted:
+    """Move a customer's balance by a new entry: an adjustment, a refund or a dispute (negative: money went back to the
+    customer), the end of a grant (then say the `counterpart`). It holds on the next request, like a grant. The balance
+    may go below nothing: the money is gone already, and calls are refused until it is made good. The same reference
+    again moves nothing.
+
+    Raises ValueError for an amount that is not a whole number of nanos other than nought, PostingConflict.
+    """
+    if type(amount_nanos) is not int or not amount_nanos:
+        raise ValueError(f"a balance moves by a whole number of nanos, not by {amount_nanos!r}")
+    source = counterpart or COUNTERPARTS[Posting.Kind(kind)]
+    with transaction.atomic():
+        posted = post(
+            Entry(
+                brand_id=organization.brand_id,
+                organization_id=organization.id,
+                kind=kind,
+                reference=reference,
+                lines=credit_lines(organization.id, amount_nanos, source=source),
+                changes=(
+                    Change(brand_id=organization.brand_id, organization_id=organization.id, balance_nanos=amount_nanos),
+                ),
+                memo=reason,
+                actor_id=actor.id if isinstance(actor, User) else None,
+            )
+        )
+        if posted.is_new:
+            audit.note(
+                *("balance.moved", organization.public_id),
+                actor=actor,
+                organization=organization,
+                after={"amount_nanos": amount_nanos, "kind": str(kind), "reason": reason, "reference": reference},
+                address=address,
+            )
+    return posted
 
 
 def balance_nanos(organization: Organization) -> int:

@@ -15,16 +15,20 @@ from django.db.models.functions import Now
 from billing.choices import LimitScope, Payer, Unit, Window, reach
 from billing.ladder_models import LimitOverride, UpgradeNight
 from billing.reading_models import EngineFinding, EngineReading
+from billing.wallet_models import Grant, GrantEnd, WalletMark
 from keys.models import Brand, Organization, User
 
 __all__ = [
     "EngineFinding",
     "EngineReading",
+    "Grant",
+    "GrantEnd",
     "LimitOverride",
     "LimitScope",
     "Payer",
     "Unit",
     "UpgradeNight",
+    "WalletMark",
     "Window",
 ]  # words and tables of this room that have a module of their own
 
@@ -383,6 +387,8 @@ class Posting(models.Model):
         REFUND = "refund"
         CORRECTION = "correction"
         ADJUSTMENT = "adjustment"
+        DISPUTE = "dispute"
+        EXPIRY = "expiry"
 
     brand = models.ForeignKey(Brand, on_delete=models.PROTECT, related_name="+")
     organization = models.ForeignKey(Organization, null=True, on_delete=models.PROTECT, related_name="postings")
@@ -395,7 +401,14 @@ class Posting(models.Model):
     )
 
     class Meta:
-        indexes = [models.Index(fields=["organization", "-posted_at"], name="posting_organization_at")]
+        indexes = [
+            models.Index(fields=["organization", "-posted_at"], name="posting_organization_at"),
+            models.Index(
+                fields=["organization", "id"],
+                condition=~models.Q(kind__in=["usage", "correction"]),
+                name="posting_besides_usage",
+            ),
+        ]
         constraints = [models.CheckConstraint(condition=~models.Q(reference=""), name="posting_reference_given")]
 
     def __str__(self) -> str:
@@ -415,30 +428,6 @@ class PostingLine(models.Model):
 
     def __str__(self) -> str:
         return f"{self.account}: {self.amount_nanos}"
-
-
-class Grant(models.Model):
-    """Credit given to an organization by an operator, a sign-up, a promotion or a payment."""
-
-    class Kind(TextChoices):
-        PAID = "paid"
-        PROMOTIONAL = "promotional"
-        COMPENSATION = "compensation"
-        SIGN_UP = "sign_up"
-
-    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="grants")
-    kind = models.CharField(max_length=12, choices=Kind.choices)
-    amount_nanos = models.BigIntegerField()
-    reason = models.CharField(max_length=200)
-    posting = models.OneToOneField(Posting, on_delete=models.PROTECT, related_name="grant")
-    created_at = models.DateTimeField(db_default=Now(), editable=False)
-    expires_at = models.DateTimeField(null=True, blank=True)
-
-    class Meta:
-        constraints = [models.CheckConstraint(condition=models.Q(amount_nanos__gt=0), name="grant_positive")]
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.amount_nanos} to {self.organization}"
 
 
 class CounterChange(models.Model):

@@ -9,7 +9,7 @@ from typing import Any
 from celery import shared_task
 from django.utils import timezone
 
-from billing import reconcile, upgrades
+from billing import expiry, reconcile, upgrades
 from keys import publication
 from keys.connections import redis_client
 
@@ -32,3 +32,13 @@ def forget_old_publications(**_: Any) -> None:
 @shared_task
 def judge_the_night(**_: Any) -> None:
     upgrades.run(timezone.now())
+
+
+@shared_task
+def expire_grants(**_: Any) -> None:
+    expiry.expire(timezone.now())
+
+
+@shared_task
+def warn_of_expiry(**_: Any) -> None:
+    expiry.warn(timezone.now())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError
 from django.db.models import Q
+from django.utils import timezone
 
 from billing.models import Model
 from keys.models import Brand, Organization
@@ -39,6 +41,17 @@ def model_named(slug: str, brand: Brand) -> Model:
     except Model.DoesNotExist:
         names = ", ".join(Model.objects.filter(brand=brand).order_by("slug").values_list("slug", flat=True))
         raise CommandError(f"Brand {brand.slug} has no model {slug!r}; it has: {names or 'none yet'}.") from None
+
+
+def moment_named(text: str | None, option: str) -> datetime | None:
+    """ISO 8601; UTC where no zone is given."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise CommandError(f"{option}: {text!r} is no ISO 8601 date and time.") from error
+    return moment if moment.tzinfo else timezone.make_aware(moment)
 
 
 def complaint(error: ValidationError) -> CommandError:

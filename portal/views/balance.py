@@ -7,7 +7,7 @@ from django.http import HttpResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from billing import balances, ladder
+from billing import balances, ladder, wallets
 from billing.models import LedgerAccount, PostingLine
 from keys.models import Organization
 from portal import allowances
@@ -16,6 +16,7 @@ from portal.pages import of_organization, page
 from portal.views.usage import today
 
 PER_PAGE = 30
+SPENT_MAX = 20
 
 
 @require_safe
@@ -26,13 +27,16 @@ def balance(request: MemberRequest, organization: Organization) -> HttpResponse:
         .select_related("posting")
         .order_by("-posting__posted_at", "-pk")
     )
+    wallet = wallets.of(organization)
     tier, since = ladder.standing_of(organization)
     context = {
         "balance": balances.of(organization),
         "tier": tier,
         "tier_since": since,
         "allowances": allowances.of(organization, tier, today(organization.brand, timezone.now())),
-        "grants": organization.grants.order_by("-created_at")[:20],
+        "wallet": wallet,
+        "grants": [(grant, wallet.left[grant.pk]) for grant in wallet.grants],
+        "spent": organization.grants.exclude(pk__in=wallet.left).select_related("end").order_by("-pk")[:SPENT_MAX],
         "lines": Paginator(lines, PER_PAGE).get_page(request.GET.get("page")),
     }
     return page(request, organization, "balance", "portal/balance.html", context)

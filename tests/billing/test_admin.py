@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from billing.models import (
     DeadLetter,
     Engine,
     Grant,
+    GrantEnd,
     LimitOverride,
     Model,
     ModelEngine,
@@ -30,6 +31,7 @@ from billing.models import (
     TierLimit,
     UpgradeNight,
     UsageEvent,
+    WalletMark,
     WorkerLease,
 )
 from keys import sealing
@@ -45,7 +47,16 @@ SECRET, HUSH = "engine-key-12345", "header-value-12345"
 ROOM = {model._meta.model_name: model for model in admin.site._registry if model._meta.app_label == "billing"}
 INLINE = {"modelengine", "tierlimit", "postingline"}
 MACHINES = [
-    *("ledgeraccount", "posting", "usageevent", "usageday", "usagequarter", "counterchange", "tierchange"),
+    *(
+        "ledgeraccount",
+        "grantend",
+        "walletmark",
+        "usageevent",
+        "usageday",
+        "usagequarter",
+        "counterchange",
+        "tierchange",
+    ),
     *("journalshard", "journalwriter", "workerlease", "deadletter", "notice"),
     *("enginefinding", "enginereading", "upgradenight"),
 ]
@@ -80,6 +91,8 @@ def who(redis_connection) -> Customer:
         reference="one",
         actor="test",
     )
+    GrantEnd.objects.create(grant=Grant.objects.get())
+    WalletMark.objects.create(organization=who.organization, posting_id=0, left={}, loose_nanos=0, debt_nanos=0)
     WorkerLease.objects.create(name="w-1", host="h", folder="wal", expires_at=timezone.now())
     Notice.objects.create(organization=who.organization, kind="balance_low", unique_key="n")
     UpgradeNight.objects.create(brand=who.brand, night="2026-03-20")
@@ -138,7 +151,7 @@ def test_what_history_names_is_never_deleted(browser, name):
     assert browser.post(f"/admin/billing/{name}/{row.pk}/delete/", {"post": "yes"}).status_code == 403
 
 
-@pytest.mark.parametrize("name", ["rate", "grant"])
+@pytest.mark.parametrize("name", ["rate", "grant", "posting"])
 def test_a_price_and_a_grant_are_made_but_not_changed(browser, name):
     row = first(name)
     assert browser.post(f"/admin/billing/{name}/{row.pk}/change/", {"is_free": "on"}).status_code == 403
@@ -541,6 +554,37 @@ def test_a_grant_is_posted_by_the_ledger_and_a_form_sent_twice_gives_once(browse
     assert "posted already" in said_on(page)[-1]
     for amount in ("0", "-1", "ten"):
         assert "amount" in refused(browser, url, **{**sent, "amount": amount})
+
+
+def test_a_bank_transfer_is_paid_credit_under_its_own_reference(browser, who):
+    url = "/admin/billing/grant/add/"
+    sent = {"organization": who.organization.pk, "amount": "100", "reason": "Transfer", "payment": "INV  7"}
+    assert "payment" in refused(browser, url, **sent, kind="promotional")
+    for _ in range(2):  # two forms, one transfer
+        saved(browser, url, **sent, kind="paid", priority="2", expires_at_0="2099-01-01", expires_at_1="00:00:00")
+    grant = Grant.objects.latest("id")
+    assert grant.posting.reference == f"bank:{who.brand.pk}:INV 7"
+    assert (grant.posting.kind, grant.priority) == (Posting.Kind.TOP_UP, 2)
+    assert grant.expires_at == datetime(2099, 1, 1, tzinfo=UTC)
+    assert Posting.objects.filter(reference__startswith="bank:").count() == 1
+    assert "expires_at" in refused(
+        browser, url, **sent, kind="paid", expires_at_0="2020-01-01", expires_at_1="00:00:00"
+    )
+
+
+def test_a_balance_is_adjusted_and_refunded_by_new_entries(browser, who):
+    url = "/admin/billing/posting/add/"
+    balance = ledger.balance_nanos(who.organization)
+    sent = {"organization": who.organization.pk, "memo": "Paid back"}
+    saved(browser, url, **sent, kind="refund", takes="1", amount="1.5")
+    saved(browser, url, **sent, kind="adjustment", takes="", amount="0.25")
+    assert ledger.balance_nanos(who.organization) == balance - 1_250_000_000
+    kinds = Posting.objects.order_by("-id").values_list("kind", "memo")[:2]
+    assert list(kinds) == [("adjustment", "Paid back"), ("refund", "Paid back")]
+    assert noted("balance.moved").address == "127.0.0.1"
+    assert "takes" in refused(browser, url, **sent, kind="refund", takes="", amount="1")
+    assert "amount" in refused(browser, url, **sent, kind="refund", takes="1", amount="0")
+    assert "organization" in refused(browser, url, kind="refund", takes="1", amount="1", memo="x")
 
 
 def test_calls_are_found_by_their_id_and_by_customer(browser, who):

@@ -44,6 +44,39 @@ def test_credit_and_charges_are_listed_to_the_nano(cast):
     assert 'title="$3.765432109">$3.76<' in page
 
 
+def test_credit_is_listed_as_it_will_be_spent_with_what_is_left(cast):
+    soon = datetime.now(UTC) + timedelta(days=3)
+    for kind, reason, dollars, until in (
+        ("paid", "Top-up", 10, None),
+        ("promotional", "Gift", 3, None),
+        ("sign_up", "Welcome", 2, soon),
+        ("promotional", "Used up", 1, soon - timedelta(days=1)),
+    ):
+        ledger.grant(
+            organization=cast.organization,
+            amount_nanos=dollars * 10**9,
+            kind=kind,
+            reason=reason,
+            reference=reason,
+            actor="operator",
+            expires_at=until,
+        )
+    ledger.post(
+        ledger.Entry(
+            brand_id=cast.brand.pk,
+            organization_id=cast.organization.pk,
+            kind="usage",
+            reference="batch-1",
+            lines=ledger.charge_lines(cast.organization.pk, 1_500_000_000),
+        )
+    )
+    page = balance_page(cast)
+    credit_left = page[page.index("<h2>Credit</h2>") : page.index("<h2>Postings</h2>")]
+    places = [credit_left.index(text) for text in ("Welcome", "$1.50", "Gift", "$3.00", "Top-up", "$10.00", "Used up")]
+    assert places == sorted(places)
+    assert "Never" in credit_left
+
+
 def test_what_running_calls_hold_is_not_available(cast, redis_connection):
     credit(cast)
     account = f"{{s{shard_of(cast.organization.pk)}}}:a:{cast.organization.pk}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from django.core.management import CommandError, call_command
 
@@ -52,9 +54,35 @@ def test_the_same_reference_gives_once(company, capsys):
         (("--organization", "works", "--amount", "0", "--reason", "x"), "positive"),
         (("--organization", "works", "--amount", "0.0000000001", "--reason", "x"), "at most 9 decimals"),
         (("--organization", "works", "--amount", "1", "--reason", " "), "say why"),
+        (("--organization", "works", "--amount", "1", "--reason", "x", "--expires", "2020-01-01"), "expired already"),
+        (("--organization", "works", "--amount", "1", "--reason", "x", "--expires", "soon"), "no ISO 8601"),
     ],
 )
 def test_mistakes_give_nothing(company, words, message):
     with pytest.raises(CommandError, match=message):
         call_command("grant", "--brand", "acme", *words)
     assert not Posting.objects.exists()
+
+
+def test_a_bank_transfer_is_paid_credit_and_counts_once(company, capsys):
+    words = ("--organization", "works", "--amount", "5", "--reason", "Transfer", "--bank-transfer", "INV 7")
+    run(capsys, *words, "--expires", "2099-01-01")
+    run(capsys, *words)
+    grant = Grant.objects.get()
+    assert (grant.kind, grant.expires_at) == ("paid", datetime(2099, 1, 1, tzinfo=UTC))
+    other = cast.organization(company.brand, slug="other")
+    with pytest.raises(CommandError, match="posted already"):
+        run(capsys, "--organization", "other", *words[2:])
+    assert ledger.balance_nanos(other) == 0
+
+
+def test_a_balance_is_adjusted_once_per_reference(company, capsys):
+    whose = ("--brand", "acme", "--organization", "works")
+    run(capsys, "--organization", "works", "--amount", "5", "--reason", "Welcome")
+    for done in ("done.", "was done before."):
+        call_command("adjust", *whose, "--take", "2", "--kind", "refund", "--reason", "Asked for", "--reference", "r1")
+        assert f"refund:r1 {done}" in capsys.readouterr().out
+    assert ledger.balance_nanos(company) == 3 * 10**9
+    for wrong in (["--give", "1", "--kind", "refund", "--reason", "x"], ["--take", "0", "--reason", "x"]):
+        with pytest.raises(CommandError):
+            call_command("adjust", *whose, *wrong)

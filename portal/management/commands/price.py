@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from datetime import datetime
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand
 from django.utils import timezone
 
 from billing import prices
 from billing.models import Rate
-from portal.management.choosing import brand_named, complaint, model_named, organization_named, prices_of
+from portal.management.choosing import brand_named, complaint, model_named, moment_named, organization_named, prices_of
 
 ACTOR = "manage.py price"
 
@@ -46,7 +45,7 @@ class Command(BaseCommand):
             rate = prices.set_price(
                 model=model_named(options["model"], found),
                 organization=organization_named(whose, found) if whose else None,
-                effective_from=_moment(options["since"]),
+                effective_from=moment_named(options["since"], "--from"),
                 is_free=options["free"],
                 actor=ACTOR,
                 per_million=prices_of(options),
@@ -61,13 +60,3 @@ def add_price_options(parser: ArgumentParser, more: tuple[str, ...] = ()) -> Non
         text = f"of {name.replace('-', ' ')} tokens, per million"
         parser.add_argument(f"--{name}-price", f"--{name}", metavar="PRICE", help=text)
     parser.add_argument("--free", action="store_true", help="costs nothing")
-
-
-def _moment(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise CommandError(f"--from: {text!r} is no ISO 8601 date and time.") from error
-    return moment if moment.tzinfo else timezone.make_aware(moment)

@@ -1,0 +1,69 @@
+"""What is kept about wallets beside the books themselves. Writers are named in README.md."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import TextChoices  # by name: mypy loses models.TextChoices inside a model's body
+from django.db.models.functions import Now
+
+from keys.models import Organization
+
+
+class Grant(models.Model):
+    """Credit given to an organization by an operator, a sign-up, a promotion or a payment. In which order grants are
+    spent says billing/spending.py; `expires_at` is when what is left of it is taken back."""
+
+    class Kind(TextChoices):
+        PAID = "paid"
+        PROMOTIONAL = "promotional"
+        COMPENSATION = "compensation"
+        SIGN_UP = "sign_up"
+
+    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="grants")
+    kind = models.CharField(max_length=12, choices=Kind.choices)
+    amount_nanos = models.BigIntegerField()
+    reason = models.CharField(max_length=200)
+    posting = models.OneToOneField("billing.Posting", on_delete=models.PROTECT, related_name="grant")
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    priority = models.SmallIntegerField(default=0, db_default=0, help_text="Lower is spent first, whatever expires")
+
+    class Meta:
+        app_label = "billing"
+        constraints = [models.CheckConstraint(condition=models.Q(amount_nanos__gt=0), name="grant_positive")]
+        indexes = [
+            models.Index(fields=["expires_at"], condition=~models.Q(expires_at=None), name="grant_expiring"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.amount_nanos} to {self.organization}"
+
+
+class GrantEnd(models.Model):
+    """A grant that expired, and of which nothing is left: spent, or taken back (billing/expiry.py)."""
+
+    grant = models.OneToOneField(Grant, primary_key=True, on_delete=models.PROTECT, related_name="end")
+    at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        app_label = "billing"
+
+    def __str__(self) -> str:
+        return f"end of {self.grant}"
+
+
+class WalletMark(models.Model):
+    """What was left of an organization's grants after a posting, so that reading on from there is enough. A cache:
+    without the row the whole wallet is read. `left` is {grant id: nanos}."""
+
+    organization = models.OneToOneField(Organization, primary_key=True, on_delete=models.CASCADE, related_name="+")
+    posting_id = models.BigIntegerField()
+    left = models.JSONField()
+    loose_nanos = models.BigIntegerField()
+    debt_nanos = models.BigIntegerField()
+
+    class Meta:
+        app_label = "billing"
+
+    def __str__(self) -> str:
+        return f"{self.organization_id} up to posting {self.posting_id}"
