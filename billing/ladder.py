@@ -12,7 +12,8 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from billing import ledger, notices, upgrade_rules
-from billing.models import Grant, Model, Payer, Tier, TierAssignment, TierChange, TierLimit, Unit
+from billing.choices import reach
+from billing.models import Grant, Model, Payer, Tier, TierAssignment, TierChange, TierLimit, Unit, Window
 from keys import audit, publication
 from keys.audit import Actor
 from keys.models import Organization, User
@@ -26,6 +27,8 @@ TIER_FIELDS = (
     *("rank", "slug", "name", "label", "payer", "model_slugs", "monthly_price_nanos", "priority", "is_default"),
     *("is_listed", "upgrade_rule"),
 )
+PREMIUM = "premium"
+"""A tier with this label is entered by people or payment only."""
 LIMIT_FIELDS = ("unit", "window", "scope", "model_id", "amount", "is_allotment", "is_shadow")
 
 Row = Tier | TierLimit
@@ -150,6 +153,9 @@ def save_limit(limit: TierLimit, *, actor: Actor, address: str | None = None) ->
         brand = limit.tier.brand
         publication.record(publication.BRAND, brand.id)
         limit.full_clean()
+        others = limit.tier.limits.exclude(pk=limit.pk)
+        if place_of(limit) in {place_of(other) for other in others}:
+            raise ValidationError({"unit": twice(limit)})
         _refuse(limit_problems(limit, limit.tier))
         known = TierLimit.objects.filter(pk=limit.pk).first() if limit.pk else None
         before, after = _difference(known, limit, LIMIT_FIELDS)
@@ -178,11 +184,14 @@ def tier_problems(tier: Tier) -> dict[str, str]:
     unknown = sorted(set(tier.model_slugs or ()) - sold)
     if unknown:
         found["model_slugs"] = f"No such model: {', '.join(unknown)}."
-    if tier.upgrade_rule is not None:
-        try:
-            upgrade_rules.read(tier.upgrade_rule)
-        except upgrade_rules.RuleInvalid as error:
-            found["upgrade_rule"] = str(error)
+    others = Tier.objects.filter(brand_id=tier.brand_id).exclude(pk=tier.pk)
+    for name in ("rank", "slug"):
+        other = others.filter(**{name: getattr(tier, name)}).first()
+        if other is not None:
+            found[name] = f"{other.name} has it: each tier of a ladder has its own {name}."
+    rule_problem = _rule_problem(tier)
+    if rule_problem:
+        found["upgrade_rule"] = rule_problem
     if tier.monthly_price_nanos is not None and tier.monthly_price_nanos < 0:
         found["monthly_price_nanos"] = "Not below nothing."
     limits = known.limits.all() if known else ()
@@ -192,11 +201,28 @@ def tier_problems(tier: Tier) -> dict[str, str]:
     return found
 
 
+def _rule_problem(tier: Tier) -> str:
+    if tier.upgrade_rule is None:
+        return ""
+    if tier.label.strip().lower() == PREMIUM or not tier.is_listed or tier.monthly_price_nanos is not None:
+        return (
+            "Nobody enters this tier by use alone: one that is labelled Premium, sold by the month or not listed is"
+            " given by hand, with a reason, or by its paid plan. Remove the rule."
+        )
+    try:
+        upgrade_rules.read(tier.upgrade_rule)
+    except upgrade_rules.RuleInvalid as error:
+        return str(error)
+    return ""
+
+
 def limit_problems(limit: TierLimit, tier: Tier) -> dict[str, str]:
     """What is wrong with a limit on that tier beyond what its fields check themselves, by field name."""
     found: dict[str, str] = {}
     if limit.is_allotment and tier.payer != Payer.INCLUDED_THEN_PREPAID:
         found["is_allotment"] = "Only where the balance pays past it: included_then_prepaid."
+    if limit.is_allotment and limit.window == Window.MINUTE:
+        found["window"] = "An allotment is of a day, a month or a lifetime: nobody can see what of a minute is paid."
     if limit.is_shadow and limit.unit == Unit.CONCURRENT:
         found["is_shadow"] = "Calls at once are not counted over time, so there is nothing to try out."
     if limit.unit == Unit.NANOS and tier.payer == Payer.INCLUDED:
@@ -204,6 +230,19 @@ def limit_problems(limit: TierLimit, tier: Tier) -> dict[str, str]:
     if limit.model is not None and limit.model.brand_id != tier.brand_id:
         found["model"] = "This model is another brand's."
     return found
+
+
+def place_of(limit: TierLimit) -> tuple[str, str, str, int | None, bool]:
+    """What makes two limits the same: the counter they judge, and whether they are its included part. Calls at once are
+    counted without a window."""
+    window = "" if limit.unit == Unit.CONCURRENT else limit.window
+    return limit.unit, window, limit.scope, limit.model_id, limit.is_allotment
+
+
+def twice(limit: TierLimit) -> str:
+    """In words, that a tier has this limit already."""
+    what = limit.get_unit_display().lower() if limit.unit != Unit.NANOS else "spend"
+    return f"This tier limits {what} {reach(limit.unit, limit.window, limit.scope)} already: change that limit instead."
 
 
 def _refuse(problems: dict[str, str]) -> None:

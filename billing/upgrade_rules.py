@@ -74,6 +74,18 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cool_down_days: int = 1
 
 
+def _grammar() -> str:
+    """Made from the types, so that what is offered is what is read."""
+    facts = []
+    for kind in (Utilisation, ActiveDays, Paid, SinceFirstPayment, AccountAge, Verified, GoodStanding):
+        names = [field.name for field in msgspec.structs.fields(kind)]
+        facts.append(f"{kind.__struct_config__.tag} ({', '.join(names)})" if names else str(kind.__struct_config__.tag))
+    return f'A rule is {{"all": [{{"fact": …}}, …], "cool_down_days": 1}} with the facts {", ".join(facts)}'
+
+
+GRAMMAR = _grammar()
+
+
 class DayUse(NamedTuple):
     """What an organization used on one brand day."""
 
@@ -117,7 +129,7 @@ def read(raw: Any) -> Rule:
     try:
         rule = msgspec.convert(raw, Rule)
     except msgspec.ValidationError as error:
-        raise RuleInvalid(str(error)) from error
+        raise RuleInvalid(f"{error}. {GRAMMAR}") from error
     if not rule.all:
         raise RuleInvalid("`all` lists at least one condition: a tier that everybody enters at once is no upgrade")
     if not 0 <= rule.cool_down_days <= DAYS_MAX:
@@ -127,6 +139,14 @@ def read(raw: Any) -> Rule:
         if problem:
             raise RuleInvalid(f"all[{number}]: {problem}")
     return rule
+
+
+def in_words(rule: Rule) -> list[str]:
+    """What it takes, as people read it on their way up."""
+    nobody = Facts(night=date.min + timedelta(days=WITHIN_DAYS_MAX), days={}, daily_limits={}, opened_on=date.min)
+    wait = rule.cool_down_days
+    cool_down = [f"{_number_of_days(wait)} since the last change of tier"] if wait else []
+    return [condition.text for condition in judge(rule, nobody).conditions] + cool_down
 
 
 def _problem(condition: Condition) -> str:
@@ -157,8 +177,8 @@ def judge(rule: Rule, facts: Facts) -> Judgement:
     found = [_JUDGES[type(condition)](condition, facts) for condition in rule.all]
     if rule.cool_down_days and facts.changed_on is not None:
         passed = (facts.night - facts.changed_on).days + 1
-        days = "1 day" if rule.cool_down_days == 1 else f"{rule.cool_down_days} days"
-        found.append(_days(f"{days} since the last change of tier", passed, rule.cool_down_days))
+        text = f"{_number_of_days(rule.cool_down_days)} since the last change of tier"
+        found.append(_days(text, passed, rule.cool_down_days))
     return Judgement(all(progress.is_met for progress in found), tuple(found))
 
 
@@ -210,6 +230,10 @@ def _good_standing(_condition: GoodStanding, facts: Facts) -> Progress:
 
 def _days(text: str, have: int, need: int) -> Progress:
     return Progress(text, max(0, have), need, "days", have >= need)
+
+
+def _number_of_days(days: int) -> str:
+    return "1 day" if days == 1 else f"{days} days"
 
 
 def _yes(text: str, is_met: bool) -> Progress:

@@ -83,8 +83,8 @@ def judge_one(organization: Organization, night: date) -> TierChange | None:
 
 def steps_of(brand: Brand, rules: dict[str, Rule] | None = None) -> dict[int, Step]:
     """By the id of the tier below. `rules` (tier slug → rule) in place of those in force. A rule that cannot be read
-    moves nobody, and says so in the log."""
-    tiers = list(Tier.objects.filter(brand=brand).order_by("rank"))
+    moves nobody, and says so in the log. Tiers that are not listed are no steps: they are given by hand."""
+    tiers = list(Tier.objects.filter(brand=brand, is_listed=True).order_by("rank"))
     found = {}
     for below, above in itertools.pairwise(tiers):
         rule = _rule(above) if rules is None else rules.get(above.slug)

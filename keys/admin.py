@@ -175,11 +175,16 @@ class OrganizationAdmin(Kept, Page):
     search_fields = ("name", "slug", "public_id", "memberships__user__email")
     inlines = (_Members, _Keys)
     actions = ("suspend", "resume")
-    fields = ("brand", "name", "slug", "public_id", "state", "suspended_reason", "created_at", "version")
+    facts = ("brand", "name", "slug", "public_id", "state", "suspended_reason", "created_at", "version")
+    more_about: tuple[Callable[[Organization], str], ...] = ()
+    """What higher rooms say of a customer and where it is changed; they add their own."""
 
-    def get_readonly_fields(self, request: HttpRequest, obj: Organization | None = None) -> tuple[str, ...]:
+    def get_fields(self, request: HttpRequest, obj: Organization | None = None) -> Any:
+        return (*self.facts, *self.more_about) if obj else self.facts
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Organization | None = None) -> Any:
         fixed = ("public_id", "state", "suspended_reason", "created_at", "version")
-        return (*fixed, "brand") if obj else fixed
+        return (*fixed, "brand", *self.more_about) if obj else fixed
 
     def save_model(self, request: HttpRequest, obj: Organization, form: ModelForm[Organization], change: bool) -> None:
         if change:

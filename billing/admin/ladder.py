@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, ClassVar
 
 from django import forms
@@ -10,8 +11,10 @@ from django.core.exceptions import ValidationError
 from django.db.models import Count, QuerySet
 from django.forms import BaseInlineFormSet, ModelForm
 from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
 
-from billing import ladder, money, overrides
+from billing import ladder, money, overrides, upgrade_rules
 from billing.admin.pages import OptionalNanosField, Written, say
 from billing.choices import reach
 from billing.limits import AMOUNT_MAX
@@ -26,7 +29,8 @@ from billing.models import (
     UpgradeNight,
     Window,
 )
-from keys.admin import Form, Kept, Page, ReadOnly, Tabular, by
+from keys.admin import Form, Kept, OrganizationAdmin, Page, ReadOnly, Tabular, by
+from keys.models import Organization
 
 
 def _amount_of(text: str, unit: str) -> int:
@@ -65,10 +69,17 @@ class LimitForm(Form):
 
 class LimitFormSet(BaseInlineFormSet):  # type: ignore[type-arg]
     def clean(self) -> None:
-        super().clean()
+        """What Django says of two equal rows names columns; what is said here names the limit."""
+        taken = set()
         for form in self.forms:
-            if form.has_changed() and form.is_valid() and not form.cleaned_data.get("DELETE"):
+            if not form.is_valid() or not form.cleaned_data or form.cleaned_data.get("DELETE"):
+                continue
+            if form.has_changed():
                 say(form, ladder.limit_problems(form.instance, self.instance))
+            place = ladder.place_of(form.instance)
+            if place in taken:
+                form.add_error("unit", ladder.twice(form.instance))
+            taken.add(place)
 
 
 class _Limits(Tabular):
@@ -88,10 +99,10 @@ class TierAdmin(Kept, Written):
     search_fields = ("name", "slug")
     ordering = ("brand", "rank")
     inlines = (_Limits,)
-    fields = ("brand", *ladder.TIER_FIELDS)
+    fields = ("brand", *ladder.TIER_FIELDS, "rule_in_words", "rule_version")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Tier | None = None) -> tuple[str, ...]:
-        return ("brand",) if obj else ()
+        return ("rule_in_words", "rule_version", *(("brand",) if obj else ()))
 
     def get_form(self, request: HttpRequest, obj: Tier | None = None, change: bool = False, **kwargs: Any) -> Any:
         return super().get_form(request, obj, change, form=TierForm, **kwargs)
@@ -113,6 +124,16 @@ class TierAdmin(Kept, Written):
             limit.tier = form.instance
             ladder.save_limit(limit, **by(request))
 
+    @admin.display(description="The rule in words")
+    def rule_in_words(self, tier: Tier) -> str:
+        if tier.upgrade_rule is None:
+            return "None: this tier is given by hand."
+        try:
+            words = upgrade_rules.in_words(upgrade_rules.read(tier.upgrade_rule))
+        except upgrade_rules.RuleInvalid as error:
+            return f"It cannot be read, so nobody moves up by it. {error}"
+        return format_html("<ul>{}</ul>", format_html_join("", "<li>{}</li>", ((word,) for word in words)))
+
     @admin.display(description="Models")
     def unlocks(self, tier: Tier) -> str:
         return "all" if tier.model_slugs is None else ", ".join(tier.model_slugs)
@@ -129,7 +150,20 @@ class TierAdmin(Kept, Written):
         return int(getattr(tier, "standing", 0))
 
 
+class RuleField(forms.JSONField):
+    widget = forms.Textarea(attrs={"rows": 9, "cols": 90, "spellcheck": "false"})
+
+    def prepare_value(self, value: Any) -> Any:
+        """Laid out for reading; what somebody typed and got wrong stays as it was typed."""
+        return json.dumps(value, indent=2, ensure_ascii=False) if isinstance(value, dict | list) else value or ""
+
+
 class TierForm(Form):
+    upgrade_rule = RuleField(
+        required=False,
+        help_text=f"What it takes to rise to this tier from the one below; empty: it is given by hand."
+        f" {upgrade_rules.GRAMMAR}. Try one out before it goes live: Simulate tiers.",
+    )
     monthly_price_nanos = OptionalNanosField(
         required=False, label="Monthly price", help_text="In currency units; empty where the tier is not sold"
     )
@@ -149,8 +183,13 @@ class TierForm(Form):
 
     def _post_clean(self) -> None:
         super()._post_clean()  # type: ignore[misc]
-        if self.instance.brand_id is not None:
-            say(self, ladder.tier_problems(self.instance))
+        if self.instance.brand_id is None:
+            return
+        say(self, ladder.tier_problems(self.instance))
+        others = Tier.objects.filter(brand_id=self.instance.brand_id).exclude(pk=self.instance.pk)
+        if not self.instance.is_default and not others.filter(is_default=True).exists():
+            text = "New organizations start on the default tier: make another tier the default, and it takes over."
+            self.add_error("is_default", text)
 
 
 class StandingForm(Form):
@@ -272,3 +311,39 @@ def _whole(text: str) -> int:
     if not (digits.isascii() and digits.isdigit()):
         raise money.AmountInvalid("a limit is a whole number, e.g. 100000")
     return int(digits)
+
+
+@admin.display(description="Tier")
+def tier_of(organization: Organization) -> str:
+    tier, since = ladder.standing_of(organization)
+    if TierAssignment.objects.filter(organization=organization).exists():
+        url = reverse("admin:billing_tierassignment_change", args=[organization.pk])
+    else:
+        url = f"{reverse('admin:billing_tierassignment_add')}?organization={organization.pk}"
+    said = "none" if tier is None else tier.name if since is None else f"{tier.name}, since {since:%Y-%m-%d}"
+    history = f"{reverse('admin:billing_tierchange_changelist')}?organization__id__exact={organization.pk}"
+    return format_html('{} · <a href="{}">set another</a> · <a href="{}">history</a>', said, url, history)
+
+
+@admin.display(description="Limit overrides")
+def overrides_of(organization: Organization) -> str:
+    known = LimitOverride.objects.filter(organization=organization).order_by("pk")
+    rows = format_html_join(
+        "",
+        '<li><a href="{}">{} {} {}</a>{}</li>',
+        (
+            (
+                reverse("admin:billing_limitoverride_change", args=[found.pk]),
+                _amount(found),
+                Unit(found.unit).label.lower(),
+                reach(found.unit, found.window, found.scope),
+                "" if found.expires_at is None else f" until {found.expires_at:%Y-%m-%d %H:%M} UTC",
+            )
+            for found in known
+        ),
+    )
+    url = f"{reverse('admin:billing_limitoverride_add')}?organization={organization.pk}"
+    return format_html('<ul>{}</ul><a href="{}">Add one</a>', rows, url)
+
+
+OrganizationAdmin.more_about += (tier_of, overrides_of)

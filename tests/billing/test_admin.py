@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
 from django.contrib import admin
+from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from billing import catalogue, engine_counters, engines, ladder, ledger, prices
@@ -42,6 +45,15 @@ from tests.billing.draining import drain
 from tests.billing.settled import Customer, customer, entry, settle
 
 pytestmark = pytest.mark.django_db
+
+RULE = '{"all": [{"fact": "active_days", "days": 2, "within": 7}], "cool_down_days": 3}'
+
+
+def limit(number: int, **fields: str) -> dict[str, str | int]:
+    """A further row of a tier's limits, as the form sends it."""
+    given = {"scope": "organization", **fields}
+    return {"limits-TOTAL_FORMS": number + 1} | {f"limits-{number}-{name}": value for name, value in given.items()}
+
 
 SECRET, HUSH = "engine-key-12345", "header-value-12345"
 ROOM = {model._meta.model_name: model for model in admin.site._registry if model._meta.app_label == "billing"}
@@ -465,10 +477,93 @@ def test_limits_are_changed_and_removed_through_the_writers(browser):
         ({"limits-0-unit": "tokens", "limits-0-amount": "5", "limits-0-is_allotment": "on"}, "Only where the balance"),
         ({"model_slugs": "nobody"}, "No such model"),
         ({"payer": "included"}, "does not fit"),
+        ({"rank": "2"}, "Second has it: each tier of a ladder has its own rank"),
+        ({"slug": "second"}, "Second has it: each tier of a ladder has its own slug"),
+        ({"is_default": ""}, "make another tier the default"),
+        ({"upgrade_rule": "{"}, "Enter a valid JSON"),
+        ({"upgrade_rule": '{"all": [{"fact": "luck"}]}'}, "with the facts utilisation (percent, days, within, of)"),
+        ({"upgrade_rule": '{"all": []}'}, "at least one condition"),
+        (
+            {"upgrade_rule": '{"all": [{"fact": "utilisation", "percent": 101, "days": 1, "within": 1}]}'},
+            "`percent` is from 1 to 100",
+        ),
+        (
+            {"upgrade_rule": '{"all": [{"fact": "active_days", "days": 8, "within": 7}]}'},
+            "`days` is at least 1 and at most `within`",
+        ),
+        ({"upgrade_rule": RULE, "label": "premium"}, "Nobody enters this tier by use alone"),
+        ({"upgrade_rule": RULE, "monthly_price_nanos": "20"}, "Nobody enters this tier by use alone"),
+        ({"upgrade_rule": RULE, "is_listed": ""}, "Nobody enters this tier by use alone"),
+        (
+            {
+                "limits-0-unit": "tokens",
+                "limits-0-window": "minute",
+                "limits-0-amount": "5",
+                "limits-0-is_allotment": "on",
+            },
+            "An allotment is of a day, a month or a lifetime",
+        ),
+        (
+            limit(1, unit="nanos", window="month", amount="7"),
+            "This tier limits spend per month and organization already",
+        ),
+        (
+            limit(1, unit="concurrent", window="day", amount="7")
+            | limit(2, unit="concurrent", window="minute", amount="9"),
+            "This tier limits concurrent per organization already",
+        ),
     ],
 )
-def test_tier_form_says_what_is_wrong(browser, changes, text):
-    assert text in str(refused(browser, f"/admin/billing/tier/{Tier.objects.get().pk}/change/", **changes))
+def test_tier_form_says_what_is_wrong(browser, who, changes, text):
+    ladder.save_tier(Tier(brand=who.brand, rank=2, slug="second", name="Second"), actor="test")
+    assert text in str(refused(browser, f"/admin/billing/tier/{Tier.objects.get(slug='basic').pk}/change/", **changes))
+
+
+def test_a_rule_is_edited_as_it_is_laid_out_and_said_in_words(browser, who):
+    second = ladder.save_tier(Tier(brand=who.brand, rank=2, slug="second", name="Second"), actor="test")
+    url = f"/admin/billing/tier/{second.pk}/change/"
+    assert "None: this tier is given by hand." in browser.get(url).content.decode()
+    saved(browser, url, upgrade_rule=RULE)
+    page = browser.get(url).content.decode()
+    assert "<li>Calls on 2 of the last 7 days</li><li>3 days since the last change of tier</li>" in page
+    assert fields_of(browser.get(url))["upgrade_rule"].startswith('{\n  "all": [\n')
+    assert noted("tier.changed").after["upgrade_rule"]["cool_down_days"] == 3
+    saved(browser, url, name="2nd")
+    second.refresh_from_db()
+    assert (second.rule_version, second.name) == (1, "2nd"), "a rule that nobody touched is the same rule"
+
+
+def test_a_swap_of_two_limits_in_one_go_is_no_double(browser):
+    url = f"/admin/billing/tier/{Tier.objects.get().pk}/change/"
+    saved(browser, url, **limit(1, unit="nanos", window="day", amount="3"))
+    saved(browser, url, **{"limits-1-window": "lifetime", "limits-1-amount": "4"})
+    assert {(row.window, row.amount) for row in TierLimit.objects.all()} == {
+        ("month", 50 * 10**9),
+        ("lifetime", 4 * 10**9),
+    }
+
+
+def test_the_writer_itself_refuses_a_second_limit_on_a_counter(who):
+    tier = Tier.objects.get()
+    ladder.save_limit(TierLimit(tier=tier, unit="concurrent", window="day", amount=4), actor="test")
+    with pytest.raises(ValidationError, match="already"):
+        ladder.save_limit(TierLimit(tier=tier, unit="concurrent", window="minute", amount=5), actor="test")
+
+
+def test_the_page_of_a_customer_leads_to_its_tier_and_exceptions(browser, who):
+    page = browser.get(f"/admin/keys/organization/{who.organization.pk}/change/").content.decode()
+    override = LimitOverride.objects.get()
+    assert "Basic, since" in page
+    assert f'href="/admin/billing/tierassignment/{who.organization.pk}/change/"' in page
+    assert f'href="/admin/billing/limitoverride/{override.pk}/change/">5 requests per day and organization</a>' in page
+    fresh = cast.organization(who.brand)
+    page = browser.get(f"/admin/keys/organization/{fresh.pk}/change/").content.decode()
+    links = re.findall(r'href="(/admin/billing/[^"]*)"', html.unescape(page))
+    assert f"/admin/billing/tierassignment/add/?organization={fresh.pk}" in links
+    assert f"/admin/billing/limitoverride/add/?organization={fresh.pk}" in links
+    for link in links:
+        assert browser.get(link).status_code == 200, link
+    assert browser.get("/admin/keys/organization/add/").status_code == 200
 
 
 def test_an_organization_is_put_on_a_tier_with_a_reason(browser, who):

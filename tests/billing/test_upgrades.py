@@ -9,6 +9,7 @@ import orjson
 import pytest
 from django.core.exceptions import ValidationError
 from django.db import connection
+from django.db.models import F
 
 from billing import ladder, upgrade_facts, upgrades
 from billing.models import Notice, Tier, TierAssignment, TierChange, UpgradeNight
@@ -135,6 +136,18 @@ def test_who_was_moved_by_a_person_meanwhile_is_left_there(brand):
     ladder.assign(organization=organization, tier=premium, reason="contract", actor="sales")
     assert upgrades.run(night_of(START)) == []
     assert rank(organization) == 5
+
+
+def test_a_tier_that_is_not_listed_is_no_step(brand):
+    partner = Tier(brand=brand, rank=30, slug="partner", name="Partner", payer="included", is_listed=False)
+    ladder.save_tier(partner, actor="test")
+    Tier.objects.filter(brand=brand, rank__gte=2).update(rank=F("rank") + 30)  # now it stands between 1 and 2
+    climber, partner_of_ours = customer(brand), customer(brand)
+    ladder.assign(organization=partner_of_ours, tier=partner, reason="partner", actor="sales")
+    for organization in (climber, partner_of_ours):
+        busy(organization)
+    (change,) = upgrades.run(night_of(START))
+    assert (change.organization, change.to_tier.slug) == (climber, "tier-2")
 
 
 def test_failed_requests_suspension_and_debt_stand_in_the_way(brand):

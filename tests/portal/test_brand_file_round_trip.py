@@ -87,20 +87,22 @@ def tiers(draw: Any, slug: str, rank: int, ids: list[str]) -> TierEntry:
             scope="model" if model else draw(st.sampled_from(["key", "organization", "model"])),
             model=model,
             amount=draw(amounts) if unit == "nanos" else draw(st.integers(0, 2**53 - 1)),
-            is_allotment=unit == "tokens" and payer == "included_then_prepaid",
+            is_allotment=unit == "tokens" and window != "minute" and payer == "included_then_prepaid",
             is_shadow=unit != "concurrent" and draw(st.booleans()),
         )
+    is_listed, monthly_price = draw(st.booleans()), draw(st.none() | amounts)
+    is_earned = is_listed and monthly_price is None and draw(st.booleans())
     return TierEntry(
         slug=slug,
         name=draw(words) or slug,
         label=draw(words),
         payer=payer,
         is_default=rank == 1,
-        is_listed=draw(st.booleans()),
-        monthly_price=draw(st.none() | amounts),
+        is_listed=is_listed,
+        monthly_price=monthly_price,
         priority=draw(st.integers(-5, 5)),
         models=draw(st.none() | st.lists(st.sampled_from(ids), unique=True)) if ids else None,
-        upgrade_rule=draw(st.none() | st.just({"all": [{"fact": "verified"}], "cool_down_days": 2})),
+        upgrade_rule={"all": [{"fact": "verified"}], "cool_down_days": 2} if is_earned else None,
         rank=draw(st.none() | st.just(rank + 10)),
         limits=list(found.values()),
     )
