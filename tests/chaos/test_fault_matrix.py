@@ -4,6 +4,7 @@ reached the engine is charged exactly once, the books agree with Redis, and noth
 The demo engine's own log is the truth about what was made.
 """
 
+import json
 import os
 import resource
 import signal
@@ -13,11 +14,15 @@ import time
 import pytest
 
 from billing import remains, script, wal
+from billing.admission import PROGRESS_MS
 from billing.models import DeadLetter, UsageEvent
 from billing.reconcile import reconcile
 from keys.caller import SHARDS
 from tests.billing import books
 from tests.chaos.processes import wait_for
+
+BUSY_TOKENS = 4
+"""What a busy machine adds to a progress interval."""
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -30,6 +35,20 @@ def made(shop):
 def true_cost(entry):
     cached = entry["cached_tokens"]
     return (entry["prompt_tokens"] - cached) * 200 + cached * 50 + entry["output_tokens"] * 600
+
+
+def cut_fairly(row, entry, *, tokens, rate):
+    """What is charged of a stream that was cut when `tokens` had come: all of its prompt, and of its output what had
+    come but for one progress interval at most; priced to the nano. `entry`: the engine's log."""
+    prompt = row.uncached_input_tokens + (row.cache_read_tokens or 0)
+    assert prompt == entry["prompt_tokens"]
+    assert tokens - rate * PROGRESS_MS / 1000 - BUSY_TOKENS <= row.output_tokens <= tokens <= entry["output_tokens"]
+    assert row.cost_nanos == prompt * 200 - (row.cache_read_tokens or 0) * 150 + row.output_tokens * 600
+
+
+def delivered(got):
+    """Tokens in a stream's bytes."""
+    return got.count(b'"content":"') - got.count(b'"content":""')
 
 
 def charged(call_id):
@@ -67,6 +86,12 @@ def progressed(processes):
 
 def _tells_of_output(path):
     return any(line.kind == wal.PROGRESS and b'"output":' in line.payload for line in wal.read(path).lines)
+
+
+def last_heard(path):
+    """Output tokens in a file's last progress line."""
+    lines = [line.payload for line in wal.read(path).lines if line.kind == wal.PROGRESS]
+    return json.loads(lines[-1])["running"].get("output", 0)
 
 
 def lease_runs_out(shop):
@@ -122,13 +147,22 @@ def test_4_killed_in_the_middle_of_a_stream(shop, processes):
     stream.join()
     at_rest(shop, 1)
     (row,) = UsageEvent.objects.all()
-    delivered = got[0].count(b'"content"')
     assert (row.end_reason, row.usage_source) == ("lapsed", "running")
     assert row.output_tokens > 0
-    assert delivered - 40 * 0.25 - 4 <= row.output_tokens <= delivered  # one interval, and what a busy machine adds
-    assert (
-        row.cost_nanos == row.uncached_input_tokens * 200 + (row.cache_read_tokens or 0) * 50 + row.output_tokens * 600
-    )
+    cut_fairly(row, made(shop)[str(row.call_id)], tokens=delivered(got[0]), rate=40)
+
+
+def test_4_killed_at_its_second_progress_line(shop, processes):
+    shop.inference.engine.control.tokens_per_second = 40
+    proxy = processes.worker("mid_stream")
+    got = proxy.cut(stream=True, max_tokens=200)
+    assert proxy.wait() == -signal.SIGKILL
+    heard = last_heard(wal.files(processes.wal_dir)[0])
+    processes.journal()
+    at_rest(shop, 1)
+    (row,) = UsageEvent.objects.all()
+    assert (row.end_reason, row.output_tokens) == ("lapsed", heard)
+    cut_fairly(row, made(shop)[str(row.call_id)], tokens=delivered(got), rate=40)
 
 
 def test_5_killed_after_the_s_line_before_settling(shop, processes):
@@ -180,8 +214,10 @@ def test_7_stopped_with_long_streams(shop, processes):
     for stream in streams:
         stream.join()
     at_rest(shop, 3)
+    rows = {str(row.call_id): row for row in UsageEvent.objects.all()}
     for call_id, entry in made(shop).items():
-        assert 0 < charged(call_id) <= true_cost(entry)
+        cut_fairly(rows.pop(call_id), entry, tokens=entry["output_tokens"], rate=20)
+    assert rows == {}
     no_dead_files(processes)
 
 
@@ -209,10 +245,11 @@ def test_8_stopped_and_woken_after_its_leases_ran_out(shop, processes):
 def test_9_a_worker_whose_loop_stands_still_is_replaced(shop, processes):
     shop.inference.engine.control.tokens_per_second = 40
     processes.journal()
-    proxy = processes.gunicorn("--timeout", "3")
-    stream = threading.Thread(target=proxy.cut, kwargs={"stream": True, "max_tokens": 200})
+    proxy, got = processes.gunicorn("--timeout", "3"), []
+    stream = threading.Thread(target=lambda: got.append(proxy.cut(stream=True, max_tokens=300)))
     stream.start()
     wait_for(lambda: progressed(processes))
+    time.sleep(1)
     pid = int(wal.files(processes.wal_dir)[0].name.split("-")[-2])
     os.kill(pid, signal.SIGSTOP)
     stream.join()
@@ -220,6 +257,7 @@ def test_9_a_worker_whose_loop_stands_still_is_replaced(shop, processes):
     (row,) = UsageEvent.objects.all()
     assert (row.end_reason, row.usage_source) == ("lapsed", "running")
     assert row.output_tokens > 0
+    cut_fairly(row, made(shop)[str(row.call_id)], tokens=delivered(got[0]), rate=40)
     wait_for(lambda: _answers(proxy), what="the next worker")
     at_rest(shop, 2)
 
@@ -247,15 +285,21 @@ def test_10_a_full_disk_refuses_new_work_and_settles_what_runs(shop, processes):
 
 def test_11_a_torn_last_line_is_ignored(shop, processes):
     shop.inference.engine.control.tokens_per_second = 40
-    proxy = processes.worker("mid_stream")
-    proxy.cut(stream=True, max_tokens=200)
-    assert proxy.wait() == -signal.SIGKILL
-    (path,) = wal.files(processes.wal_dir)
+    proxy, got = processes.worker(), []
+    stream = threading.Thread(target=lambda: got.append(proxy.cut(stream=True, max_tokens=200)))
+    stream.start()
+    (path,) = wait_for(lambda: progressed(processes))
+    proxy.process.kill()
+    stream.join()
+    heard = last_heard(path)
     with path.open("ab") as file:
         file.write(b'S 0123abcd {"call_id":"to')
     processes.journal()
     at_rest(shop, 1)
-    assert UsageEvent.objects.get().end_reason == "lapsed"
+    (row,) = UsageEvent.objects.all()
+    assert (row.end_reason, row.output_tokens) == ("lapsed", heard)
+    assert heard > 0
+    cut_fairly(row, made(shop)[str(row.call_id)], tokens=delivered(got[0]), rate=40)
     no_dead_files(processes)
 
 
