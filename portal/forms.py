@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from allauth.account import forms as allauth
+from allauth.mfa.base import forms as allauth_mfa
+from allauth.mfa.totp import forms as allauth_totp
 from django import forms
 from django.core.exceptions import ValidationError
 
@@ -57,6 +59,18 @@ class EmailForm(Plain, allauth.AddEmailForm):  # type: ignore[misc]
 
 
 class ReauthenticateForm(Plain, allauth.ReauthenticateForm):  # type: ignore[misc]
+    pass
+
+
+class SecondFactorForm(Plain, allauth_mfa.AuthenticateForm):  # type: ignore[misc]
+    pass
+
+
+class ConfirmByCodeForm(Plain, allauth_mfa.ReauthenticateForm):  # type: ignore[misc]
+    pass
+
+
+class EnrolForm(Plain, allauth_totp.ActivateTOTPForm):  # type: ignore[misc]
     pass
 
 

@@ -139,6 +139,7 @@ INSTALLED_APPS = [
     "allauth",
     "allauth.account",
     "allauth.mfa",
+    "allauth.usersessions",
     "rest_framework",
     "keys",
     "billing",
@@ -215,6 +216,14 @@ ACCOUNT_SESSION_REMEMBER = True
 ACCOUNT_EMAIL_NOTIFICATIONS = True
 ACCOUNT_RATE_LIMITS = False  # portal.throttle has the one table of them
 LOGIN_URL = "account_login"
+MFA_ADAPTER = "portal.second_factor.Adapter"
+MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
+MFA_TOTP_TOLERANCE = 1  # a telephone's clock may be half a minute off
+MFA_FORMS = {
+    "authenticate": "portal.forms.SecondFactorForm",
+    "reauthenticate": "portal.forms.ConfirmByCodeForm",
+    "activate_totp": "portal.forms.EnrolForm",
+}
 CSRF_FAILURE_VIEW = "portal.views.errors.form_expired"
 
 # Mail: an SMTP server, or files under var/mail that the demo's mailbox page shows

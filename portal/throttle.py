@@ -17,6 +17,8 @@ from django.shortcuts import render
 from django_ratelimit.core import get_usage
 from redis.exceptions import RedisError
 
+from portal import second_factor
+
 CACHE = "throttle"
 Handler = Callable[[HttpRequest], HttpResponse]
 
@@ -24,7 +26,7 @@ Handler = Callable[[HttpRequest], HttpResponse]
 @dataclass(frozen=True, slots=True)
 class Rule:
     """Rates as django-ratelimit writes them. `account` counts what the form's `field` names, `person` whoever is signed
-    in; an account can thus be kept busy by a stranger, for minutes, which is the price of slowing a guesser who has
+    in, or has only the second factor to give; an account can thus be kept busy by a stranger, for minutes, which is the price of slowing a guesser who has
     many addresses."""
 
     what: str
@@ -43,6 +45,9 @@ RULES = {
     "account_reauthenticate": Rule("tries", address="30/5m", person="10/5m"),
     "account_change_password": Rule("tries", address="30/5m", person="10/5m"),
     "account_set_password": Rule("tries", address="30/5m", person="10/5m"),
+    "mfa_authenticate": Rule("tries", address="30/5m", person="10/5m"),
+    "mfa_reauthenticate": Rule("tries", address="30/5m", person="10/5m"),
+    "mfa_activate_totp": Rule("tries", address="30/5m", person="20/5m"),
     "account_email": Rule("changes", address="60/h", person="20/h"),
     "account_open": Rule("new accounts", address="30/h", person="5/h"),
     "key_new": Rule("new keys", address="120/h", person="60/h"),
@@ -100,8 +105,9 @@ def _waits(request: HttpRequest, name: str, rule: Rule) -> Iterator[int]:
     if rule.account:
         given = request.POST.get(rule.field, "").strip().lower()[:254]
         yield _wait(request, f"{name}.account", rule.account, lambda _group, _request: f"account:{len(given)}:{given}")
-    if rule.person and request.user.is_authenticated:
-        yield _wait(request, f"{name}.person", rule.person, lambda _group, _request: f"person:{request.user.pk}")
+    person = str(request.user.pk) if request.user.is_authenticated else second_factor.signing_in(request)
+    if rule.person and person:
+        yield _wait(request, f"{name}.person", rule.person, lambda _group, _request: f"person:{person}")
 
 
 def _wait(request: HttpRequest, group: str, rate: str, key: str | Callable[[str, HttpRequest], str]) -> int:

@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from portal.pages import SECTIONS, shortcut
-from portal.views import balance, docs, home, keys, requests, usage
+from portal.views import balance, docs, home, keys, requests, sessions, usage
 
 account: list[URLPattern] = [
     path("", home.overview, name="overview"),
@@ -27,6 +27,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("docs/<slug:name>/", docs.docs_page, name="docs_page"),
     path("colours.css", home.colours, name="colours"),
     path("mailbox/", home.mailbox, name="mailbox"),
+    path("accounts/sessions/", sessions.sessions, name="sessions"),
+    path("accounts/2fa/", include("allauth.mfa.urls")),
     path("accounts/", include("allauth.account.urls")),
     path("admin/", admin.site.urls),
 ]
