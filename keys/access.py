@@ -61,6 +61,12 @@ def may(role: Role | str | None, role_at_least: Role | str) -> bool:
     return role is not None and role in AT_LEAST[role_at_least]
 
 
+def may_assign(role: Role | str | None, before: Role | str | None, after: Role | str | None) -> bool:
+    """Whether `role` may make somebody who is `before` into `after` (None: no member). Admins do it among all but
+    owners; only owners make owners and take that away."""
+    return may(role, Role.OWNER if Role.OWNER in (before, after) else Role.ADMIN)
+
+
 def _membership(user: Any, brand: Brand, **condition: str) -> Membership:
     found = None
     if all(_PUBLIC_ID.fullmatch(text) for text in condition.values()):

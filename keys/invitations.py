@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from keys import audit, organizations
 from keys.audit import Actor
-from keys.models import Invitation, Membership, Organization, Role, User
+from keys.models import Brand, Invitation, Membership, Organization, Role, User
 
 VALID = timedelta(days=14)
 
@@ -60,13 +60,25 @@ def find(token: str) -> Invitation:
     return invitation
 
 
-def accept(*, token: str, user: User, address: str | None = None) -> Membership:
-    """`user` becomes a member in the role offered; NotOpen. Accepting twice is refused the second time."""
+def waiting_for(email: str, brand: Brand) -> QuerySet[Invitation]:
+    """What is offered to the owner of this address at `brand`. Whoever asks knows that it is theirs."""
+    return _open().filter(email=email.lower(), organization__brand=brand).select_related("organization", "invited_by")
+
+
+def open_ones(organization: Organization) -> QuerySet[Invitation]:
+    """Those that can still be accepted, newest first."""
+    return _open().filter(organization=organization).select_related("invited_by").order_by("-created_at", "-pk")
+
+
+def accept(*, invitation: Invitation, user: User, address: str | None = None) -> Membership:
+    """`user`, whose address is confirmed, becomes a member in the role offered; NotOpen. Accepting twice is refused the
+    second time."""
     with transaction.atomic():
         rows = _open().select_for_update(of=("self",)).select_related("organization__brand")
-        invitation = rows.filter(token_digest=_digest(token), email=user.email.lower()).first()
-        if invitation is None:
+        found = rows.filter(pk=invitation.pk, email=user.email.lower()).first()
+        if found is None:
             raise NotOpen
+        invitation = found
         invitation.accepted_at = timezone.now()
         invitation.save(update_fields=["accepted_at"])
         _note("invitation.accepted", invitation, user, address)

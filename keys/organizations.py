@@ -115,6 +115,16 @@ def remove_member(*, membership: Membership, actor: Actor, address: str | None =
         _keep_an_owner(organization)
 
 
+def hand_over(*, organization: Organization, owner: User, to: User, address: str | None = None) -> None:
+    """`to`, a member, becomes owner, and `owner` an admin, in one step. Membership.DoesNotExist when either is none."""
+    with transaction.atomic():
+        Organization.objects.select_for_update().get(pk=organization.pk)
+        heir = organization.memberships.select_related("organization__brand", "user").get(user=to)
+        giver = organization.memberships.select_related("organization__brand", "user").get(user=owner, role=Role.OWNER)
+        set_role(membership=heir, role=Role.OWNER, actor=owner, address=address)
+        set_role(membership=giver, role=Role.ADMIN, actor=owner, address=address)
+
+
 def _changed(
     organization: Organization, values: dict[str, Any], action: str, actor: Actor, address: str | None
 ) -> publication.Version | None:

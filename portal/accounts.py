@@ -22,13 +22,16 @@ from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
 from billing import ladder
-from keys import access, organizations
+from keys import access, invitations, organizations
 from keys.models import Brand, Membership, Organization, Role, User
+
+CAME_WITH = "invitation"
+"""Name in the session of the invitation's token that a visitor came with."""
 
 
 class Adapter(DefaultAccountAdapter):  # type: ignore[misc]
     def is_open_for_signup(self, request: HttpRequest) -> bool:
-        return takes_new_people(request.brand)  # type: ignore[attr-defined]
+        return takes_new_people(request.brand) or came_invited(request)  # type: ignore[attr-defined]
 
     def is_safe_url(self, url: str) -> bool:
         return bool(url_has_allowed_host_and_scheme(url, allowed_hosts={self.request.get_host()}))
@@ -55,7 +58,10 @@ class Adapter(DefaultAccountAdapter):  # type: ignore[misc]
 
 @receiver(email_confirmed)
 def open_first_account(request: HttpRequest, email_address: EmailAddress, **_signal: Any) -> None:
-    """Whoever confirms an address on a brand's page and has no account there gets one."""
+    """Whoever confirms an address on a brand's page and has no account there gets one; whoever was invited to one is
+    asked first."""
+    if invitations.waiting_for(email_address.email, request.brand).exists():  # type: ignore[attr-defined]
+        return
     open_account(email_address.user, request.brand, address=request.client_address)  # type: ignore[attr-defined]
 
 
@@ -77,6 +83,15 @@ def open_account(user: User, brand: Brand, *, address: str | None = None) -> Org
 
 def takes_new_people(brand: Brand) -> bool:
     return brand.sign_up == Brand.SignUp.OPEN and brand.state == Brand.State.ACTIVE
+
+
+def came_invited(request: HttpRequest) -> bool:
+    """Whether this visitor came with a link that is open at this brand: they may sign up where others may not."""
+    try:
+        found = invitations.find(str(request.session.get(CAME_WITH, "")))
+    except invitations.NotOpen:
+        return False
+    return bool(found.organization.brand_id == request.brand.pk)  # type: ignore[attr-defined]
 
 
 def make_verified(user: User) -> None:

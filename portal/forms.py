@@ -15,7 +15,7 @@ from django.core.exceptions import ValidationError
 from billing import limits, money
 from billing.models import Model
 from keys import issuing
-from keys.models import Organization, Scope
+from keys.models import Organization, Role, Scope
 
 PASSWORD_RULE = "At least 8 characters, and not a common password."  # noqa: S105
 
@@ -158,6 +158,17 @@ class KeyForm(forms.Form):
         for name, texts in found.items():
             for text in texts:
                 self.add_error(name if name in self.fields else None, text)
+
+
+class InvitationForm(forms.Form):
+    email = forms.EmailField(label="E-mail address", max_length=254)
+    role = forms.ChoiceField(initial=Role.DEVELOPER)
+
+    def __init__(self, *args: Any, roles: Sequence[Role], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        role = self.fields["role"]
+        assert isinstance(role, forms.ChoiceField)
+        role.choices = [(each.value, each.label) for each in roles]
 
 
 class RotateForm(forms.Form):

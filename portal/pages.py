@@ -34,6 +34,7 @@ SECTIONS = {
     "usage": "Usage",
     "balance": "Balance",
     "requests": "Requests",
+    "members": "Members",
 }
 """In the order of the navigation. The name of a section is the name of its URL and of its icon."""
 

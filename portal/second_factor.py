@@ -1,4 +1,4 @@
-"""The second factor of sign-in (TOTP, RFC 6238, and recovery codes): django-allauth's, with secrets sealed in their rows."""
+"""The second factor of sign-in (TOTP, RFC 6238; recovery codes): django-allauth's, its secrets sealed in their rows."""
 
 from __future__ import annotations
 

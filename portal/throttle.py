@@ -26,8 +26,8 @@ Handler = Callable[[HttpRequest], HttpResponse]
 @dataclass(frozen=True, slots=True)
 class Rule:
     """Rates as django-ratelimit writes them. `account` counts what the form's `field` names, `person` whoever is signed
-    in, or has only the second factor to give; an account can thus be kept busy by a stranger, for minutes, which is the price of slowing a guesser who has
-    many addresses."""
+    in, or has only the second factor left to give; an account can thus be kept busy by a stranger, for minutes, which
+    is the price of slowing a guesser who has many addresses."""
 
     what: str
     address: str
@@ -50,6 +50,8 @@ RULES = {
     "mfa_activate_totp": Rule("tries", address="30/5m", person="20/5m"),
     "account_email": Rule("changes", address="60/h", person="20/h"),
     "account_open": Rule("new accounts", address="30/h", person="5/h"),
+    "member_invite": Rule("invitations", address="60/h", person="30/h"),
+    "invitation_resend": Rule("invitations", address="60/h", person="30/h"),
     "key_new": Rule("new keys", address="120/h", person="60/h"),
     "key_rotate": Rule("new keys", address="120/h", person="60/h"),
 }

@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from portal.pages import SECTIONS, shortcut
-from portal.views import balance, docs, home, keys, requests, sessions, usage
+from portal.views import balance, docs, home, invitation, keys, people, requests, sessions, usage
 
 account: list[URLPattern] = [
     path("", home.overview, name="overview"),
@@ -17,12 +17,22 @@ account: list[URLPattern] = [
     path("usage/", usage.usage, name="usage"),
     path("balance/", balance.balance, name="balance"),
     path("requests/", requests.requests, name="requests"),
+    path("members/", people.members, name="members"),
+    path("members/invite/", people.member_invite, name="member_invite"),
+    path("members/role/", people.member_role, name="member_role"),
+    path("members/remove/", people.member_remove, name="member_remove"),
+    path("members/hand-over/", people.member_hand_over, name="member_hand_over"),
+    path("members/invitations/resend/", people.invitation_resend, name="invitation_resend"),
+    path("members/invitations/revoke/", people.invitation_revoke, name="invitation_revoke"),
 ]
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", home.home, name="home"),
     path("open/", home.account_open, name="account_open"),
     *(path(f"{section}/", shortcut(section), name=f"my_{section}") for section in SECTIONS),
     re_path(r"^(?P<organization>org_[a-z0-9]{1,36})/", include(account)),
+    path("invitations/accept/", invitation.invitation_accept, name="invitation_accept"),
+    path("invitations/decline/", invitation.invitation_decline, name="invitation_decline"),
+    path("invitations/<slug:token>/", invitation.invitation, name="invitation"),
     path("docs/", docs.docs, name="docs"),
     path("docs/<slug:name>/", docs.docs_page, name="docs_page"),
     path("colours.css", home.colours, name="colours"),

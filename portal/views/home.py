@@ -16,7 +16,7 @@ from django.views.decorators.http import require_POST, require_safe
 
 from billing import balances, ladder, reports
 from billing.models import Model, Rate
-from keys import access
+from keys import access, invitations
 from keys.models import Brand, Organization
 from portal import accounts, allowances, firstcall, theme
 from portal import mailbox as post_office
@@ -30,9 +30,10 @@ def home(request: PortalRequest) -> HttpResponse:
     if not request.user.is_authenticated:
         return _landing(request)
     organizations = list(access.organizations_of(request.user, request.brand))
-    if len(organizations) == 1:
+    waiting = list(invitations.waiting_for(request.user.email, request.brand))
+    if len(organizations) == 1 and not waiting:
         return redirect("overview", organizations[0].public_id)
-    return render(request, "portal/accounts.html", {"organizations": organizations})
+    return render(request, "portal/accounts.html", {"organizations": organizations, "invitations": waiting})
 
 
 @require_safe

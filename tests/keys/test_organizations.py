@@ -6,7 +6,7 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from keys import brands, invitations, organizations
+from keys import access, brands, invitations, organizations
 from keys.models import AuditEvent, Brand, Invitation, Membership, Organization, Publication, Role
 from tests import cast
 
@@ -88,11 +88,11 @@ def test_invitation_is_accepted_once_by_the_person_it_is_for(company):
     assert token not in str(Invitation.objects.values().get())
     guest = cast.person(email="new@example.com")
     with pytest.raises(invitations.NotOpen):
-        invitations.accept(token=token, user=company.stranger)
+        invitations.accept(invitation=invitation, user=company.stranger)
     assert invitations.find(token) == invitation
-    assert invitations.accept(token=token, user=guest).role == Role.DEVELOPER
+    assert invitations.accept(invitation=invitation, user=guest).role == Role.DEVELOPER
     with pytest.raises(invitations.NotOpen):
-        invitations.accept(token=token, user=guest)
+        invitations.accept(invitation=invitation, user=guest)
     assert actions() == ["invitation.sent", "invitation.accepted", "member.added"]
 
 
@@ -157,3 +157,22 @@ def test_slug_and_currency_of_a_brand_stay():
     for name in brands.UNCHANGEABLE:
         with pytest.raises(TypeError):
             brands.change(brand=cast.brand(), actor="test", **{name: "x"})
+
+
+def test_handing_over_is_one_step_and_leaves_one_owner(company):
+    heir = company.member
+    organizations.hand_over(organization=company.organization, owner=company.owner, to=heir)
+    roles = dict(company.organization.memberships.values_list("user__email", "role"))
+    assert (roles[heir.email], roles[company.owner.email]) == (Role.OWNER, Role.ADMIN)
+    with pytest.raises(Membership.DoesNotExist):
+        organizations.hand_over(organization=company.organization, owner=company.owner, to=heir)
+    assert roles == dict(company.organization.memberships.values_list("user__email", "role"))
+
+
+@pytest.mark.parametrize("before", [None, *Role])
+@pytest.mark.parametrize("after", [None, *Role])
+def test_only_owners_decide_about_owners(before, after):
+    assert access.may_assign(Role.OWNER, before, after)
+    assert access.may_assign(Role.ADMIN, before, after) is (Role.OWNER not in (before, after))
+    for role in (Role.DEVELOPER, Role.BILLING, Role.VIEWER, None):
+        assert not access.may_assign(role, before, after)

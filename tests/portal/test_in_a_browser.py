@@ -15,7 +15,7 @@ from portal.pages import SECTIONS
 from tests import cast as casting
 from tests.billing import draining, settled
 from tests.billing.settled import Customer
-from tests.portal import browsing
+from tests.portal import authenticator, browsing
 from tests.portal.browsing import Window
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -122,6 +122,67 @@ def test_a_password_can_be_shown(open_window, house):
     expect(field).to_have_attribute("type", "text")
 
 
+def test_a_guest_is_invited_and_sees_what_their_role_allows(open_window, cast):
+    window, visitor = open_window(), open_window(size="phone")
+    page: Page = window.page
+    sign_in(page, cast.owner.email)
+    page.get_by_role("link", name="Members").click()
+    page.get_by_label("E-mail address").fill("guest@example.com")
+    page.get_by_role("main").get_by_label("Role", exact=True).select_option("billing")
+    page.get_by_role("button", name="Send invitation").click()
+    expect(page.get_by_role("row", name="guest@example.com")).to_contain_text("Billing")
+    guest: Page = visitor.page
+    guest.goto("/mailbox/")
+    guest.locator("article a[href^=http]").first.click()
+    guest.get_by_role("link", name="Create an account").click()
+    guest.get_by_label("E-mail address").fill("guest@example.com")
+    guest.get_by_label("Password", exact=True).fill(PASSWORD)
+    guest.get_by_role("button", name="Create account").click()
+    guest.get_by_role("link", name="Open the demo mailbox").click()
+    guest.locator("article a[href^=http]").first.click()
+    guest.get_by_role("button", name="Confirm").click()
+    guest.get_by_role("button", name="Join").click()
+    expect(guest.get_by_role("status").first).to_contain_text("Welcome to Acme")
+    guest.goto(f"/{cast.organization.public_id}/keys/")
+    expect(guest.get_by_role("link", name="Create a key")).to_have_count(0)
+    guest.goto(f"/{cast.organization.public_id}/members/")
+    expect(guest.get_by_text("Invite somebody")).to_have_count(0)
+    visitor.check()
+    page.reload()
+    page.get_by_role("button", name="Remove guest@example.com").click()
+    page.get_by_role("button", name="Remove", exact=True).click()
+    window.check()
+    answer = guest.reload()
+    assert answer is not None
+    assert answer.status == 404
+
+
+def test_two_step_sign_in_is_turned_on_and_used(open_window, cast, tmp_path):
+    window = open_window()
+    page: Page = window.page
+    sign_in(page, cast.owner.email)
+    page.goto("/accounts/2fa/")
+    page.get_by_role("link", name="Turn on").click()
+    page.get_by_label("Password", exact=True).fill(casting.PASSWORD)
+    page.get_by_role("button", name="Go on").click()
+    expect(page.get_by_role("img", name="QR code")).to_be_visible()
+    window.shoot(Path(os.environ.get("SCREENSHOTS", tmp_path)), "two-step-on")
+    secret = page.locator(".secret code").inner_text()
+    page.get_by_label("code").fill(authenticator.code_of(secret))
+    page.get_by_role("button", name="Turn on").click()
+    recovery = page.locator("pre").inner_text().split()
+    assert len(recovery) == 10
+    window.check()
+
+    fresh = open_window(size="phone", dark=True)
+    sign_in(fresh.page, cast.owner.email)
+    expect(fresh.page.get_by_role("heading", name="One more step")).to_be_visible()
+    fresh.page.get_by_label("Code").fill(authenticator.code_of(secret, periods_ago=1))
+    fresh.page.get_by_role("button", name="Sign in", exact=True).click()
+    expect(fresh.page.get_by_role("heading", name="Acme")).to_be_visible()
+    fresh.check()
+
+
 @pytest.fixture
 def busy(cast, redis_connection) -> Customer:
     """Ten calls, one cut by its client, credit and a second key, so that every page has something to show."""
@@ -216,6 +277,8 @@ def test_every_page_is_clean_and_fits(open_window, cast, busy, tmp_path, size, d
         "key-rotate": f"{base}keys/{busy.key.public_id}/rotate/",
         "usage-by-key": f"{base}usage/?by=key&days=7",
         "request": f"{base}requests/?id={event.call_id}",
+        "sessions": "/accounts/sessions/",
+        "two-step": "/accounts/2fa/",
         "password": "/accounts/password/change/",
         "address": "/accounts/email/",
     }

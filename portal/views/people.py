@@ -1,0 +1,175 @@
+"""Members of an account: who they are, what they may do, invitations on their way, and how an owner hands over."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.http import Http404, HttpResponse, QueryDict
+from django.shortcuts import redirect
+from django.views.decorators.http import require_POST, require_safe
+
+from keys import access, invitations, organizations
+from keys.models import Invitation, Membership, Organization, Role
+from portal import invitation_mail
+from portal.forms import InvitationForm
+from portal.middleware import MemberRequest
+from portal.pages import of_organization, page, verified_first
+
+ROLES = {
+    Role.OWNER: "everything, and who else is an owner",
+    Role.ADMIN: "everything but owners",
+    Role.DEVELOPER: "creates and revokes keys, sees usage",
+    Role.BILLING: "looks after the balance, sees usage",
+    Role.VIEWER: "sees, and changes nothing",
+}
+
+
+@of_organization()
+@require_safe
+def members(request: MemberRequest, organization: Organization) -> HttpResponse:
+    return _members(request, organization)
+
+
+@of_organization(role_at_least=Role.ADMIN)
+@require_POST
+@verified_first
+def member_invite(request: MemberRequest, organization: Organization) -> HttpResponse:
+    role = request.POST.get("role", "")
+    if role in Role.values:
+        _require_assignment(request, organization, None, role)
+    form = _invitation_form(request, organization, request.POST)
+    if form.is_valid():
+        email = form.cleaned_data["email"]
+        try:
+            _send(request, organization, email, Role(form.cleaned_data["role"]))
+        except ValidationError as error:
+            form.add_error("email", error.messages[0])
+        else:
+            messages.success(request, f"{email} is invited; the link in the mail works for two weeks.")
+            return redirect("members", organization.public_id)
+    return _members(request, organization, form)
+
+
+def _members(request: MemberRequest, organization: Organization, form: InvitationForm | None = None) -> HttpResponse:
+    own = access.role_in(request.user, organization)
+    may_manage = access.may(own, Role.ADMIN)
+    rows = organization.memberships.select_related("user").order_by("created_at", "pk")
+    context = {
+        "members": [
+            {"row": row, "roles": [role for role in Role if access.may_assign(own, row.role, role)]} for row in rows
+        ],
+        "own": own,
+        "may_manage": may_manage,
+        "waiting": invitations.open_ones(organization) if may_manage else [],
+        "form": form or _invitation_form(request, organization),
+        "roles": ROLES,
+    }
+    return page(request, organization, "members", "portal/members.html", context, status=400 if form else 200)
+
+
+def _invitation_form(
+    request: MemberRequest, organization: Organization, data: QueryDict | None = None
+) -> InvitationForm:
+    return InvitationForm(data, roles=[role for role in Role if _may_assign(request, organization, None, role)])
+
+
+@of_organization(role_at_least=Role.ADMIN)
+@require_POST
+def invitation_resend(request: MemberRequest, organization: Organization) -> HttpResponse:
+    """Sends a new link; the one sent before opens nothing any more."""
+    row = _invitation(request, organization)
+    _send(request, organization, row.email, Role(row.role))
+    messages.success(request, f"{row.email} got a new link; the one sent before works no longer.")
+    return redirect("members", organization.public_id)
+
+
+@of_organization(role_at_least=Role.ADMIN)
+@require_POST
+def invitation_revoke(request: MemberRequest, organization: Organization) -> HttpResponse:
+    row = _invitation(request, organization)
+    invitations.revoke(invitation=row, actor=request.user, address=request.client_address)
+    messages.success(request, f"{row.email} is invited no longer.")
+    return redirect("members", organization.public_id)
+
+
+@of_organization(role_at_least=Role.ADMIN)
+@require_POST
+def member_role(request: MemberRequest, organization: Organization) -> HttpResponse:
+    row, role = _member(request, organization), request.POST.get("role", "")
+    if role not in Role.values:
+        raise Http404
+    _require_assignment(request, organization, row.role, role)
+    try:
+        organizations.set_role(membership=row, role=Role(role), actor=request.user, address=request.client_address)
+    except organizations.LastOwner:
+        messages.error(request, "An account keeps at least one owner. Make somebody else an owner first.")
+    else:
+        messages.success(request, f"{row.user.email} is {Role(role).label.lower()} now.")
+    return redirect("members", organization.public_id)
+
+
+@of_organization()
+@require_POST
+def member_remove(request: MemberRequest, organization: Organization) -> HttpResponse:
+    """Asks once more, then removes; everybody may remove themselves."""
+    row = _member(request, organization)
+    leaves = row.user_id == request.user.pk
+    if not leaves:
+        _require_assignment(request, organization, row.role, None)
+    if "sure" not in request.POST:
+        return page(request, organization, "members", "portal/member_remove.html", {"member": row, "leaves": leaves})
+    try:
+        organizations.remove_member(membership=row, actor=request.user, address=request.client_address)
+    except organizations.LastOwner:
+        messages.error(request, "An account keeps at least one owner. Make somebody else an owner first.")
+        return redirect("members", organization.public_id)
+    messages.success(
+        request,
+        f"You have left {organization.name}." if leaves else f"{row.user.email} is no member any more. Keys stay.",
+    )
+    return redirect("home") if leaves else redirect("members", organization.public_id)
+
+
+@of_organization(role_at_least=Role.OWNER)
+@require_POST
+def member_hand_over(request: MemberRequest, organization: Organization) -> HttpResponse:
+    """Asks once more, then makes the member owner and the reader an admin."""
+    row = _member(request, organization)
+    if "sure" not in request.POST:
+        return page(request, organization, "members", "portal/member_hand_over.html", {"member": row})
+    organizations.hand_over(organization=organization, owner=request.user, to=row.user, address=request.client_address)
+    messages.success(request, f"{row.user.email} owns {organization.name} now, and you are an admin of it.")
+    return redirect("members", organization.public_id)
+
+
+def _send(request: MemberRequest, organization: Organization, email: str, role: Role) -> None:
+    invitation, token = invitations.invite(
+        organization=organization, email=email, role=role, actor=request.user, address=request.client_address
+    )
+    invitation_mail.send(request, invitation, token)
+
+
+def _member(request: MemberRequest, organization: Organization) -> Membership:
+    row = organization.memberships.select_related("user").filter(user__email=request.POST.get("member", "")).first()
+    if row is None:
+        raise Http404
+    return row
+
+
+def _invitation(request: MemberRequest, organization: Organization) -> Invitation:
+    row = invitations.open_ones(organization).filter(email=request.POST.get("email", "")).first()
+    if row is None:
+        raise Http404
+    _require_assignment(request, organization, None, row.role)
+    return row
+
+
+def _require_assignment(
+    request: MemberRequest, organization: Organization, before: str | None, after: str | None
+) -> None:
+    if not _may_assign(request, organization, before, after):
+        raise PermissionDenied("Admins manage everybody but owners; only an owner decides who is one.")
+
+
+def _may_assign(request: MemberRequest, organization: Organization, before: str | None, after: str | None) -> bool:
+    return access.may_assign(access.role_in(request.user, organization), before, after)
