@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from billing.choices import LimitScope, Payer, Unit, Window, reach
 from billing.ladder_models import LimitOverride, UpgradeNight
 from billing.reading_models import EngineFinding, EngineReading
-from billing.wallet_models import Grant, GrantEnd, WalletMark
+from billing.wallet_models import Grant, GrantEnd, PromoClaim, PromoCode, WalletMark
 from keys.models import Brand, Organization, User
 
 __all__ = [
@@ -26,6 +26,8 @@ __all__ = [
     "LimitOverride",
     "LimitScope",
     "Payer",
+    "PromoClaim",
+    "PromoCode",
     "Unit",
     "UpgradeNight",
     "WalletMark",

@@ -6,7 +6,7 @@ from django.db import models
 from django.db.models import TextChoices  # by name: mypy loses models.TextChoices inside a model's body
 from django.db.models.functions import Now
 
-from keys.models import Organization
+from keys.models import Brand, Organization
 
 
 class Grant(models.Model):
@@ -67,3 +67,48 @@ class WalletMark(models.Model):
 
     def __str__(self) -> str:
         return f"{self.organization_id} up to posting {self.posting_id}"
+
+
+class PromoCode(models.Model):
+    """A code that gives credit to whoever claims it, until it ends or is used up. Written by billing/promo_codes.py."""
+
+    brand = models.ForeignKey(Brand, on_delete=models.PROTECT, related_name="promo_codes")
+    code = models.CharField(max_length=40, help_text="Capitals, digits and -; customers may write it in any case")
+    amount_nanos = models.BigIntegerField()
+    claims_max = models.PositiveIntegerField(help_text="How many customers may claim it")
+    claimed = models.PositiveIntegerField(default=0, db_default=0, editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="Until when it may be claimed")
+    credit_days = models.PositiveSmallIntegerField(
+        null=True, blank=True, help_text="How long the credit is good after it was claimed; empty: for ever"
+    )
+    note = models.CharField(max_length=200, blank=True, help_text="For yourself")
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        app_label = "billing"
+        constraints = [
+            models.UniqueConstraint(fields=["brand", "code"], name="promo_code_unique"),
+            models.CheckConstraint(condition=models.Q(amount_nanos__gt=0), name="promo_code_gives"),
+            models.CheckConstraint(
+                condition=models.Q(claimed__lte=models.F("claims_max")),
+                name="promo_code_claims_bounded",
+                violation_error_message="More customers than that have claimed it already.",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.code
+
+
+class PromoClaim(models.Model):
+    code = models.ForeignKey(PromoCode, on_delete=models.PROTECT, related_name="claims")
+    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="promo_claims")
+    grant = models.OneToOneField(Grant, on_delete=models.PROTECT, related_name="+")
+    at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        app_label = "billing"
+        constraints = [models.UniqueConstraint(fields=["code", "organization"], name="promo_claim_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.code} by {self.organization}"

@@ -173,3 +173,9 @@ class InvitationForm(forms.Form):
 
 class RotateForm(forms.Form):
     overlap_hours = forms.TypedChoiceField(label="The old key", choices=OVERLAPS, coerce=int, initial=24)
+
+
+class PromoForm(forms.Form):
+    code = forms.CharField(
+        max_length=60, widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "autofocus": True})
+    )

@@ -16,6 +16,7 @@ account: list[URLPattern] = [
     path("keys/<slug:key>/revoke/", keys.key_revoke, name="key_revoke"),
     path("usage/", usage.usage, name="usage"),
     path("balance/", balance.balance, name="balance"),
+    path("balance/code/", balance.promo, name="promo"),
     path("requests/", requests.requests, name="requests"),
     path("members/", people.members, name="members"),
     path("members/invite/", people.member_invite, name="member_invite"),

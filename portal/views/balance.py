@@ -1,18 +1,23 @@
-"""The account's money: what it may spend, what running calls have set aside, and every posting behind it."""
+"""The account's money: what it may spend, what running calls have set aside, every posting behind it, and codes for
+credit."""
 
 from __future__ import annotations
 
+from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import HttpResponse
+from django.shortcuts import redirect
 from django.utils import timezone
-from django.views.decorators.http import require_safe
+from django.views.decorators.http import require_http_methods, require_safe
 
-from billing import balances, ladder, wallets
+from billing import balances, ladder, money, promo_codes, wallets
 from billing.models import LedgerAccount, PostingLine
-from keys.models import Organization
+from keys import access
+from keys.models import Organization, Role
 from portal import allowances
+from portal.forms import PromoForm
 from portal.middleware import MemberRequest
-from portal.pages import of_organization, page
+from portal.pages import of_organization, page, verified_first
 from portal.views.usage import today
 
 PER_PAGE = 30
@@ -31,6 +36,7 @@ def balance(request: MemberRequest, organization: Organization) -> HttpResponse:
     tier, since = ladder.standing_of(organization)
     context = {
         "balance": balances.of(organization),
+        "may_redeem": access.may(access.role_in(request.user, organization), Role.BILLING),
         "tier": tier,
         "tier_since": since,
         "allowances": allowances.of(organization, tier, today(organization.brand, timezone.now())),
@@ -40,3 +46,25 @@ def balance(request: MemberRequest, organization: Organization) -> HttpResponse:
         "lines": Paginator(lines, PER_PAGE).get_page(request.GET.get("page")),
     }
     return page(request, organization, "balance", "portal/balance.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@of_organization(role_at_least=Role.BILLING)
+@verified_first
+def promo(request: MemberRequest, organization: Organization) -> HttpResponse:
+    form = PromoForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            grant = promo_codes.claim(
+                organization=organization,
+                code=form.cleaned_data["code"],
+                actor=request.user,
+                address=request.client_address,
+            )
+        except promo_codes.NotClaimed as error:
+            form.add_error("code", str(error))
+        else:
+            given = money.display_short(grant.amount_nanos, organization.brand.currency)
+            messages.success(request, f"{given} of credit is yours.")
+            return redirect("balance", organization.public_id)
+    return page(request, organization, "balance", "portal/promo.html", {"form": form})

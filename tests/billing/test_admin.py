@@ -27,6 +27,8 @@ from billing.models import (
     ModelEngine,
     Notice,
     Posting,
+    PromoClaim,
+    PromoCode,
     Rate,
     Tier,
     TierAssignment,
@@ -105,6 +107,8 @@ def who(redis_connection) -> Customer:
     )
     GrantEnd.objects.create(grant=Grant.objects.get())
     WalletMark.objects.create(organization=who.organization, posting_id=0, left={}, loose_nanos=0, debt_nanos=0)
+    promo = PromoCode.objects.create(brand=who.brand, code="PROMO", amount_nanos=1, claims_max=1)
+    PromoClaim.objects.create(code=promo, organization=who.organization, grant=Grant.objects.get())
     WorkerLease.objects.create(name="w-1", host="h", folder="wal", expires_at=timezone.now())
     Notice.objects.create(organization=who.organization, kind="balance_low", unique_key="n")
     UpgradeNight.objects.create(brand=who.brand, night="2026-03-20")
@@ -680,6 +684,17 @@ def test_a_balance_is_adjusted_and_refunded_by_new_entries(browser, who):
     assert "takes" in refused(browser, url, **sent, kind="refund", takes="", amount="1")
     assert "amount" in refused(browser, url, **sent, kind="refund", takes="1", amount="0")
     assert "organization" in refused(browser, url, kind="refund", takes="1", amount="1", memo="x")
+
+
+def test_codes_are_made_and_changed_through_their_writer(browser, who):
+    url = "/admin/billing/promocode/add/"
+    given = {"brand": who.brand.pk, "code": "spring-26", "amount_nanos": "2.50", "claims_max": "10"}
+    assert "code" in refused(browser, url, **{**given, "code": "no spaces!"})
+    saved(browser, url, **given)
+    made = PromoCode.objects.get(code="SPRING-26")
+    assert made.amount_nanos == 2_500_000_000
+    saved(browser, f"/admin/billing/promocode/{made.pk}/change/", claims_max="20")
+    assert noted("promo_code.changed").after["claims_max"] == 20
 
 
 def test_calls_are_found_by_their_id_and_by_customer(browser, who):
