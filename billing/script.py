@@ -22,6 +22,7 @@ SyncRedis = Any
 FILES: Final = (
     "prelude",
     "arithmetic",
+    "asked",
     "reserve",
     "settle",
     "void",
@@ -58,6 +59,12 @@ def packed(encoded: Sequence[bytes]) -> bytes:
     count = len(encoded)
     header = bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
     return header + b"".join(encoded)
+
+
+def embedded(value: Sequence[Any]) -> msgspec.Raw:
+    """Part of an entry as text that a step unpacks itself, so that it need do so once for equal ones."""
+    encoded = encode(value)
+    return msgspec.Raw(b"\xdb" + len(encoded).to_bytes(4, "big") + encoded)
 
 
 def name(shard: int, rest: str) -> str:

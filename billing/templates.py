@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from billing import limits, pricing
+from billing import limits, pricing, script
 from billing.facts import UNITS, rates_of
 from billing.limits import ConcurrencyLimit, Estimate, Need
 from billing.seeds import WantedCounter
@@ -26,7 +26,6 @@ UNIT_NAMES: Final = {field: unit for unit, field in limits.UNIT_FIELDS.items()}
 _SCOPES: Final = {"o": "organization", "k": "key", "m": "model"}
 NO_MODEL: Final = "m0"
 _PROBE: Final = Estimate(prompt_tokens_max=1, output_tokens_wanted=1, choices=1, images_max=1)
-_encode: Final = msgspec.msgpack.Encoder().encode
 
 
 ANY_MODEL: Final = ModelRecord(
@@ -133,6 +132,8 @@ def _made(caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -
     # is behind hears STALE.
     ends = (rate.until_ms, caller.expires_at_ms, overridden_until_ms)
     until_ms = min((ms for ms in ends if ms is not None), default=0)
+    judged = sum(any(own[number] is not None for own in amounts) for number in range(len(counters)))
+    trials = _trials(counters, limits.shadows(tier.limits, key_id=caller.key_id, model_id=model.id))
     static = (
         *_identity(caller, snapshot, model),
         *(rate.from_ms, until_ms, *day, *month),
@@ -142,11 +143,12 @@ def _made(caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -
             for payer, asks, own in zip(payers, asks_money, amounts, strict=True)
         ],
         [part for slot in found.concurrency for part in (slot.scope, slot.limit)],
-        sum(any(own[number] is not None for own in amounts) for number in range(len(counters))),
+        judged,
         [
             [number for number, counter in enumerate(counters, start=1) if counter.window == window]
             for window in WINDOW_NUMBERS
         ],
+        len(counters) if trials else judged,
     )
     return Template(
         caller=caller,
@@ -163,12 +165,12 @@ def _made(caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -
         month=month,
         from_ms=max(rate.from_ms, day.start_ms, month.start_ms),
         until_ms=min(until_ms or day.end_ms, day.end_ms, month.end_ms),
-        static=msgspec.Raw(_encode(static)),
+        static=script.embedded(static),
         lines=tuple(
             tuple(line for line in _lines(counters, own, day, month) if line.limit is not None) for own in amounts
         ),
         every_line=_lines(counters, _first_limits(amounts), day, month),
-        trials=_trials(counters, limits.shadows(tier.limits, key_id=caller.key_id, model_id=model.id)),
+        trials=trials,
     )
 
 

@@ -53,8 +53,11 @@ local function running_of(shard, organization, scope)
   return shard.tag .. 'z:' .. organization .. ':' .. scope
 end
 
+-- '%d' takes a third of the time of '%.0f', and is right where a C long has 64 bits.
+local WHOLE = string.format('%d', 2 ^ 52) == '4503599627370496' and '%d' or '%.0f'
+local format = string.format
 local function text(number)
-  return string.format('%.0f', number)
+  return format(WHOLE, number)
 end
 
 -- The names of a scope's twelve fields: posted first, then held.

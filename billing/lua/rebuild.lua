@@ -74,7 +74,7 @@ local function assert_hold(shard, call_id, hold)
   end
   -- Its worker could not renew while the shard was closed.
   local deadline = text(math.max(tonumber(redis.call('ZSCORE', shard.tag .. 'leases', call_id) or '0'), now + LEASE_MS))
-  start_lease(shard, hold[1], hold[10], 1, deadline, call_id)
+  start_lease(shard, hold[1], hold[10], deadline, call_id)
 end
 
 local function assert_holds(entry)
@@ -138,7 +138,7 @@ end
 local NOTHING = setmetatable({}, {__index = function() return '0' end})
 
 local function reassert(entry)
-  local shard, call_id, static, number = shard_of(entry[2]), entry[4], entry[5], entry[6]
+  local shard, call_id, number = shard_of(entry[2]), entry[4], entry[6]
   if shard.epoch ~= '~' .. entry[11] then
     return lost(shard)
   elseif redis.call('HGET', shard.tag .. 'asserted', call_id) == 'j' then
@@ -146,11 +146,12 @@ local function reassert(entry)
   elseif redis.call('HEXISTS', shard.tag .. 'holds', call_id) == 1 then
     return {'OK', now}
   end
-  local asks_money = static[17][number][2] == 1
-  local amounts = amounts_of(static, {own = NOTHING}, entry[8], entry[7], asks_money)
-  local money = asks_money and need(entry[8], NANO, entry[7]) or 0
+  local asked = asked_of(shard, entry[5])
+  local plan, needed = asked.plans[number], needs_at(entry[8], entry[7])
+  local amounts = amounts_of(asked, NOTHING, needed, plan.asks_money)
+  local money = plan.asks_money and needed[NANO] or 0
   local reply = cmsgpack.pack({'OK', entry[10], number, entry[7], '0', '0', {}})
-  local record = hold_record(shard, static, amounts, money, entry[7], static[17][number][1], entry[9], reply, entry[10])
+  local record = hold_record(shard, asked, amounts, money, entry[7], plan.payer, entry[9], reply, entry[10])
   redis.call('HSET', shard.tag .. 'holds', call_id, record)
   redis.call('HSET', shard.tag .. 'asserted', call_id, 'h')
   assert_hold(shard, call_id, hold_of(record))

@@ -20,7 +20,7 @@ local function renew(entry)
   if entry[6] ~= '' then
     redis.call('HSET', shard.tag .. 'holds', entry[4] .. ':u', entry[6])
   end
-  start_lease(shard, hold[1], hold[10], 1, deadline, entry[4])
+  start_lease(shard, hold[1], hold[10], deadline, entry[4])
   return {'OK', now}
 end
 

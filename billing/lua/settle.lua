@@ -11,13 +11,13 @@
 -- now, so that a limit which came while the call ran is exact too. Minutes: only those that the call was judged by.
 local function posts_of(hold, amounts)
   local fields, adds, last = {}, {}, 0
-  for _, scope in ipairs({'o', 'k' .. hold[2], 'm' .. hold[3]}) do
-    local names = fields_of(scope)
-    for unit = 1, #UNITS do
-      if amounts[unit] > 0 then
-        last = last + 1
-        fields[last], adds[last] = names[unit], amounts[unit]
-      end
+  local scopes = {fields_of('o'), fields_of('k' .. hold[2]), fields_of('m' .. hold[3])}
+  for unit = 1, #UNITS do
+    local amount = amounts[unit]
+    if amount > 0 then
+      fields[last + 1], fields[last + 2], fields[last + 3] = scopes[1][unit], scopes[2][unit], scopes[3][unit]
+      adds[last + 1], adds[last + 2], adds[last + 3] = amount, amount, amount
+      last = last + 3
     end
   end
   return fields, adds
@@ -34,11 +34,10 @@ local function calendar_writes(key, window, list, fields, adds)
       fields[last], adds[last] = fields_of(list[n + 1])[list[n + 2] + #UNITS], -list[n + 3]
     end
   end
-  if last > 0 then
-    for n, value in ipairs(redis.call('HMGET', key, unpack(fields))) do
-      if value then
-        writes[#writes + 1], writes[#writes + 2] = fields[n], plus(value, adds[n])
-      end
+  local found = last > 0 and redis.call('HMGET', key, unpack(fields))
+  for n = 1, last do
+    if found[n] then
+      writes[#writes + 1], writes[#writes + 2] = fields[n], plus(found[n], adds[n])
     end
   end
   for n = posted + 1, last do

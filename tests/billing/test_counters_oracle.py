@@ -113,7 +113,7 @@ class Match:
         numbers = [[n for n, c in enumerate(asked.counters, 1) if c[0] == window] for window in WINDOWS]
         slots = [part for slot in asked.slots for part in slot]
         identity = (ORGANIZATION, asked.key[1:], asked.model[1:], BRAND, "1", "1", "1", 0, 0)
-        return (*identity, *self.bounds, counters, plans, slots, judged, numbers)
+        return script.embedded((*identity, *self.bounds, counters, plans, slots, judged, numbers, len(asked.counters)))
 
     def entry(self, call_id, asked):
         needs = [number for unit in UNITS for number in asked.needs[unit]]

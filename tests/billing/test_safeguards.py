@@ -41,9 +41,10 @@ class Lab:
         static = (
             *(ORGANIZATION, "1", "1", BRAND, version, "1", "1", 0, 0, *self.bounds, counters),
             *([("p", 1, ["1000", *([key_limit] if key_limit else [])])], slots, len(counters) // 3, numbers),
+            len(counters) // 3,
         )
         needs = [0, 0, 1] * 3 + [tokens, 0, 1] + [0, 0, 1] + [tokens, 0, 1]
-        return self.ask("reserve", SHARD, epoch, call_id, static, 0, 0, needs, 60_000, not_after, "{}")
+        return self.ask("reserve", SHARD, epoch, call_id, script.embedded(static), 0, 0, needs, 60_000, not_after, "{}")
 
     def settle(self, call_id, tokens=100):
         amounts = [1, tokens, 0, tokens, 0, tokens]
@@ -205,8 +206,8 @@ SAFEGUARDS = {
     "a call id holds once": (reserving_twice_holds_once, "if twin then", "if false then"),
     "what is held is taken": (
         calls_together_never_hold_more_than_there_is,
-        "room(limit, posted, held))",
-        "room(limit, posted, '0'))",
+        "and room(limit, posted, held)",
+        "and room(limit, posted, '0')",
     ),
     "versions are compared": (a_revoked_key_is_refused, "~= key_version then", "== '' then"),
     "run ids are compared": (a_restarted_redis_decides_nothing, "and run == run_id", ""),
@@ -218,12 +219,12 @@ SAFEGUARDS = {
     "a reserve has a time to act": (a_reserve_that_arrives_too_late_does_nothing, "now > entry[10] and", "false and"),
     "scopes leave a mark": (
         a_scope_used_before_its_limit_is_not_taken_for_fresh,
-        "if mark or began",
-        "if began",
+        "if found[window.mark[n]] or window.began",
+        "if window.began",
     ),
     "the epoch says what is fresh": (
         a_window_older_than_the_epoch_is_not_taken_for_fresh,
-        "began < shard.counter",
+        "window.began < shard.counter",
         "false",
     ),
     "leases bound slots": (slots_whose_lease_ran_out_are_free, "'(' .. text(now)", "'-inf'"),
