@@ -14,6 +14,7 @@ from django.db.models.functions import Now
 
 from billing.choices import LimitScope, Payer, Unit, Window, reach
 from billing.ladder_models import LimitOverride, UpgradeNight
+from billing.payment_models import TopUp
 from billing.reading_models import EngineFinding, EngineReading
 from billing.wallet_models import Grant, GrantEnd, PromoClaim, PromoCode, WalletMark
 from keys.models import Brand, Organization, User
@@ -28,6 +29,7 @@ __all__ = [
     "Payer",
     "PromoClaim",
     "PromoCode",
+    "TopUp",
     "Unit",
     "UpgradeNight",
     "WalletMark",

@@ -10,6 +10,9 @@ from urllib.parse import urlencode, urlsplit
 
 import stripe
 
+from billing import cards, ledger, stripe_accounts, top_ups
+from billing.payment_models import StripeAccount, StripeCustomer, TopUp
+from keys.models import Brand, Organization
 from portal.demo.stripe.account import Account
 from portal.demo.stripe.service import FakeStripe
 from tests.inference import served
@@ -58,3 +61,33 @@ def fake_stripe() -> Iterator[Stripe]:
     fake = FakeStripe()
     with served(fake) as port:
         yield Stripe(fake, port)
+
+
+def connected(running: Stripe, brand: Brand, **options: Any) -> StripeAccount:
+    """The brand takes payments through the fake."""
+    return stripe_accounts.connect(
+        brand=brand, secret_key=KEY, actor="operator", webhook_secret=SECRET, api_base=running.base_url, **options
+    )
+
+
+def keep_card(running: Stripe, organization: Organization, card: str = "pm_card_visa") -> StripeCustomer:
+    row = cards.customer(stripe_accounts.active(organization.brand), organization)
+    method = running.client().v1.payment_methods.attach(card, {"customer": row.customer_id})
+    cards.keep(row, method.id)
+    return row
+
+
+def begin(organization: Organization, units: int = 25, **options: Any) -> TopUp:
+    wanted: dict[str, Any] = {
+        "amount_nanos": units * 10**9,
+        "return_url": "http://localhost/t/{top_up}/",
+        "actor": "test",
+    }
+    return top_ups.start(organization=organization, **wanted, **options)
+
+
+def credited(organization: Organization) -> int:
+    """Minor units (cents) of the wallet, exactly."""
+    nanos = ledger.balance_nanos(organization)
+    assert nanos % 10**7 == 0
+    return nanos // 10**7
