@@ -160,6 +160,10 @@ class KeyForm(forms.Form):
                 self.add_error(name if name in self.fields else None, text)
 
 
+class AccountForm(forms.Form):
+    name = forms.CharField(max_length=100)
+
+
 class InvitationForm(forms.Form):
     email = forms.EmailField(label="E-mail address", max_length=254)
     role = forms.ChoiceField(initial=Role.DEVELOPER)

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec
 
 from allauth.account.decorators import verified_email_required
 from django.contrib.auth.decorators import login_required
-from django.http import HttpResponse
+from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
 
@@ -18,7 +18,7 @@ from keys.models import Organization, Role
 from portal.middleware import MemberRequest
 
 Rest = ParamSpec("Rest")
-OrganizationView = Callable[Concatenate[MemberRequest, Organization, Rest], HttpResponse]
+OrganizationView = Callable[Concatenate[MemberRequest, Organization, Rest], HttpResponseBase]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Item:
     url: str
 
 
+ACCOUNTS_LISTED = 20
+"""In the switcher; more are on the front page."""
 SECTIONS = {
     "overview": "Overview",
     "keys": "API keys",
@@ -35,20 +37,28 @@ SECTIONS = {
     "balance": "Balance",
     "requests": "Requests",
     "members": "Members",
+    "activity": "Activity",
+    "settings": "Settings",
 }
 """In the order of the navigation. The name of a section is the name of its URL and of its icon."""
 
 
+NEEDS = {"activity": Role.ADMIN}
+"""Sections that not every member sees."""
+
+
 def of_organization(
     *, role_at_least: Role | None = None
-) -> Callable[[OrganizationView[Rest]], Callable[..., HttpResponse]]:
+) -> Callable[[OrganizationView[Rest]], Callable[..., HttpResponseBase]]:
     """A view of one organization: signed-in members of at least that role only. A stranger gets what a missing
     organization gives; a member whose role is too small gets 403."""
 
-    def decorate(view: OrganizationView[Rest]) -> Callable[..., HttpResponse]:
+    def decorate(view: OrganizationView[Rest]) -> Callable[..., HttpResponseBase]:
         @login_required
         @wraps(view)
-        def guarded(request: MemberRequest, organization: str, *args: Rest.args, **kwargs: Rest.kwargs) -> HttpResponse:
+        def guarded(
+            request: MemberRequest, organization: str, *args: Rest.args, **kwargs: Rest.kwargs
+        ) -> HttpResponseBase:
             found = access.organization_for(request.user, request.brand, organization, role_at_least=role_at_least)
             return view(request, found, *args, **kwargs)
 
@@ -78,8 +88,11 @@ def page(
         "currency": organization.brand.currency,
         "section": section,
         "navigation": [
-            Item(name, label, reverse(name, args=[organization.public_id])) for name, label in SECTIONS.items()
+            Item(name, label, reverse(name, args=[organization.public_id]))
+            for name, label in SECTIONS.items()
+            if access.may(role, NEEDS.get(name, Role.VIEWER))
         ],
+        "accounts": list(access.organizations_of(request.user, request.brand)[:ACCOUNTS_LISTED]),
         "may_issue": access.may(role, Role.DEVELOPER),
     }
     return render(request, template, {**shared, **(context or {})}, status=status)

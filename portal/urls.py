@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from portal.pages import SECTIONS, shortcut
-from portal.views import balance, docs, home, invitation, keys, people, requests, sessions, usage
+from portal.views import activity, balance, docs, home, invitation, keys, people, requests, sessions, settings, usage
 
 account: list[URLPattern] = [
     path("", home.overview, name="overview"),
@@ -18,6 +18,8 @@ account: list[URLPattern] = [
     path("balance/", balance.balance, name="balance"),
     path("balance/code/", balance.promo, name="promo"),
     path("requests/", requests.requests, name="requests"),
+    path("activity/", activity.activity, name="activity"),
+    path("settings/", settings.settings, name="settings"),
     path("members/", people.members, name="members"),
     path("members/invite/", people.member_invite, name="member_invite"),
     path("members/role/", people.member_role, name="member_role"),

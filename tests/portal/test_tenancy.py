@@ -65,7 +65,7 @@ def test_a_former_member_is_a_stranger(cast, key, name):
 
 
 DEVELOPERS_ONLY = {"key_new", "key_rotate", "key_revoke"}
-ADMINS_ONLY = {"member_invite", "member_role", "invitation_resend", "invitation_revoke"}
+ADMINS_ONLY = {"activity", "member_invite", "member_role", "invitation_resend", "invitation_revoke"}
 OWNERS_ONLY = {"member_hand_over"}
 
 
