@@ -140,7 +140,7 @@ _RATE_FIELDS = (
 def _tier_record(tier: Tier) -> TierRecord:
     return TierRecord(
         models=None if tier.model_slugs is None else tuple(tier.model_slugs),
-        limits=tuple(map(_limit_record, tier.limits.all())),
+        limits=tuple(map(limit_record, tier.limits.all())),
         **{name: getattr(tier, name) for name in _TIER_FIELDS},
     )
 
@@ -148,7 +148,7 @@ def _tier_record(tier: Tier) -> TierRecord:
 _TIER_FIELDS = ("id", "rank", "slug", "name", "payer", "priority", "is_default", "is_listed")
 
 
-def _limit_record(limit: TierLimit) -> LimitRecord:
+def limit_record(limit: TierLimit) -> LimitRecord:
     return LimitRecord(
         **{
             name: getattr(limit, name)

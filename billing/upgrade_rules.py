@@ -18,6 +18,7 @@ import msgspec
 
 WITHIN_DAYS_MAX = 90
 DAYS_MAX = 3_650
+COOL_DOWN = "cool_down"
 
 
 class RuleInvalid(ValueError):
@@ -110,13 +111,15 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """One condition as it stands: `have` of `need`, counted in `unit` (days, nanos or yes). `text` says it in words."""
+    """One condition as it stands: `have` of `need`, counted in `unit` (days, nanos or yes). `text` says it in words,
+    `fact` is the condition's own name, or "cool_down"."""
 
     text: str
     have: int
     need: int
     unit: str
     is_met: bool
+    fact: str = ""
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -174,12 +177,20 @@ def days_looked_at(rule: Rule) -> int:
 
 def judge(rule: Rule, facts: Facts) -> Judgement:
     """Every condition as it stands, the time since the last change last."""
-    found = [_JUDGES[type(condition)](condition, facts) for condition in rule.all]
+    found = [_named(_JUDGES[type(condition)](condition, facts), _tag(condition)) for condition in rule.all]
     if rule.cool_down_days and facts.changed_on is not None:
         passed = (facts.night - facts.changed_on).days + 1
         text = f"{_number_of_days(rule.cool_down_days)} since the last change of tier"
-        found.append(_days(text, passed, rule.cool_down_days))
+        found.append(_named(_days(text, passed, rule.cool_down_days), COOL_DOWN))
     return Judgement(all(progress.is_met for progress in found), tuple(found))
+
+
+def _tag(condition: Condition) -> str:
+    return str(type(condition).__struct_config__.tag)
+
+
+def _named(progress: Progress, fact: str) -> Progress:
+    return msgspec.structs.replace(progress, fact=fact)
 
 
 def _utilisation(condition: Utilisation, facts: Facts) -> Progress:
@@ -213,11 +224,12 @@ def _paid(condition: Paid, facts: Facts) -> Progress:
 
 def _since_first_payment(condition: SinceFirstPayment, facts: Facts) -> Progress:
     passed = 0 if facts.paid_on is None else (facts.night - facts.paid_on).days
-    return _days(f"{condition.days} days since the first payment", passed, condition.days)
+    return _days(f"{_number_of_days(condition.days)} since the first payment", passed, condition.days)
 
 
 def _account_age(condition: AccountAge, facts: Facts) -> Progress:
-    return _days(f"Account open for {condition.days} days", (facts.night - facts.opened_on).days, condition.days)
+    text = f"Account open for {_number_of_days(condition.days)}"
+    return _days(text, (facts.night - facts.opened_on).days, condition.days)
 
 
 def _verified(_condition: Verified, facts: Facts) -> Progress:

@@ -34,6 +34,7 @@ SECTIONS = {
     "overview": "Overview",
     "keys": "API keys",
     "usage": "Usage",
+    "limits": "Limits & tier",
     "balance": "Balance",
     "requests": "Requests",
     "members": "Members",

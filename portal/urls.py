@@ -6,7 +6,20 @@ from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
 
 from portal.pages import SECTIONS, shortcut
-from portal.views import activity, balance, docs, home, invitation, keys, people, requests, sessions, settings, usage
+from portal.views import (
+    activity,
+    balance,
+    docs,
+    home,
+    invitation,
+    keys,
+    limits,
+    people,
+    requests,
+    sessions,
+    settings,
+    usage,
+)
 
 account: list[URLPattern] = [
     path("", home.overview, name="overview"),
@@ -15,6 +28,8 @@ account: list[URLPattern] = [
     path("keys/<slug:key>/rotate/", keys.key_rotate, name="key_rotate"),
     path("keys/<slug:key>/revoke/", keys.key_revoke, name="key_revoke"),
     path("usage/", usage.usage, name="usage"),
+    path("limits/", limits.limits, name="limits"),
+    path("limits/live/", limits.limits_live, name="limits_live"),
     path("balance/", balance.balance, name="balance"),
     path("balance/code/", balance.promo, name="promo"),
     path("requests/", requests.requests, name="requests"),

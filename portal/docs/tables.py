@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from billing import money
 from billing.models import Payer, Tier
 from billing.snapshot import ModelRecord, RateRecord
+from portal import standing
 from portal.docs import parameters
 from portal.docs.surface import Surface
 from portal.templatetags.portal import limit_in_words
@@ -280,19 +281,12 @@ def tiers(surface: Surface) -> Table:
             Cell(tier.name if tier.label in ("", tier.name) else f"{tier.name} ({tier.label})"),
             *([amount(_monthly(tier, currency))] if has_price else []),
             Cell("all" if tier.model_slugs is None else ", ".join(tier.model_slugs) or "none"),
-            Cell(
-                "; ".join(limit_in_words(limit, currency) for limit in sorted(tier.limits.all(), key=_order))
-                or "no limits"
-            ),
+            Cell("; ".join(limit_in_words(limit, currency) for limit in standing.binding(tier)) or "no limits"),
             Cell(PAYS[Payer(tier.payer)]),
         )
         for tier in found
     ]
     return Table(("Tier", *(["Per month"] if has_price else []), "Models", "Limits", "Who pays"), rows)
-
-
-def _order(limit: Any) -> int:
-    return int(limit.pk)
 
 
 def _monthly(tier: Tier, currency: str) -> str:

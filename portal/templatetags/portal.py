@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from zoneinfo import ZoneInfo
 
 from django import template
 from django.templatetags.static import static
@@ -11,6 +12,7 @@ from django.utils.safestring import SafeString
 
 from billing import money as amounts
 from billing.calls import Call
+from billing.gauges import Gauge
 from billing.models import TierLimit
 
 register = template.Library()
@@ -144,3 +146,40 @@ def limit_in_words(limit: TierLimit, currency: str) -> str:
     window = "in all" if limit.window == "lifetime" else f"per {limit.window}"
     and_whose = f" {'per' if limit.window == 'lifetime' else 'and'} {whose}" if whose else ""
     return f"{amount} {window}{and_whose}{', included' if limit.is_allotment else ''}"
+
+
+WINDOWS = {"minute": "in the last minute", "day": "today", "month": "this month", "lifetime": "in all"}
+
+
+@register.simple_tag
+def gauge_in_words(gauge: Gauge) -> str:
+    """ "Requests today", "Included tokens this month", "Calls at once"."""
+    limit = gauge.limit
+    if limit.unit == "concurrent":
+        return "Calls at once"
+    counted = "spend" if limit.unit == "nanos" else UNITS[limit.unit]
+    said = f"included {counted}" if limit.is_allotment else counted
+    return f"{said[:1].upper()}{said[1:]} {WINDOWS[limit.window]}"
+
+
+@register.simple_tag
+def counted(unit: str, amount: int, currency: str) -> str:
+    """An amount beside a title that names its unit: "1,000", "$20.00"; small change of money is exact."""
+    if unit != "nanos":
+        return f"{amount:,}"
+    small = abs(amount) < amounts.NANOS_PER_UNIT
+    return amounts.display(amount, currency) if small else amounts.display_short(amount, currency)
+
+
+@register.simple_tag
+def moment_of(at: datetime, zone: str) -> SafeString:
+    """A time of the brand's day (a reset): in the brand's zone, which portal.js turns into the reader's own."""
+    own = at.astimezone(ZoneInfo(zone))
+    text = f"{own.day} {own:%b %Y, %H:%M} {zone}"
+    return format_html('<time datetime="{}" data-to="minute">{}</time>', at.astimezone(UTC).isoformat(), text)
+
+
+@register.filter
+def unit_name(unit: str) -> str:
+    """ "input tokens"."""
+    return UNITS[unit]

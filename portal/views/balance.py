@@ -7,18 +7,16 @@ from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import HttpResponse
 from django.shortcuts import redirect
-from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
 from billing import balances, ladder, money, promo_codes, wallets
 from billing.models import LedgerAccount, PostingLine
 from keys import access
 from keys.models import Organization, Role
-from portal import allowances
+from portal import standing
 from portal.forms import PromoForm
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page, verified_first
-from portal.views.usage import today
 
 PER_PAGE = 30
 SPENT_MAX = 20
@@ -39,7 +37,7 @@ def balance(request: MemberRequest, organization: Organization) -> HttpResponse:
         "may_redeem": access.may(access.role_in(request.user, organization), Role.BILLING),
         "tier": tier,
         "tier_since": since,
-        "allowances": allowances.of(organization, tier, today(organization.brand, timezone.now())),
+        "limits": standing.binding(tier) if tier else [],
         "wallet": wallet,
         "grants": [(grant, wallet.left[grant.pk]) for grant in wallet.grants],
         "spent": organization.grants.exclude(pk__in=wallet.left).select_related("end").order_by("-pk")[:SPENT_MAX],

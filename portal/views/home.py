@@ -14,11 +14,11 @@ from django.utils import timezone
 from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_POST, require_safe
 
-from billing import balances, ladder, reports
+from billing import balances, gauges, ladder, reports
 from billing.models import Model, Rate
 from keys import access, invitations
 from keys.models import Brand, Organization
-from portal import accounts, allowances, firstcall, theme
+from portal import accounts, firstcall, theme
 from portal import mailbox as post_office
 from portal.middleware import MemberRequest, PortalRequest
 from portal.pages import of_organization, page, verified_first
@@ -47,7 +47,7 @@ def overview(request: MemberRequest, organization: Organization) -> HttpResponse
     context = {
         "balance": balances.of(organization),
         "tier": tier,
-        "included": [each for each in allowances.of(organization, tier, last) if each.is_included],
+        "included": gauges.of(organization, tier, now).included(),
         "total": reports.total(organization.pk, first=first, last=last),
         "chart": chart(reports.usage(organization.pk, first=first, last=last, by=("day",)), first, last),
         "has_keys": organization.keys.filter(revoked_at=None).exists(),

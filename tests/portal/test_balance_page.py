@@ -1,7 +1,7 @@
 from datetime import UTC, datetime, timedelta
 
 from billing import ladder, ledger
-from billing.models import Payer, Tier, TierLimit, UsageDay
+from billing.models import Payer, Tier, TierLimit
 from keys.caller import shard_of
 from tests import cast as casting
 
@@ -109,34 +109,6 @@ def test_the_plan_is_told_in_words(cast):
     assert "10,000 tokens in all, included" in page
     assert "$20.00 per month" in page
     assert "5 calls at once per key" in page
-
-
-def test_what_is_used_of_the_plan_is_shown(cast):
-    tier = Tier.objects.create(brand=cast.brand, rank=1, slug="free", name="Free", payer=Payer.INCLUDED_THEN_PREPAID)
-    TierLimit.objects.create(tier=tier, unit="tokens", window="lifetime", amount=10_000, is_allotment=True)
-    TierLimit.objects.create(tier=tier, unit="requests", window="day", amount=100)
-    TierLimit.objects.create(tier=tier, unit="requests", window="minute", amount=5)
-    ladder.assign(organization=cast.organization, tier=tier, reason="test", actor="operator")
-    today = datetime.now(UTC).date()
-    for day, requests in ((today, 2), (today - timedelta(days=400), 40)):
-        UsageDay.objects.create(
-            brand_id=cast.brand.pk,
-            organization_id=cast.organization.pk,
-            key_id=1,
-            model_id=1,
-            end_reason="stop",
-            day=day,
-            requests=requests,
-            uncached_input_tokens=60,
-            output_tokens=40,
-        )
-    page = balance_page(cast)
-    assert "200 tokens used" in page
-    assert '<progress max="10000" value="200"' in page
-    assert "2 requests used" in page
-    assert page.count("<progress") == 2
-    overview = casting.browser_of(cast.owner).get(f"/{cast.organization.public_id}/").content.decode()
-    assert "9,800 tokens left" in overview
 
 
 def test_another_accounts_money_is_not_shown(cast):

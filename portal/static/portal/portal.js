@@ -126,6 +126,49 @@ function closeMenusOnLeaving() {
   });
 }
 
+// A part of a page that is fetched again every few seconds while somebody looks at it. Whoever is signed out, or no
+// longer a member, is asked nothing more; a server that is away is asked less often.
+const LIVE_EVERY_MS = 5_000;
+const LIVE_AWAY_MS = 30_000;
+
+async function refreshed(part) {
+  try {
+    const answer = await fetch(part.dataset.live, { redirect: "manual" }); // a redirect (to sign in) has status 0
+    if (answer.ok) {
+      const text = await answer.text();
+      if (part.contains(document.activeElement)) return answer.status; // a link that has the focus keeps it
+      part.innerHTML = text;
+      part.querySelectorAll("time[data-to]").forEach(localise);
+    }
+    return answer.status;
+  } catch {
+    return 503;
+  }
+}
+
+function looking() {
+  if (!document.hidden) return Promise.resolve();
+  return new Promise((resolve) => {
+    document.addEventListener("visibilitychange", function back() {
+      if (document.hidden) return;
+      document.removeEventListener("visibilitychange", back);
+      resolve();
+    });
+  });
+}
+
+async function keepLive(part) {
+  let wait = LIVE_EVERY_MS;
+  for (;;) {
+    await new Promise((resolve) => { setTimeout(resolve, wait); });
+    await looking();
+    const status = await refreshed(part);
+    if ([0, 401, 403, 404].includes(status)) return;
+    wait = status === 200 ? LIVE_EVERY_MS : LIVE_AWAY_MS;
+  }
+}
+
+document.querySelectorAll("[data-live]").forEach(keepLive);
 document.querySelectorAll("[data-copy]").forEach(offerCopying);
 document.querySelectorAll("time[data-to]").forEach(localise);
 document.querySelectorAll('input[type="password"]').forEach(offerShowing);
