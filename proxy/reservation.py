@@ -16,7 +16,7 @@ from proxy.tokenizer import count
 from proxy.worker import Worker
 
 _WORTH_COUNTING = (BillingReason.INSUFFICIENT_QUOTA, BillingReason.QUOTA_IN_FLIGHT, BillingReason.RATE_LIMITED)
-_TOKEN_UNITS = ("tokens", "input", "nanos")
+_TOKEN_UNITS = ("tokens", "input", "credits", "nanos")
 
 
 async def reserve(call: Call, worker: Worker) -> Hold:

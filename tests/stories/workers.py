@@ -67,13 +67,15 @@ def _wait_until_all_serve(port: int, count: int, log: Path) -> None:
 
 
 class Answer(NamedTuple):
-    """`began` and `ended`: time.time() around one request. `limit`: the requests a day that its headers tell."""
+    """`began` and `ended`: time.time() around one request. `limit`: the requests a day that its headers tell;
+    `call_id`: its x-request-id."""
 
     status: int
     code: str
     began: float
     ended: float
     limit: str = ""
+    call_id: str = ""
 
 
 class Caller:
@@ -99,7 +101,8 @@ class Caller:
         body = orjson.loads(await self._reader.readexactly(length))
         status = int(head.split(b" ", 2)[1])
         code = body["error"]["code"] if status != 200 else ""
-        return Answer(status, code, began, time.time(), _header(head, b"x-ratelimit-limit-requests"))
+        limit, call_id = _header(head, b"x-ratelimit-limit-requests"), _header(head, b"x-request-id")
+        return Answer(status, code, began, time.time(), limit, call_id)
 
     async def close(self) -> None:
         self._writer.close()
