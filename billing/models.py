@@ -16,7 +16,7 @@ from billing.choices import LimitScope, Payer, Unit, Window, reach
 from billing.ladder_models import LimitOverride, UpgradeNight
 from billing.payment_models import TopUp
 from billing.reading_models import EngineFinding, EngineReading
-from billing.wallet_models import Grant, GrantEnd, PromoClaim, PromoCode, WalletMark
+from billing.wallet_models import Grant, GrantEnd, LedgerSeal, LedgerSealPart, PromoClaim, PromoCode, WalletMark
 from keys.models import Brand, Organization, User
 
 __all__ = [
@@ -24,6 +24,8 @@ __all__ = [
     "EngineReading",
     "Grant",
     "GrantEnd",
+    "LedgerSeal",
+    "LedgerSealPart",
     "LimitOverride",
     "LimitScope",
     "Payer",
@@ -407,6 +409,7 @@ class Posting(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["organization", "-posted_at"], name="posting_organization_at"),
+            BrinIndex(fields=["posted_at"], name="posting_lately"),
             models.Index(
                 fields=["organization", "id"],
                 condition=~models.Q(kind__in=["usage", "correction"]),

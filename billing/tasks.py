@@ -9,7 +9,7 @@ from typing import Any
 from celery import shared_task
 from django.utils import timezone
 
-from billing import expiry, reconcile, upgrades
+from billing import expiry, reconcile, seals, upgrades
 from keys import publication
 from keys.connections import redis_client
 
@@ -42,3 +42,8 @@ def expire_grants(**_: Any) -> None:
 @shared_task
 def warn_of_expiry(**_: Any) -> None:
     expiry.warn(timezone.now())
+
+
+@shared_task
+def seal_the_books(**_: Any) -> None:
+    seals.run(timezone.now())

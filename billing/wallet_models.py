@@ -112,3 +112,42 @@ class PromoClaim(models.Model):
 
     def __str__(self) -> str:
         return f"{self.code} by {self.organization}"
+
+
+class LedgerSeal(models.Model):
+    """That the postings of a brand's day were these: a digest over them and the seal before, and a signature with a
+    secret that is not in the database. Append-only (trigger). Written by billing/seals.py."""
+
+    brand = models.ForeignKey(Brand, on_delete=models.PROTECT, related_name="seals")
+    number = models.PositiveIntegerField(help_text="Of the brand's seals, from 1, without gaps")
+    day = models.DateField(help_text="The brand day that ended with it")
+    since = models.DateTimeField(null=True, help_text="Null: from the beginning of the books")
+    until = models.DateTimeField()
+    postings = models.PositiveIntegerField()
+    digest = models.CharField(max_length=64)
+    pepper_version = models.PositiveSmallIntegerField()
+    signature = models.CharField(max_length=64)
+    sealed_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        app_label = "billing"
+        constraints = [models.UniqueConstraint(fields=["brand", "number"], name="ledger_seal_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.brand} {self.day}"
+
+
+class LedgerSealPart(models.Model):
+    """Up to a thousand postings of a seal, in order: of each its id and the first 8 bytes of its digest, so that one
+    which was changed can be named."""
+
+    seal = models.ForeignKey(LedgerSeal, on_delete=models.PROTECT, related_name="parts")
+    last_id = models.BigIntegerField()
+    prints = models.BinaryField()
+
+    class Meta:
+        app_label = "billing"
+        constraints = [models.UniqueConstraint(fields=["seal", "last_id"], name="ledger_seal_part_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.seal} up to {self.last_id}"

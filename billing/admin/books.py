@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from billing import ledger
 from billing.admin.pages import Bounded, NanosField, Written, money_of
-from billing.models import Grant, GrantEnd, LedgerAccount, Posting, PostingLine, WalletMark
+from billing.models import Grant, GrantEnd, LedgerAccount, LedgerSeal, Posting, PostingLine, WalletMark
 from keys.admin import Form, Page, ReadOnly, Tabular, by
 
 
@@ -240,3 +240,16 @@ class WalletMarkAdmin(ReadOnly, Page):
     fields = list_display
     readonly_fields = fields
     ordering = ("-posting_id",)
+
+
+@admin.register(LedgerSeal)
+class LedgerSealAdmin(ReadOnly, Page):
+    """What `manage.py verify_ledger` compares the books with."""
+
+    list_display = ("day", "brand", "number", "postings", "digest", "sealed_at")
+    list_filter = ("brand",)
+    list_select_related = ("brand",)
+    search_fields = ("=digest",)
+    fields = ("brand", "number", "day", "since", "until", "postings", "digest", "pepper_version", "sealed_at")
+    readonly_fields = fields
+    ordering = ("-until", "brand")

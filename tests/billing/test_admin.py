@@ -22,6 +22,7 @@ from billing.models import (
     Engine,
     Grant,
     GrantEnd,
+    LedgerSeal,
     LimitOverride,
     Model,
     ModelEngine,
@@ -59,7 +60,7 @@ def limit(number: int, **fields: str) -> dict[str, str | int]:
 
 SECRET, HUSH = "engine-key-12345", "header-value-12345"
 ROOM = {model._meta.model_name: model for model in admin.site._registry if model._meta.app_label == "billing"}
-INLINE = {"modelengine", "tierlimit", "postingline"}
+INLINE = {"modelengine", "tierlimit", "postingline", "ledgersealpart"}
 MACHINES = [
     *(
         "ledgeraccount",
@@ -107,6 +108,9 @@ def who(redis_connection) -> Customer:
     )
     GrantEnd.objects.create(grant=Grant.objects.get())
     WalletMark.objects.create(organization=who.organization, posting_id=0, left={}, loose_nanos=0, debt_nanos=0)
+    LedgerSeal.objects.create(
+        brand=who.brand, number=1, day="2026-03-20", until=timezone.now(), postings=0, pepper_version=1
+    )
     promo = PromoCode.objects.create(brand=who.brand, code="PROMO", amount_nanos=1, claims_max=1)
     PromoClaim.objects.create(code=promo, organization=who.organization, grant=Grant.objects.get())
     WorkerLease.objects.create(name="w-1", host="h", folder="wal", expires_at=timezone.now())
