@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
@@ -14,6 +15,7 @@ ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
 ]
+AXE = Axe()
 SIZES = {"desk": (1280, 820), "phone": (360, 740)}
 
 
@@ -47,6 +49,16 @@ class Window:
         assert not loud, loud
         width = self.page.evaluate("document.documentElement.scrollWidth")
         assert width <= self.page.viewport_size["width"], f"{self.page.url} scrolls sideways"  # type: ignore[index]
+
+    def check_accessibility(self) -> None:
+        """No rule of WCAG 2.2 A or AA is broken (axe-core): contrast, names, roles, order of headings."""
+        rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+        found = AXE.run(self.page, options={"runOnly": {"type": "tag", "values": rules}})
+        broken = [
+            f"{violation['id']}: {violation['help']}: {[node['html'][:160] for node in violation['nodes'][:3]]}"
+            for violation in found.response["violations"]
+        ]
+        assert not broken, "\n".join([self.page.url, *broken])
 
     def shoot(self, folder: Path, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)

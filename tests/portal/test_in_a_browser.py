@@ -246,6 +246,15 @@ def test_everything_works_without_scripts(chromium, live_server, cast):
     context.close()
 
 
+def test_the_check_of_accessibility_can_fail(open_window, house):
+    window = open_window()
+    window.page.goto("/accounts/login/")
+    window.check_accessibility()
+    window.page.evaluate("document.querySelector('label').remove()")
+    with pytest.raises(AssertionError, match="label"):
+        window.check_accessibility()
+
+
 def test_the_keyboard_reaches_the_content_first(open_window, cast):
     page: Page = open_window().page
     sign_in(page, cast.owner.email)
@@ -290,4 +299,6 @@ def test_every_page_is_clean_and_fits(open_window, cast, busy, tmp_path, size, d
         assert answer is not None
         assert answer.ok, path
         window.check()
+        if size == "desk":
+            window.check_accessibility()
         window.shoot(folder, f"{name}-{size}-{'dark' if dark else 'light'}")
