@@ -141,6 +141,7 @@ def _tier_record(tier: Tier) -> TierRecord:
     return TierRecord(
         models=None if tier.model_slugs is None else tuple(tier.model_slugs),
         limits=tuple(map(limit_record, tier.limits.all())),
+        is_sold=bool(tier.monthly_price_nanos),
         **{name: getattr(tier, name) for name in _TIER_FIELDS},
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from django.db.models import Q
 
-from billing import limits, window_counts, windows
+from billing import ladder, limits, window_counts, windows
 from billing.catalogue import limit_record
 from billing.limits import CONCURRENT, UNIT_FIELDS
 from billing.models import LimitOverride, Model, Payer, Tier
@@ -80,6 +80,8 @@ class Reading:
 
     def included(self) -> list[Gauge]:
         """Those that tell how much the whole account may still use without paying."""
+        if self.tier is not None and not ladder.includes(self.organization, self.tier):
+            return []
         is_free = self.tier is not None and self.tier.payer == Payer.INCLUDED
         whole = [gauge for gauge in self.gauges if gauge.counter.scope == "o" and gauge.is_quota]
         return [gauge for gauge in whole if is_free or gauge.limit.is_allotment]

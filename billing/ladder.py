@@ -1,5 +1,5 @@
-"""The only writers of Tier, TierLimit, TierAssignment and TierChange. Each publishes before it returns: a tier and its
-limits hold on the very next request.
+"""The only writers of Tier, TierLimit, TierAssignment, TierChange and FirstAccount. Each publishes before it returns:
+a tier and its limits hold on the very next request.
 """
 
 from __future__ import annotations
@@ -9,12 +9,24 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from billing import ledger, notices, upgrade_rules
 from billing.choices import reach
-from billing.models import Grant, Model, Payer, Tier, TierAssignment, TierChange, TierLimit, Unit, Window
-from keys import audit, publication
+from billing.models import (
+    FirstAccount,
+    Grant,
+    Model,
+    Payer,
+    Tier,
+    TierAssignment,
+    TierChange,
+    TierLimit,
+    Unit,
+    Window,
+)
+from keys import audit, mailboxes, organizations, publication
 from keys.audit import Actor
 from keys.models import Organization, User
 
@@ -101,14 +113,17 @@ def _tell(change: TierChange) -> None:
 
 
 def welcome(*, organization: Organization, actor: Actor, address: str | None = None) -> None:
-    """What a new organization starts with: the brand's default tier and its sign-up credit. Twice changes nothing, and
-    a person gets a brand's credit once, however many organizations they open."""
+    """What a new organization starts with: the brand's default tier and, as its person's first, the sign-up credit and
+    what tiers include. Whatever a person's mailboxes, accounts and memberships become, there is one first per brand;
+    others, and those of throw-away mailboxes, are marked `is_further`. Twice changes nothing."""
     brand = organization.brand
     tier = Tier.objects.filter(brand=brand, is_default=True).first()
     with transaction.atomic():
+        if isinstance(actor, User) and not _is_first(organization, actor):
+            organizations.change(organization=organization, actor=actor, address=address, is_further=True)
         if tier is not None and not TierAssignment.objects.filter(organization=organization).exists():
             assign(organization=organization, tier=tier, reason="sign-up", actor=actor, address=address)
-        if brand.sign_up_grant_nanos and not _credited_before(actor, organization):
+        if brand.sign_up_grant_nanos and not organization.is_further:
             ledger.grant(
                 organization=organization,
                 amount_nanos=brand.sign_up_grant_nanos,
@@ -120,13 +135,31 @@ def welcome(*, organization: Organization, actor: Actor, address: str | None = N
             )
 
 
-def _credited_before(actor: Actor, organization: Organization) -> bool:
-    """Locks the person, so that two organizations opened at once do not both see none."""
-    if not isinstance(actor, User):
+def _is_first(organization: Organization, person: User) -> bool:
+    """Locks the person, so that two organizations opened at once do not both see none; two people of one mailbox meet
+    in the constraint."""
+    if mailboxes.is_disposable(person.email):
         return False
-    User.objects.select_for_update(no_key=True).get(pk=actor.pk)
-    credits = Grant.objects.filter(kind=Grant.Kind.SIGN_UP, organization__brand_id=organization.brand_id)
-    return credits.exclude(organization=organization).filter(posting__actor=actor).exists()
+    User.objects.select_for_update(no_key=True).get(pk=person.pk)
+    mailbox = mailboxes.mailbox(person.email)
+    theirs = Q(mailbox=mailbox) | Q(user=person) | Q(user__mailbox=mailbox)
+    earlier = FirstAccount.objects.filter(theirs, brand_id=organization.brand_id)
+    taken = earlier.values_list("organization_id", flat=True).first()
+    if taken is None:
+        values = {"organization": organization, "user": person}
+        first, _ = FirstAccount.objects.get_or_create(brand_id=organization.brand_id, mailbox=mailbox, defaults=values)
+        taken = first.organization_id
+    return taken == organization.pk
+
+
+def payer_of(organization: Organization, tier: Tier | None) -> str:
+    """Who pays for calls of an organization that stands on the tier."""
+    return Payer.PREPAID if tier is None or not includes(organization, tier) else tier.payer
+
+
+def includes(organization: Organization, tier: Tier) -> bool:
+    """Whether what the tier includes is this organization's, rather than paid from its balance (as tiers.as_paid)."""
+    return not organization.is_further or bool(tier.monthly_price_nanos)
 
 
 def save_tier(tier: Tier, *, actor: Actor, address: str | None = None) -> Tier:

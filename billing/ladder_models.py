@@ -56,3 +56,21 @@ class LimitOverride(models.Model):
 
     def __str__(self) -> str:
         return f"{self.amount} {self.unit} {reach(self.unit, self.window, self.scope)} for {self.organization}"
+
+
+class FirstAccount(models.Model):
+    """Whose organization is their first at a brand: sign-up credit and what tiers include are given to it. Kept by
+    mailbox and by person, whatever becomes of membership, address or organization. Written by billing.ladder only."""
+
+    brand = models.ForeignKey(Brand, on_delete=models.CASCADE, related_name="+")
+    mailbox = models.CharField(max_length=254)
+    user = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="+")
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        app_label = "billing"
+        constraints = [models.UniqueConstraint(fields=["brand", "mailbox"], name="first_account_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.mailbox} at {self.brand}"

@@ -13,7 +13,7 @@ from django.db.models import TextChoices  # by name: mypy loses models.TextChoic
 from django.db.models.functions import Now
 
 from billing.choices import LimitScope, Payer, Unit, Window, reach
-from billing.ladder_models import LimitOverride, UpgradeNight
+from billing.ladder_models import FirstAccount, LimitOverride, UpgradeNight
 from billing.payment_models import TopUp
 from billing.reading_models import EngineFinding, EngineReading
 from billing.wallet_models import Grant, GrantEnd, LedgerSeal, LedgerSealPart, PromoClaim, PromoCode, WalletMark
@@ -22,6 +22,7 @@ from keys.models import Brand, Organization, User
 __all__ = [
     "EngineFinding",
     "EngineReading",
+    "FirstAccount",
     "Grant",
     "GrantEnd",
     "LedgerSeal",

@@ -126,6 +126,7 @@ class TierRecord(Record, frozen=True, kw_only=True):
     priority: int = 0
     is_default: bool = False
     is_listed: bool = True
+    is_sold: bool = False
     limits: tuple[LimitRecord, ...] = ()
 
 

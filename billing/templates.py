@@ -16,7 +16,7 @@ from billing.facts import UNITS, rates_of
 from billing.limits import ConcurrencyLimit, Estimate, Need
 from billing.seeds import WantedCounter
 from billing.snapshot import ModelRecord, RateRecord, Snapshot, TierRecord
-from billing.tiers import tier_of
+from billing.tiers import as_paid, tier_of
 from billing.windows import LIFETIME_ID, Bounds, window_at
 from keys.caller import Caller
 
@@ -116,7 +116,7 @@ def _made(caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -
     rate = pricing.rate_for(model, caller.organization.id, now_ms)
     if rate is None or not pricing.complete(rate):
         raise pricing.PriceMissing(f"model {model.slug} has no price")
-    tier = tier_of(snapshot, caller.organization)
+    tier = as_paid(tier_of(snapshot, caller.organization), caller.organization)
     in_force, overridden_until_ms = limits.in_force(tier.limits, caller.organization.overrides, now_ms)
     if in_force is not tier.limits:
         tier = msgspec.structs.replace(tier, limits=in_force)

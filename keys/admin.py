@@ -98,10 +98,10 @@ class UserAdmin(Kept, DjangoUserAdmin):  # type: ignore[type-arg]
     ordering = ("email",)
     list_display = ("email", "name", "is_active", "is_staff", "joined_at", "last_login")
     list_filter = ("is_active", "is_staff")
-    search_fields = ("email", "name")
-    readonly_fields = ("joined_at", "last_login")
+    search_fields = ("email", "mailbox", "name")
+    readonly_fields = ("mailbox", "joined_at", "last_login")
     fieldsets = (
-        (None, {"fields": ("email", "name", "password")}),
+        (None, {"fields": ("email", "mailbox", "name", "password")}),
         ("Rights", {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
         ("Times", {"fields": ("joined_at", "last_login")}),
     )
@@ -170,12 +170,12 @@ class _Keys(ReadOnly, Tabular):
 @admin.register(Organization)
 class OrganizationAdmin(Kept, Page):
     list_display = ("name", "slug", "brand", "state", "public_id", "created_at")
-    list_filter = ("brand", "state")
+    list_filter = ("brand", "state", "is_further")
     list_select_related = ("brand",)
     search_fields = ("name", "slug", "public_id", "memberships__user__email")
     inlines = (_Members, _Keys)
     actions = ("suspend", "resume")
-    facts = ("brand", "name", "slug", "public_id", "state", "suspended_reason", "created_at", "version")
+    facts = ("brand", "name", "slug", "public_id", "state", "suspended_reason", "is_further", "created_at", "version")
     more_about: tuple[Callable[[Organization], str], ...] = ()
     """What higher rooms say of a customer and where it is changed; they add their own."""
 

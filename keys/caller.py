@@ -26,6 +26,8 @@ class OrganizationRecord:
     version: int
     overrides: tuple[dict[str, Any], ...] = ()
     """What billing put in place of limits of its tier; billing.limits reads it."""
+    is_further: bool = False
+    """Opened by somebody who had one already: what tiers include belongs to that one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from django.db.models import (
 from django.db.models.functions import Lower, Now
 
 from keys.caller import SHARDS
+from keys.mailboxes import mailbox
 
 PUBLIC_ID_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 
@@ -54,6 +55,9 @@ class User(AbstractBaseUser, PermissionsMixin):
     """A person, one per e-mail address for the whole installation."""
 
     email = models.EmailField(unique=True)
+    mailbox = models.CharField(
+        max_length=254, default="", db_default="", editable=False, help_text="What every alias of the address leads to"
+    )
     name = models.CharField(max_length=150, blank=True)
     is_active = models.BooleanField(default=True)
     is_staff = models.BooleanField(default=False)
@@ -66,9 +70,17 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     class Meta:
         constraints = [models.UniqueConstraint(Lower("email"), name="user_email_lower_unique")]
+        indexes = [models.Index(fields=["mailbox"], name="user_mailbox")]
 
     def __str__(self) -> str:
         return self.email
+
+    def save(self, **options: Any) -> None:
+        self.mailbox = mailbox(self.email)
+        fields = options.get("update_fields")
+        if fields is not None and "email" in fields:
+            options["update_fields"] = {*fields, "mailbox"}
+        super().save(**options)
 
 
 class Scheme(TextChoices):
@@ -94,6 +106,10 @@ class Brand(models.Model):
     class SignUp(TextChoices):
         OPEN = "open"
         INVITE = "invite", "Invite only"
+
+    class DisposableMail(TextChoices):
+        REFUSED = "refused"
+        WITHOUT_CREDIT = "without_credit", "Taken, without credit and what tiers include"
 
     slug = models.SlugField(max_length=40, unique=True)
     name = models.CharField(max_length=100)
@@ -152,6 +168,18 @@ class Brand(models.Model):
     cors_origins = ArrayField(models.CharField(max_length=253), default=list, blank=True, help_text='"*" allows any')
     money_refusal_status = models.PositiveSmallIntegerField(default=429, choices=[(402, "402"), (429, "429")])
     sign_up_grant_nanos = models.BigIntegerField(default=0)
+    sign_ups_per_address = models.PositiveSmallIntegerField(
+        default=20,
+        db_default=20,
+        help_text="Most sign-ups a day from one IPv4 address or IPv6 /64 network; 0 for no bound",
+    )
+    disposable_mail = models.CharField(
+        max_length=16,
+        choices=DisposableMail.choices,
+        default=DisposableMail.REFUSED,
+        db_default=DisposableMail.REFUSED,
+        help_text="Sign-ups with an address of a domain of throw-away mailboxes",
+    )
     theme = models.JSONField(default=dict, blank=True)
     support_email = models.EmailField(blank=True)
     support_url = models.URLField(blank=True)
@@ -178,6 +206,12 @@ class Organization(models.Model):
     name = models.CharField(max_length=150)
     state = models.CharField(max_length=10, choices=State.choices, default=State.ACTIVE)
     suspended_reason = models.CharField(max_length=200, blank=True)
+    is_further = models.BooleanField(
+        "further account",
+        default=False,
+        db_default=False,
+        help_text="Of somebody who had one already: pays from its balance what tiers include, unless its tier is sold",
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     version = models.BigIntegerField(default=0, editable=False)
 

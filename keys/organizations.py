@@ -17,7 +17,7 @@ from keys import audit, publication
 from keys.audit import Actor
 from keys.models import Brand, Membership, Organization, Role, User
 
-CHANGEABLE = ("name", "slug")
+CHANGEABLE = ("name", "slug", "is_further")
 
 
 class LastOwner(Exception):
@@ -31,6 +31,7 @@ def create(
     actor: Actor,
     owner: User | None = None,
     slug: str | None = None,
+    is_further: bool = False,
     address: str | None = None,
 ) -> Organization:
     """A new customer of `brand`, with `owner` (None for one that operators run) as its first member. Without `slug`, a
@@ -39,6 +40,7 @@ def create(
         raise ValidationError({"name": "A name has printable characters only."})
     with transaction.atomic():
         organization = Organization(brand=brand, name=name.strip(), slug=slug or _free_slug(brand, name))
+        organization.is_further = is_further
         organization.full_clean()
         organization.save(force_insert=True)
         organization.version = publication.record(publication.ORGANIZATION, organization.id)
@@ -57,7 +59,7 @@ def create(
 def change(
     *, organization: Organization, actor: Actor, address: str | None = None, **values: Any
 ) -> publication.Version | None:
-    """Change name or slug. None when nothing differs."""
+    """Change any of CHANGEABLE. None when nothing differs."""
     unknown = set(values) - set(CHANGEABLE)
     if unknown:
         raise TypeError(f"not changeable: {', '.join(sorted(unknown))}")

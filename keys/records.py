@@ -100,7 +100,8 @@ def organization_columns() -> str:
     """o.id, o.version, data: three columns of a SELECT that names the organization's row `o`."""
     facts = "".join(f", '{name}', ({sql})" for name, sql in sorted(_organization_facts.items()))
     return f"""o.id, o.version, json_build_object(
-        'id', o.id, 'public_id', o.public_id, 'slug', o.slug, 'brand_id', o.brand_id, 'state', o.state{facts})::text"""
+        'id', o.id, 'public_id', o.public_id, 'slug', o.slug, 'brand_id', o.brand_id, 'state', o.state,
+        'is_further', o.is_further{facts})::text"""
 
 
 def pair_sql(condition: str) -> str:
@@ -167,6 +168,7 @@ def _standing(key_version: int, key: dict[str, Any], organization_version: int, 
             tier_id=org.get("tier_id"),
             version=organization_version,
             overrides=tuple(org.get("overrides") or ()),
+            is_further=org.get("is_further", False),
         ),
     )
     return Standing(caller, bytes.fromhex(key["digest"]))

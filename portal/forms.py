@@ -7,15 +7,18 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from allauth.account import forms as allauth
+from allauth.account.adapter import get_adapter
 from allauth.mfa.base import forms as allauth_mfa
 from allauth.mfa.totp import forms as allauth_totp
 from django import forms
 from django.core.exceptions import ValidationError
+from django.http import HttpRequest
 
 from billing import limits, money
 from billing.models import Model
-from keys import issuing
-from keys.models import Organization, Role, Scope
+from keys import issuing, mailboxes
+from keys.models import Brand, Organization, Role, Scope
+from portal import throttle
 
 PASSWORD_RULE = "At least 8 characters, and not a common password."  # noqa: S105
 
@@ -34,12 +37,28 @@ class Plain:
                 field.label = "E-mail address"
 
 
+def kept(email: str) -> str:
+    """The address, where the brand of the page takes it."""
+    brand = get_adapter().request.brand
+    if brand.disposable_mail == Brand.DisposableMail.REFUSED and mailboxes.is_disposable(email):
+        raise ValidationError(
+            f"{email.rpartition('@')[2]} gives mailboxes to be thrown away. Please use an address that you keep: "
+            "bills, warnings and new passwords go there."
+        )
+    return email
+
+
 class SignInForm(Plain, allauth.LoginForm):  # type: ignore[misc]
     pass
 
 
 class SignUpForm(Plain, allauth.SignupForm):  # type: ignore[misc]
-    pass
+    def clean_email(self) -> str:
+        return kept(super().clean_email())
+
+    def try_save(self, request: HttpRequest) -> Any:
+        throttle.count_sign_up(request)
+        return super().try_save(request)
 
 
 class ResetPasswordForm(Plain, allauth.ResetPasswordForm):  # type: ignore[misc]
@@ -55,7 +74,8 @@ class ChangePasswordForm(Plain, allauth.ChangePasswordForm):  # type: ignore[mis
 
 
 class EmailForm(Plain, allauth.AddEmailForm):  # type: ignore[misc]
-    pass
+    def clean_email(self) -> str:
+        return kept(super().clean_email())
 
 
 class ReauthenticateForm(Plain, allauth.ReauthenticateForm):  # type: ignore[misc]

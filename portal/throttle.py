@@ -1,7 +1,8 @@
 """How often a page may be tried: one table of rules, counted by django-ratelimit per address and per account.
 
 Every refused try is a 429 page with Retry-After. While Redis is away each web worker counts on its own, so guessing
-stays slow and nobody is locked out of the one page that could mend it.
+stays slow and nobody is locked out of the one page that could mend it. Sign-ups that were filled in rightly are
+counted once more, by day, up to what the brand's row allows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from redis.exceptions import RedisError
 from portal import second_factor
 
 CACHE = "throttle"
+SIGN_UPS = "sign-ups from your network"
 Handler = Callable[[HttpRequest], HttpResponse]
 
 
@@ -99,7 +101,10 @@ class ThrottleMiddleware:
         if rule is None or request.method != "POST":
             return None
         waits = [wait for wait in _waits(request, name, rule) if wait]
-        return too_many(request, rule, max(waits)) if waits else None
+        return too_many(request, rule.what, max(waits)) if waits else None
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
+        return too_many(request, error.what, error.seconds) if isinstance(error, TooMany) else None
 
 
 def _waits(request: HttpRequest, name: str, rule: Rule) -> Iterator[int]:
@@ -120,8 +125,28 @@ def _wait(request: HttpRequest, group: str, rate: str, key: str | Callable[[str,
     return max(1, int(usage["time_left"]))
 
 
-def too_many(request: HttpRequest, rule: Rule, seconds: int) -> HttpResponse:
-    context = {"what": rule.what, "minutes": -(-seconds // 60)}
+class TooMany(Exception):
+    """For what a form finds out: a 429 page like the others. `seconds` until there is room again."""
+
+    def __init__(self, what: str, seconds: int) -> None:
+        super().__init__(what)
+        self.what, self.seconds = what, seconds
+
+
+def count_sign_up(request: HttpRequest) -> None:
+    """One more sign-up of the day on this brand from the client's address (IPv6: its /64 network), whether or not
+    anybody has that e-mail address already. TooMany past what the brand's row allows."""
+    brand = request.brand  # type: ignore[attr-defined]
+    if brand.sign_ups_per_address:
+        seconds = _wait(request, f"sign-ups.{brand.pk}", f"{brand.sign_ups_per_address}/d", "ip")
+        if seconds:
+            raise TooMany(SIGN_UPS, seconds)
+
+
+def too_many(request: HttpRequest, what: str, seconds: int) -> HttpResponse:
+    minutes = -(-seconds // 60)
+    hours = 0 if minutes <= 60 else -(-minutes // 60)
+    context = {"what": what, "minutes": minutes, "hours": hours}
     response = render(request, "portal/throttled.html", context, status=429)
     response["Retry-After"] = str(seconds)
     return response

@@ -144,6 +144,8 @@ class BrandFile(Section, frozen=True, kw_only=True):
     money_refusal_status: int = 429
     sign_up: Literal["open", "invite"] = "open"
     sign_up_grant: Money = "0"
+    sign_ups_per_address: int = 20
+    disposable_mail: Literal["refused", "without_credit"] = "refused"
     cors_origins: list[str] = []
     support_email: str = ""
     support_url: str = ""

@@ -36,6 +36,7 @@ def balance(request: MemberRequest, organization: Organization) -> HttpResponse:
         "balance": balances.of(organization),
         "may_redeem": access.may(access.role_in(request.user, organization), Role.BILLING),
         "tier": tier,
+        "payer": ladder.payer_of(organization, tier),
         "tier_since": since,
         "limits": standing.binding(tier) if tier else [],
         "wallet": wallet,

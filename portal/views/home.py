@@ -47,6 +47,7 @@ def overview(request: MemberRequest, organization: Organization) -> HttpResponse
     context = {
         "balance": balances.of(organization),
         "tier": tier,
+        "payer": ladder.payer_of(organization, tier),
         "included": gauges.of(organization, tier, now).included(),
         "total": reports.total(organization.pk, first=first, last=last),
         "chart": chart(reports.usage(organization.pk, first=first, last=last, by=("day",)), first, last),

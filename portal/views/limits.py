@@ -47,12 +47,13 @@ def limits_live(request: MemberRequest, organization: Organization) -> HttpRespo
 
 
 def _live(organization: Organization, reading: gauges.Reading, tiers: list[Tier]) -> dict[str, Any]:
-    is_prepaid = reading.tier is None or reading.tier.payer != "included"
+    payer = ladder.payer_of(organization, reading.tier)
     return {
         "organization": organization,
         "currency": organization.brand.currency,
         "zone": organization.brand.timezone,
         "tier": reading.tier,
+        "payer": payer,
         "board": standing.board(reading, standing.units_of(tiers)),
-        "balance": balances.of(organization) if is_prepaid else None,
+        "balance": balances.of(organization) if payer != "included" else None,
     }

@@ -125,6 +125,8 @@ def files(draw: Any) -> BrandFile:
         is_plain_chat=draw(st.booleans()),
         conversation_days=draw(st.integers(0, 30)),
         sign_up_grant=draw(amounts),
+        sign_ups_per_address=draw(st.integers(0, 32_767)),
+        disposable_mail=draw(st.sampled_from(["refused", "without_credit"])),
         theme=draw(st.sampled_from([{}, {"accent": "#1e7f6e"}])),
         parameters=draw(
             st.sampled_from([{}, {"temperature": {"min": 0, "max": 1.5, "default": 0.7}, "n": {"max": 1}}])

@@ -71,6 +71,82 @@ def test_the_credit_is_given_once_to_a_person(client, generous):
     assert Grant.objects.count() == 1
 
 
+def test_an_alias_signs_up_like_anybody_and_gets_no_second_credit(client, generous):
+    free = Tier.objects.get()
+    free.payer = Payer.INCLUDED
+    free.save()
+    first = client.post("/accounts/signup/", {**NEW, "email": "ada.l@gmail.com"})
+    (path,) = re.findall(r"http://testserver(/\S+)", str(mail.outbox[-1].body))
+    client.post(path)
+    client.logout()
+    second = client.post("/accounts/signup/", {**NEW, "email": "adal+2@googlemail.com"})
+    assert (first.status_code, first["Location"]) == (second.status_code, second["Location"])
+    (path,) = re.findall(r"http://testserver(/\S+)", str(mail.outbox[-1].body))
+    client.post(path)
+    assert Organization.objects.count() == 2
+    assert Grant.objects.count() == 1
+    further = Organization.objects.get(is_further=True)
+    assert further.memberships.get().user.email == "adal+2@googlemail.com"
+    assert TierAssignment.objects.filter(organization=further, tier=free).exists()
+    overview = client.get(f"/{further.public_id}/").content.decode()
+    assert "what plans include belongs to your first account" in overview
+    for page in ("balance", "limits"):
+        assert "first account here" in client.get(f"/{further.public_id}/{page}/").content.decode()
+
+
+def test_a_throw_away_mailbox_is_refused_in_words(client, generous):
+    answer = client.post("/accounts/signup/", {**NEW, "email": "ada@mailinator.com"})
+    page = answer.content.decode()
+    assert answer.status_code == 200
+    assert "mailinator.com gives mailboxes to be thrown away" in page
+    assert not User.objects.exists()
+    assert not mail.outbox
+
+
+def test_a_brand_may_take_throw_away_mailboxes_without_credit(client, generous):
+    generous.disposable_mail = Brand.DisposableMail.WITHOUT_CREDIT
+    generous.save()
+    join_up(client, email="ada@mailinator.com")
+    assert Organization.objects.get().is_further
+    assert not Grant.objects.exists()
+
+
+def test_an_address_cannot_be_changed_to_a_throw_away_one(client, generous):
+    join_up(client)
+    answer = client.post("/accounts/email/", {"email": "new@mailinator.com", "action_add": ""})
+    assert "thrown away" in answer.content.decode()
+
+
+def sign_up(client, email, address, **more):
+    return client.post("/accounts/signup/", {**NEW, "email": email, **more}, REMOTE_ADDR=address)
+
+
+def test_sign_ups_of_a_day_are_bounded_by_network(client, generous):
+    generous.sign_ups_per_address = 3
+    generous.save()
+    casting.person(email="known@example.com")
+    assert sign_up(client, "typo@example.com", "2001:db8::9", password1="x").status_code == 200
+    addresses = ["ada@example.com", "known@example.com", "bob@example.com"]
+    answers = [sign_up(client, email, f"2001:db8::{number}") for number, email in enumerate(addresses)]
+    assert [answer.status_code for answer in answers] == [302] * 3
+    for email in ("eve@example.com", "known@example.com"):  # the same, whether the address is known or not
+        refused = sign_up(client, email, "2001:db8::77")
+        assert refused.status_code == 429
+        assert 1 <= int(refused["Retry-After"]) <= 86_400
+        page = refused.content.decode()
+        assert "Too many sign-ups from your network" in page
+        assert re.search(r"Please wait \d+ (hour|minute)s?, then try again", page)
+    assert not User.objects.filter(email="eve@example.com").exists()
+    assert sign_up(client, "eve@example.com", "2001:db8:0:1::1").status_code == 302
+    assert sign_up(client, "fay@example.com", "192.0.2.1").status_code == 302
+
+
+def test_a_brand_may_leave_sign_ups_unbounded(client, generous):
+    generous.sign_ups_per_address = 0
+    generous.save()
+    assert {sign_up(client, f"p{n}@example.com", "192.0.2.1").status_code for n in range(25)} == {302}
+
+
 def test_a_brand_by_invitation_opens_no_account(client, generous):
     closed = casting.brand(sign_up=Brand.SignUp.INVITE)
     join_up(client)
