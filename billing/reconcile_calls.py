@@ -7,7 +7,7 @@ and unread journal, and what is held with the sum of the holds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import redis
@@ -25,6 +25,7 @@ ENTRIES_MAX = 50_000
 def differences(store: redis.Redis) -> Iterator[Difference]:
     yield from _brands_that_do_not_balance()
     yield from _charges_outside_their_holds()
+    yield from _priced_otherwise()
     yield from _corrections_of_nothing()
     yield from _twice()
     for shard in range(SHARDS):
@@ -66,6 +67,52 @@ def _charges_outside_their_holds() -> Iterator[Difference]:
     """
     for call_id, cost, held in _rows(statement):
         yield Difference("charge", f"call {call_id}", f"0 to {held} held", cost)
+
+
+def _priced_otherwise() -> Iterator[Difference]:
+    """What each call's usage costs by the rates frozen with it, and the credits it takes by its rate, which never
+    changes. Of a call whose usage nobody knows nothing is charged, or what every request costs."""
+    for call_id, expected, found, free in _rows(_PRICED):
+        if found != expected and not (free and set(found) == {0}):
+            yield Difference("price", f"call {call_id}", _priced(expected), _priced(found))
+
+
+def _priced(amounts: Sequence[int]) -> str:
+    cost, listed, credits = amounts
+    return f"{cost} nanos, {listed} by the list, {credits} credits"
+
+
+_PRICED = """
+    WITH of_call AS (
+        SELECT COALESCE(corrects, call_id) AS call_id, min(payer) AS payer, max(held_nanos) AS held,
+            (array_agg(rates ORDER BY kind))[1] AS rates, max(rate_id) AS rate_id,
+            bool_and(usage_source = 'none') AS is_unknown, sum(uncached_input_tokens) AS uncached,
+            sum(COALESCE(cache_read_tokens, 0)) AS cache_read, sum(COALESCE(cache_write_tokens, 0)) AS cache_write,
+            sum(output_tokens) AS output, LEAST(sum(COALESCE(reasoning_tokens, 0)), sum(output_tokens)) AS reasoning,
+            sum(images) AS images, sum(cost_nanos)::bigint AS cost, sum(list_cost_nanos)::bigint AS listed,
+            sum(credits)::bigint AS credits
+        FROM usage_event GROUP BY 1
+    ), rated AS (
+        SELECT *, COALESCE((rates ->> 'input_picos')::numeric, 0) AS input_rate,
+            COALESCE((rates ->> 'output_picos')::numeric, 0) AS output_rate
+        FROM of_call
+    ), priced AS (
+        SELECT rated.*, (ceil((uncached * input_rate
+                + cache_read * COALESCE((rates ->> 'cache_read_picos')::numeric, input_rate)
+                + cache_write * COALESCE((rates ->> 'cache_write_picos')::numeric, input_rate)
+                + (output - reasoning) * output_rate
+                + reasoning * COALESCE((rates ->> 'reasoning_picos')::numeric, output_rate)) / 1000)
+            + COALESCE((rates ->> 'request_nanos')::numeric, 0)
+            + images * COALESCE((rates ->> 'image_nanos')::numeric, 0))::bigint AS by_rates,
+            COALESCE(rate.credits_per_request + ceil((uncached + cache_read + cache_write + output)
+                * rate.credits_per_1000_tokens / 1000.0), rated.credits)::bigint AS credits_by_rate
+        FROM rated LEFT JOIN billing_rate rate ON rate.id = rated.rate_id
+    ), due AS (
+        SELECT *, CASE WHEN payer = 'prepaid' THEN LEAST(by_rates, held) ELSE 0 END AS cost_by_rates FROM priced
+    )
+    SELECT call_id, ARRAY[cost_by_rates, by_rates, credits_by_rate], ARRAY[cost, listed, credits], is_unknown FROM due
+    WHERE (cost, listed, credits) IS DISTINCT FROM (cost_by_rates, by_rates, credits_by_rate) ORDER BY 1
+"""
 
 
 def _corrections_of_nothing() -> Iterator[Difference]:

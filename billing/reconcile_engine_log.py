@@ -6,11 +6,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from math import ceil
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import connection
 
+from billing.admission import PROGRESS_MS
+from billing.engine_counters import CUT_TOKENS
 from billing.reconcile_books import Difference
 
 SETTLED_WITHIN = timedelta(seconds=120)
@@ -18,22 +21,31 @@ SETTLED_WITHIN = timedelta(seconds=120)
 CALLS_AT_ONCE = 5_000
 
 
+class _Done(NamedTuple):
+    """What the engine did for a call. `unheard`: the output that its metering may lack where the call was cut."""
+
+    prompt: int
+    output: int
+    unheard: int
+
+
 class _Metered(NamedTuple):
     prompt: int
     output: int
     usage_source: str
+    stream: bool
 
 
 def differences(
     log: Sequence[Mapping[str, Any]], engine_ids: Collection[int], pending: Collection[str], now: datetime
 ) -> Iterator[Difference]:
     """`log`: entries as GET /log gives them, oldest first. `pending`: calls that are held or not booked yet."""
-    done: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    done: dict[str, list[_Done]] = defaultdict(list)
     ended: dict[str, float] = {}
     for entry in log:
         call_id = entry["request_id"]
         if entry["end"] != "refused" and _is_ours(call_id):
-            done[call_id].append((entry["prompt_tokens"], entry["output_tokens"]))
+            done[call_id].append(_Done(entry["prompt_tokens"], entry["output_tokens"], _unheard(entry)))
             ended[call_id] = entry["ended_at"]
     metered = _metered(list(done))
     for call_id, tries in done.items():
@@ -45,27 +57,45 @@ def differences(
         yield from _invented(datetime.fromtimestamp(log[0]["ended_at"], UTC), engine_ids, done)
 
 
-def _compared(call_id: str, metered: _Metered, tries: Sequence[tuple[int, int]]) -> Iterator[Difference]:
-    """The engine's last word is exact; what was heard of a call that was cut is at most what was done."""
-    found = (metered.prompt, metered.output)
+def _unheard(entry: Mapping[str, Any]) -> int:
+    """What an engine makes at its pace in one progress interval, and in the steps that it takes to notice a cut."""
+    seconds: float = entry["ended_at"] - entry.get("started_at", entry["ended_at"])
+    interval = PROGRESS_MS / 1000
+    output: int = entry["output_tokens"]
+    return CUT_TOKENS + ceil(output * interval / max(seconds, interval))
+
+
+def _compared(call_id: str, metered: _Metered, tries: Sequence[_Done]) -> Iterator[Difference]:
+    if not any(_agrees(metered, done) for done in tries):
+        found = f"{metered.prompt} in {metered.output} out"
+        yield Difference("engine log", f"call {call_id} ({metered.usage_source})", _said(tries, metered), found)
+
+
+def _agrees(metered: _Metered, done: _Done) -> bool:
+    """The engine's last word is exact. What was heard of a stream that was cut is at most what was done, and at least
+    that but for what was made unheard; of a whole answer that was cut nothing is heard, and nobody got it."""
     if metered.usage_source == "final":
-        agrees = found in tries
-    else:
-        agrees = metered.usage_source == "estimated" or any(
-            metered.prompt <= prompt and metered.output <= output for prompt, output in tries
-        )
-    if not agrees:
-        yield Difference("engine log", f"call {call_id} ({metered.usage_source})", _said(tries), _said([found]))
+        return (metered.prompt, metered.output) == (done.prompt, done.output)
+    if metered.usage_source == "estimated":
+        return True
+    if metered.prompt > done.prompt or metered.output > done.output:
+        return False
+    if metered.output and metered.prompt < done.prompt:
+        return False
+    return not metered.stream or metered.output >= done.output - done.unheard
 
 
-def _said(tries: Sequence[tuple[int, int]]) -> str:
-    return ", ".join(f"{prompt} in {output} out" for prompt, output in tries)
+def _said(tries: Sequence[_Done], metered: _Metered | None = None) -> str:
+    is_cut = metered is not None and metered.usage_source != "final"
+    less = ", less {} at most" if is_cut else ""
+    return ", ".join(f"{done.prompt} in {done.output} out" + less.format(done.unheard) for done in tries)
 
 
 _OF_CALLS = """
     SELECT COALESCE(corrects, call_id)::text,
         sum(uncached_input_tokens + COALESCE(cache_read_tokens, 0) + COALESCE(cache_write_tokens, 0))::bigint,
-        sum(output_tokens)::bigint, (array_agg(usage_source ORDER BY settled_at DESC, kind DESC))[1]
+        sum(output_tokens)::bigint, (array_agg(usage_source ORDER BY settled_at DESC, kind DESC))[1],
+        bool_or(stream)
     FROM usage_event WHERE call_id = ANY(%s::uuid[]) OR corrects = ANY(%s::uuid[]) GROUP BY 1
 """
 
@@ -90,7 +120,7 @@ def _invented(since: datetime, engine_ids: Collection[int], done: Collection[str
         cursor.execute(statement, [list(engine_ids), since])
         for call_id, prompt, output in cursor.fetchall():
             if call_id not in done:
-                yield Difference("engine log", f"call {call_id}", "nothing done", _said([(prompt, output)]))
+                yield Difference("engine log", f"call {call_id}", "nothing done", f"{prompt} in {output} out")
 
 
 def _is_ours(request_id: str) -> bool:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 from django.core.management import call_command
 from django.db import connection
 
 from billing import engine_counters, reconcile_calls, reconcile_engine_log, script
+from billing.events import Event
 from billing.journal import Journal, stream_of
-from billing.models import Engine, UsageEvent
+from billing.models import Engine, Rate, UsageEvent
 from tests.billing.draining import drain
-from tests.billing.settled import customer, entry, settle
+from tests.billing.settled import customer, entry, late, settle
 from tests.billing.till import Till
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -51,7 +53,85 @@ def execute(statement: str, *given: Any) -> None:
 
 def test_a_charge_above_its_hold(redis_connection, booked):
     execute("UPDATE usage_event SET cost_nanos = 21")
-    assert found(redis_connection) == [("charge", "0 to 20 held", 21)]
+    assert ("charge", "0 to 20 held", 21) in found(redis_connection)
+
+
+AT_ALL_RATES = {
+    "input_picos": 1_000,
+    "cache_read_picos": 100,
+    "cache_write_picos": 1_250,
+    "output_picos": 3_000,
+    "reasoning_picos": 4_000,
+    "request_nanos": 7,
+    "image_nanos": 11,
+}
+USED = {
+    "uncached_input_tokens": 10,
+    "cache_read_tokens": 3,
+    "cache_write_tokens": 2,
+    "output_tokens": 5,
+    "reasoning_tokens": 2,
+    "images": 2,
+}
+LISTED = 10 + 3 + 9 + 8 + 7 + 22  # 0.3 and 2.5 are 3, rounded up once
+
+
+def rated(till: Till, **fields: Any) -> Rate:
+    return Rate.objects.create(
+        model_id=till.customer.model.id, effective_from=datetime.now(UTC), **(AT_ALL_RATES | fields)
+    )
+
+
+@pytest.fixture
+def priced(booked, journal) -> Callable[..., Event]:
+    """Books a call of every bucket, at one credit a request and 250 for a thousand tokens, as changed."""
+    rate = rated(booked, credits_per_request=1, credits_per_1000_tokens=250)
+
+    def call(**changes: Any) -> Event:
+        amounts = {"list_cost_nanos": LISTED, "cost_nanos": LISTED, "credits": 6, "held_nanos": 100}
+        prices = {"rates": AT_ALL_RATES, "rate_id": rate.id}
+        event: Event = booked.call(**(USED | amounts | prices | changes))
+        drain(journal)
+        return event
+
+    return call
+
+
+def test_calls_priced_by_their_rates(redis_connection, priced):
+    priced()
+    priced(rates={}, rate_id=None, cost_nanos=0, list_cost_nanos=0, credits=0)  # nothing has a price: simulated use
+    priced(payer="included", cost_nanos=0)
+    priced(cost_nanos=40, held_nanos=40, flags=("usage_above_hold",))
+    nothing = dict.fromkeys(USED, 0)
+    priced(**nothing, usage_source="none", list_cost_nanos=0, cost_nanos=0, credits=0)
+    priced(**nothing, usage_source="none", list_cost_nanos=7, cost_nanos=7, credits=1)
+    assert found(redis_connection) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cost_nanos": 58}, "58 nanos, 59 by the list, 6 credits"),
+        ({"list_cost_nanos": 60}, "59 nanos, 60 by the list, 6 credits"),
+        ({"credits": 5}, "59 nanos, 59 by the list, 5 credits"),
+        ({"credits": 0, "cost_nanos": 0, "list_cost_nanos": 0}, "0 nanos, 0 by the list, 0 credits"),
+    ],
+)
+def test_a_call_that_was_priced_otherwise(redis_connection, priced, changes, said):
+    priced(**changes)
+    assert found(redis_connection) == [("price", "59 nanos, 59 by the list, 6 credits", said)]
+
+
+def test_a_call_is_priced_together_with_its_corrections(redis_connection, priced, journal):
+    low = {"output_tokens": 0, "reasoning_tokens": 0, "cost_nanos": 42, "list_cost_nanos": 42, "credits": 5}
+    event = priced(**low, usage_source="running", end_reason="lapsed")
+    whole = msgspec.structs.replace(
+        event, output_tokens=5, reasoning_tokens=2, cost_nanos=LISTED, list_cost_nanos=LISTED, credits=6
+    )
+    late(redis_connection, whole)
+    drain(journal)
+    assert UsageEvent.objects.filter(kind="correction").count() == 1
+    assert found(redis_connection) == []
 
 
 def test_a_correction_of_no_call(redis_connection, booked):
@@ -134,7 +214,7 @@ class Log:
         self.lines: list[dict[str, Any]] = [self.line("", 0, 0)]
 
     def line(self, request_id: str, prompt: int, output: int, **fields: Any) -> dict[str, Any]:
-        usual = {"end": "stop", "ended_at": time.time() - 600}
+        usual = {"end": "stop", "started_at": time.time() - 610, "ended_at": time.time() - 600}
         counts = {"request_id": request_id, "prompt_tokens": prompt, "output_tokens": output}
         return {**counts, **usual, **fields}
 
@@ -171,7 +251,32 @@ def test_a_call_of_which_the_engine_says_otherwise(log, prompt, output):
 
 def test_a_cut_call_metered_beyond_what_was_done(log):
     log.call(10, 4, usage_source="running", end_reason="client_gone")
-    assert log.found() == [("10 in 4 out", "10 in 5 out")]
+    assert log.found() == [("10 in 4 out, less 65 at most", "10 in 5 out")]
+
+
+CUT = {"usage_source": "running", "end_reason": "lapsed", "stream": True}
+
+
+@pytest.mark.parametrize(("made", "is_found"), [(5 + 64 + 25, False), (5 + 64 + 26, True)])
+def test_a_cut_stream_metered_short_of_what_was_sent(log, made, is_found):
+    """At a hundred tokens a second: less one interval's, and what a cut takes."""
+    log.call(10, made, **CUT)
+    log.lines[-1]["started_at"] = log.lines[-1]["ended_at"] - made / 100
+    assert log.found() == ([(f"10 in {made} out, less 89 at most", "10 in 5 out")] if is_found else [])
+
+
+@pytest.mark.parametrize("end", ["client_gone", "upstream_cut", "lapsed"])
+def test_a_stream_of_which_nothing_was_heard_though_much_was_sent(log, end):
+    nothing = {"uncached_input_tokens": 0, "output_tokens": 0, "cost_nanos": 0, "list_cost_nanos": 0}
+    log.call(10, 500, **nothing, usage_source="none", end_reason=end, stream=True)
+    log.call(10, 500, **nothing, usage_source="none", end_reason=end)  # a whole answer, which nobody got
+    log.call(10, 5, **nothing, usage_source="none", end_reason=end, stream=True)
+    assert [said for _, said in log.found()] == ["0 in 0 out"]
+
+
+def test_a_cut_stream_whose_prompt_was_not_charged(log):
+    log.call(11, 5, **CUT)
+    assert [said for _, said in log.found()] == ["10 in 5 out"]
 
 
 def test_a_call_that_the_engine_did_and_nobody_booked(log):
