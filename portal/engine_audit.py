@@ -10,7 +10,10 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+import redis
+
 from billing import engine_counters, reconcile_calls, reconcile_engine_log
+from billing.reconcile import reconcile
 from billing.reconcile_books import Difference
 from keys.connections import redis_client
 from proxy.engine_counters import read_all, read_logs
@@ -29,6 +32,13 @@ def compare(*, now: datetime) -> int:
         said = "%s: %s tokens: %s counted there, %s metered, %s to %s"
         log.error(said, found.root, found.kind, found.counted, found.metered, found.since, found.until)
     return len(findings)
+
+
+def all_that_differs(store: redis.Redis, *, now: datetime) -> Iterator[Difference]:
+    """What `manage.py reconcile --deep` names: books and counters, every call and hold, demo engines' logs."""
+    yield from reconcile(store)
+    yield from reconcile_calls.differences(store)
+    yield from logs_that_differ(now=now)
 
 
 def logs_that_differ(*, now: datetime) -> Iterator[Difference]:

@@ -1,7 +1,7 @@
 """`manage.py tour`: the claims of this project, shown one after another on the running demo, each with its proof.
 
 A claim is a sentence and a coroutine that makes it true before your eyes, or not: it returns the lines that prove it
-and whether they do.
+and whether they do; or it says why it cannot be shown on the brand that was chosen.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from portal.tour.demo import Demo
 class Proof:
     lines: list[str]
     holds: bool
+
+
+class NotHere(Exception):
+    """The claim says nothing about this brand; why, and where it can be shown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import orjson
 from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.utils import timezone
 
 from billing import calls
 from billing.admission import PROGRESS_MS
 from billing.models import LedgerAccount, UsageEvent
-from billing.reconcile import reconcile
 from keys.connections import redis_client
 from keys.models import Organization
 from portal import engine_audit, roster
@@ -145,7 +145,7 @@ async def kills_lose_and_double_nothing(demo: Demo) -> Proof:
     lines += [f"{stream.trouble}, though asked for again" for stream in streams if not stream.call_id]
     lines += told
     lines.append(f"granted {CREDIT_NANOS} nanos − billed = left {left}" if left is not None else "the balance is off")
-    lines.append(f"manage.py reconcile: {0 if differences is not None else 'some'} differences")
+    lines.append(f"manage.py reconcile --deep: {0 if differences is not None else 'some'} differences")
     lines.append(f"{workers} workers serve again" if restored else "a worker is missing")
     return Proof(lines, holds and len(begun) == STREAMS and None not in (left, differences) and restored)
 
@@ -232,4 +232,4 @@ def _balanced(organization: Organization) -> int | None:
 
 def _agreement() -> int | None:
     """None while anything differs: calls of the killed worker may be on their way."""
-    return 0 if not list(reconcile(redis_client())) else None
+    return 0 if not list(engine_audit.all_that_differs(redis_client(), now=timezone.now())) else None

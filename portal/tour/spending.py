@@ -10,9 +10,10 @@ from asgiref.sync import sync_to_async
 from django.db.models import Count, Sum
 
 from billing import prices
-from billing.models import LedgerAccount, Model, UsageEvent
-from keys.models import Organization
-from portal.tour import Proof
+from billing.models import LedgerAccount, Model, Payer, Tier, TierAssignment, UsageEvent
+from keys import issuing
+from keys.models import ApiKey, Organization
+from portal.tour import NotHere, Proof
 from portal.tour.customers import ACTOR, new_customer
 from portal.tour.demo import Demo, eventually
 from proxy.upstream import UpstreamFailure
@@ -54,7 +55,8 @@ async def _one(demo: Demo, key: str, number: int) -> str:
 
 
 def _customer(demo: Demo) -> tuple[Organization, str]:
-    """With its own price (input costs nothing) and credit for exactly ten calls."""
+    """With its own price (input costs nothing) and credit for exactly ten calls. Raises NotHere."""
+    _check_money_is_asked(demo)
     organization, key = new_customer(demo, AFFORDED * CALL_NANOS)
     prices.set_price(
         model=Model.objects.get(brand=organization.brand, slug=demo.model),
@@ -63,6 +65,17 @@ def _customer(demo: Demo) -> tuple[Organization, str]:
         per_million={"input": "0", "output": OUTPUT_PER_MILLION},
     )
     return organization, key
+
+
+def _check_money_is_asked(demo: Demo) -> None:
+    own = issuing.existing(demo.brand["api_key"])
+    assert isinstance(own, ApiKey)
+    tier = TierAssignment.objects.get(organization=own.organization).tier
+    if tier.payer != Payer.PREPAID:
+        paying = Tier.objects.filter(payer=Payer.PREPAID, brand__slug__in=demo.brands).order_by("brand__slug")
+        elsewhere = " or ".join(dict.fromkeys(paying.values_list("brand__slug", flat=True)))
+        brand = own.organization.brand.slug
+        raise NotHere(f"{brand}'s tier {tier.name} includes its calls: no balance is spent. Try --brand {elsewhere}.")
 
 
 def _events(organization: Organization, wanted: int) -> dict[str, int] | None:

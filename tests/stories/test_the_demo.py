@@ -183,12 +183,19 @@ def test_the_tour_proves_its_claims(demo):
     assert "2 processes at once: 1 moved it; judged once more: 0" in tour.stdout
     assert "late: 0 of 160" in tour.stdout
     assert "lost 0, doubled 0" in tour.stdout
+    assert "manage.py reconcile --deep: 0 differences" in tour.stdout
     counted_and_billed = re.findall(r"came whole:  engine counted (.+), we billed (.+)", tour.stdout)
     assert len(counted_and_billed) == 1
     assert counted_and_billed[0][0] == counted_and_billed[0][1]
     elsewhere = manage(place, "tour", "--brand", "nowhere")
     assert elsewhere.returncode == 1
     assert "The demo has no brand nowhere; it has dialogix" in elsewhere.stderr
+    included = manage(place, "tour", "metering", "spending", "--brand", "axione")
+    assert included.returncode == 0, included.stdout + included.stderr
+    assert "included in the account's tier: nothing is charged" in included.stdout
+    assert "no balance is spent. Try --brand aione or aionlabs or dialogix." in included.stdout
+    assert "1 of 2 claims hold; 1 cannot be shown on axione." in included.stdout
+    assert "All 2 claims hold." in manage(place, "tour", "metering", "spending", "--brand", "aione").stdout
     # killed twice, the demo is as it was
     again = manage(place, "tour", "killing", "metering")
     assert again.returncode == 0, again.stdout + again.stderr

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 from django.utils import timezone
 
-from billing import rebuild, reconcile_calls
+from billing import rebuild
 from billing.reconcile import reconcile
-from billing.reconcile_books import Difference
 from keys.connections import redis_client
-from portal import engine_audit
+from portal.engine_audit import all_that_differs
 
 
 class Command(BaseCommand):
@@ -24,19 +22,13 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         # A Redis that has just started, perhaps for this command, is closed: open it as the journal does.
-        rebuild.ensure_epochs(redis_client())
+        store = redis_client()
+        rebuild.ensure_epochs(store)
         found = 0
-        for difference in self._differences(deep=options["deep"]):
+        for difference in all_that_differs(store, now=timezone.now()) if options["deep"] else reconcile(store):
             found += 1
             self.stdout.write(str(difference))
         if found:
             self.stderr.write(f"{found} differences.")
             sys.exit(1)
         self.stdout.write("The books agree.")
-
-    def _differences(self, *, deep: bool) -> Iterator[Difference]:
-        store = redis_client()
-        yield from reconcile(store)
-        if deep:
-            yield from reconcile_calls.differences(store)
-            yield from engine_audit.logs_that_differ(now=timezone.now())

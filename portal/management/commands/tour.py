@@ -13,7 +13,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from portal.tour import Claim
+from portal.tour import Claim, NotHere
 from portal.tour.claims import CLAIMS
 from portal.tour.demo import Demo
 
@@ -39,25 +39,35 @@ class Command(BaseCommand):
         brands = json.loads(path.read_text())["brands"]
         if brand not in brands:
             raise CommandError(f"The demo has no brand {brand}; it has {', '.join(brands)}.")
-        failed = asyncio.run(self._show(chosen, path, brand, times))
+        failed, absent = asyncio.run(self._show(chosen, path, brand, times))
         each = "" if times == 1 else f", each {times} times"
         if failed:
             self.stdout.write(f"{failed} of {len(chosen)} claims did not hold{each}.")
             sys.exit(1)
-        self.stdout.write(f"All {len(chosen)} claims hold{each}.")
+        if not absent:
+            self.stdout.write(f"All {len(chosen)} claims hold{each}.")
+        else:
+            held = len(chosen) - absent
+            self.stdout.write(f"{held} of {len(chosen)} claims hold{each}; {absent} cannot be shown on {brand}.")
 
-    async def _show(self, chosen: list[Claim], path: Path, brand: str, times: int) -> int:
-        demo, failed = Demo.read(path, brand), 0
+    async def _show(self, chosen: list[Claim], path: Path, brand: str, times: int) -> tuple[int, int]:
+        """How many claims did not hold, and how many the brand has no use for."""
+        demo, failed, absent = Demo.read(path, brand), 0, 0
         try:
             for number, claim in enumerate(chosen, start=1):
                 self.stdout.write(f"{number}. {claim.sentence}")
-                held = [await self._prove(claim, demo) for _ in range(times)]
+                try:
+                    held = [await self._prove(claim, demo) for _ in range(times)]
+                except NotHere as reason:
+                    self.stdout.write(f"     {reason}\n   not shown\n\n")
+                    absent += 1
+                    continue
                 if times > 1:
                     self.stdout.write(f"   held {sum(held)} of {times} times\n\n")
                 failed += not all(held)
         finally:
             await demo.pool.close()
-        return failed
+        return failed, absent
 
     async def _prove(self, claim: Claim, demo: Demo) -> bool:
         started = time.monotonic()
