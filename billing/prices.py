@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from billing import money
 from billing.models import Model, Rate
+from billing.price_slips import Price, slips
 from keys import audit, publication
 from keys.audit import Actor
 from keys.models import Organization
@@ -28,6 +29,10 @@ CREDITS_MAX = 1_000_000
 """So that what a call takes stays exact in scripts, however long it is."""
 SAYS = (*AMOUNTS, *CREDITS, "is_free")
 """What makes two prices the same."""
+
+
+class Unconfirmed(ValidationError):
+    """The price looks like a slip; it is taken once somebody says why it is meant."""
 
 
 class Terms(TypedDict, total=False):
@@ -48,11 +53,12 @@ def set_price(
     actor: Actor,
     organization: Organization | None = None,
     effective_from: datetime | None = None,
+    confirmed_reason: str = "",
     address: str | None = None,
     **terms: Unpack[Terms],
 ) -> Rate:
     """The price of `model` from `effective_from` (now) on, for everybody or for one organization. ValidationError says
-    what is wrong.
+    what is wrong; Unconfirmed, that it looks like a slip (price_slips.py) and wants a `confirmed_reason`.
 
     The price in force then ends at that moment. One that is to begin later stays, and the new one holds until it does.
     Setting from now on what holds already changes nothing.
@@ -65,6 +71,9 @@ def set_price(
         standing = in_force(others, rate.effective_from).first()
         if standing is not None and effective_from is None and _same(standing, rate):
             return standing
+        found = _slips(rate)
+        if found and not confirmed_reason.strip():
+            raise Unconfirmed(found)
         _make_room(rate, others)
         rate.save(force_insert=True)
         audit.note(
@@ -73,7 +82,7 @@ def set_price(
             brand=model.brand,
             organization=organization,
             before={} if standing is None else _said(standing),
-            after=_said(rate),
+            after=_said(rate) | ({"confirmed": confirmed_reason.strip(), "slips": found} if found else {}),
             address=address,
         )
     return rate
@@ -147,12 +156,32 @@ def drafted(
     organization: Organization | None,
     is_free: bool,
     per_million: Mapping[str, str | None],
+    effective_from: datetime | None = None,
     **more: int,
-) -> None:
-    """For a form: raises the ValidationError that set_price would, and writes nothing."""
-    moment = timezone.now()
+) -> list[str]:
+    """For a form: what would look like a slip. Raises the ValidationError that set_price would, and writes nothing."""
+    moment = effective_from or timezone.now()
     fields = {**more, **_picos(per_million, is_free), "is_free": is_free, "effective_from": moment}
-    _check(Rate(model=model, organization=organization, **fields))
+    rate = Rate(model=model, organization=organization, **fields)
+    _check(rate)
+    return _slips(rate)
+
+
+def _slips(rate: Rate) -> list[str]:
+    """Beside the price that it takes the place of: a customer's first own one takes that of everybody's."""
+    rates = in_force(Rate.objects.filter(model=rate.model), rate.effective_from)
+    own = rates.filter(organization=rate.organization).first()
+    return slips(_price(rate), _price(before) if (before := own or rates.filter(organization=None).first()) else None)
+
+
+def _price(rate: Rate) -> Price:
+    return Price(
+        is_free=rate.is_free,
+        request=rate.request_nanos,
+        image=rate.image_nanos,
+        sells_output=set(rate.model.features) != {"embeddings"},
+        **{name: getattr(rate, f"{name}_picos") for name in PER_MILLION},
+    )
 
 
 def _beginning(effective_from: datetime | None) -> datetime:

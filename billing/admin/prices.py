@@ -41,6 +41,11 @@ class RateForm(Form):
         forms.IntegerField(required=False, min_value=0, initial=0) for _ in prices.CREDITS
     )
 
+    confirmed = forms.BooleanField(
+        required=False, label="It is meant so", help_text="Asked for where a price looks like a slip"
+    )
+    confirmed_reason = forms.CharField(required=False, max_length=200, label="Why", help_text="Kept in the trail")
+
     class Meta:
         model = Rate
         fields = ("model", "organization", "effective_from", "is_free")
@@ -62,10 +67,22 @@ class RateForm(Form):
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
         if not self.errors:
             try:
-                prices.drafted(**self.price())
+                slips = prices.drafted(effective_from=cleaned["effective_from"], **self.price())
             except ValidationError as error:
                 say_error(self, error)
+            else:
+                self._ask_about(slips)
         return cleaned
+
+    def _ask_about(self, slips: list[str]) -> None:
+        for slip in slips if not self.confirmation() else ():
+            self.add_error(None, slip)
+        if slips and not self.confirmation():
+            self.add_error("confirmed", "Confirm this, and say why, if it is meant so.")
+
+    def confirmation(self) -> str:
+        given = self.cleaned_data
+        return str(given["confirmed_reason"]).strip() if given["confirmed"] else ""
 
 
 @admin.register(Rate)
@@ -85,6 +102,7 @@ class RateAdmin(Kept, Written):
         (None, {"fields": ("model", "organization", "effective_from", "is_free")}),
         ("Per million tokens", {"fields": ("input", "output", "cache_read", "cache_write", "reasoning")}),
         ("Besides", {"fields": ("request_nanos", "image_nanos", *prices.CREDITS)}),
+        ("If it looks like a slip", {"fields": ("confirmed", "confirmed_reason")}),
     )
 
     def has_change_permission(self, request: HttpRequest, obj: AnyModel | None = None) -> bool:
@@ -99,7 +117,9 @@ class RateAdmin(Kept, Written):
     def save_model(self, request: HttpRequest, obj: Rate, form: ModelForm[Rate], change: bool) -> None:
         assert isinstance(form, RateForm)
         begin = form.cleaned_data["effective_from"]
-        made = prices.set_price(effective_from=begin, **by(request), **form.price())
+        made = prices.set_price(
+            effective_from=begin, confirmed_reason=form.confirmation(), **by(request), **form.price()
+        )
         obj.pk, obj.effective_from = made.pk, made.effective_from
 
     @admin.display(description="Brand", ordering="model__brand")

@@ -141,5 +141,10 @@ def _set_price(model: Model, entry: RatesEntry | None, path: str, judge: Judge) 
     )
     with judge.writing(f"{path}.rates", RATE_KEYS):
         if not prices.is_set(model=model, **terms):
-            rate = prices.set_price(model=model, actor=judge.actor, **terms)
+            try:
+                rate = prices.set_price(model=model, actor=judge.actor, confirmed_reason=judge.confirmed, **terms)
+            except prices.Unconfirmed as error:
+                raise ValidationError(
+                    [f"{text} If it is meant so: --confirm REASON" for text in error.messages]
+                ) from None
             judge.changes.append(f"model {model.slug}: {prices.described(rate)}")

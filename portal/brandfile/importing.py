@@ -24,10 +24,10 @@ BRAND_COLUMNS = tuple(name for name in BrandFile.__struct_fields__ if name not i
 """Keys that are fields of Brand as they stand."""
 
 
-def import_brand(file: BrandFile, *, actor: str) -> list[str]:
+def import_brand(file: BrandFile, *, actor: str, confirmed: str = "") -> list[str]:
     """What was changed, in words; empty when the brand was so already. Raises BrandFileWrong with every problem found,
-    and then nothing is changed."""
-    judge = Judge(actor)
+    and then nothing is changed. `confirmed`: why prices that look like slips are meant."""
+    judge = Judge(actor, confirmed)
     with transaction.atomic():
         named = {*file.engines, *(name for model in file.models for name in model.routes)}
         standing = engines.locked_by_name(named)  # before the brand: the house's order of locks

@@ -13,8 +13,10 @@ from billing import money
 
 
 class Judge:
-    def __init__(self, actor: str) -> None:
+    def __init__(self, actor: str, confirmed: str = "") -> None:
+        """`confirmed`: why prices that look like slips are meant."""
         self.actor = actor
+        self.confirmed = confirmed
         self.problems: list[str] = []
         self.changes: list[str] = []
 

@@ -410,7 +410,7 @@ def test_prices_are_ended_and_withdrawn(browser, who):
     later = prices.set_price(
         model=who.model,
         effective_from=timezone.now() + timedelta(days=1),
-        per_million={"input": "9", "output": "9"},
+        per_million={"input": "0.9", "output": "0.9"},
         actor="test",
     )
     said = act(browser, "rate", "withdraw", standing, later)
@@ -657,6 +657,17 @@ def test_a_grant_is_posted_by_the_ledger_and_a_form_sent_twice_gives_once(browse
     assert "posted already" in said_on(page)[-1]
     for amount in ("0", "-1", "ten"):
         assert "amount" in refused(browser, url, **{**sent, "amount": amount})
+
+
+def test_a_price_that_looks_like_a_slip_is_asked_about(browser, who):
+    url = "/admin/billing/rate/add/"
+    given = {"model": who.model.pk, "input": "2.00", "output": "0.4"}
+    said = refused(browser, url, **given)
+    assert "Input goes from 0.20 to 2.00: a factor of 10 or more." in said["__all__"][0]
+    assert "confirmed" in refused(browser, url, **given, confirmed_reason="A new model")
+    assert "confirmed" in refused(browser, url, **given, confirmed="on")
+    saved(browser, url, **given, confirmed="on", confirmed_reason="A new model")
+    assert noted("price.set").after["confirmed"] == "A new model"
 
 
 def test_a_bank_transfer_is_paid_credit_under_its_own_reference(browser, who):

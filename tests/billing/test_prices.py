@@ -62,8 +62,8 @@ def test_new_price_ends_the_one_before_and_leaves_it_in_history(model):
 def test_price_of_later_waits_and_one_between_ends_with_it(model):
     price(model)
     tomorrow = timezone.now() + timedelta(days=1)
-    later = price(model, effective_from=tomorrow, per_million={"input": "9", "output": "9"})
-    between = price(model, per_million={"input": "5", "output": "5"})
+    later = price(model, effective_from=tomorrow, per_million={"input": "0.9", "output": "0.9"})
+    between = price(model, per_million={"input": "0.5", "output": "0.5"})
     assert between.effective_until == tomorrow
     assert rate_now(model).id == between.id
     assert later.effective_until is None
@@ -168,8 +168,8 @@ def test_a_price_to_come_can_be_withdrawn_and_the_one_before_holds_on(model):
     day = timedelta(days=1)
     tomorrow = timezone.now() + day
     first = price(model)
-    second = price(model, effective_from=tomorrow, per_million={"input": "2", "output": "2"})
-    third = price(model, effective_from=tomorrow + day, per_million={"input": "3", "output": "3"})
+    second = price(model, effective_from=tomorrow, per_million={"input": "0.3", "output": "0.3"})
+    third = price(model, effective_from=tomorrow + day, per_million={"input": "0.4", "output": "0.4"})
     prices.withdraw_price(rate=second, actor="test")
     first.refresh_from_db()
     assert first.effective_until == third.effective_from
@@ -196,6 +196,36 @@ def test_the_database_itself_keeps_periods_apart_and_prices_as_they_were(model):
             model=model, organization=cast.organization(model.brand), effective_from=timezone.now(), input_picos=-1
         )
     assert RATE_PICOS_BOUND == 2**53
+
+
+def test_a_price_that_looks_like_a_slip_wants_a_reason_which_is_kept(model):
+    price(model)
+    slip = {"per_million": {"input": "2.00", "output": "0.40", "cache_read": "2.50"}}
+    with pytest.raises(prices.Unconfirmed) as refused:
+        price(model, **slip)
+    assert refused.value.messages == [
+        "Input goes from 0.20 to 2.00: a factor of 10 or more.",
+        "Cache read goes from 0.20 to 2.50: a factor of 10 or more.",
+        "Cache write goes from 0.20 to 2.00: a factor of 10 or more.",
+        "Reading from the cache is dearer than input.",
+    ]
+    with pytest.raises(prices.Unconfirmed):
+        price(model, confirmed_reason="  ", **slip)
+    assert Rate.objects.count() == 1
+    price(model, confirmed_reason="The engine's cache is remote", **slip)
+    kept = AuditEvent.objects.filter(action="price.set").latest("id").after
+    assert kept["confirmed"] == "The engine's cache is remote"
+    assert kept["slips"] == refused.value.messages
+
+
+def test_a_customers_first_own_price_is_compared_with_everybodys_and_a_later_one_with_what_it_follows(model):
+    price(model)
+    customer = cast.organization(model.brand)
+    with pytest.raises(prices.Unconfirmed, match=r"from 0\.20 to 0\.02"):
+        price(model, organization=customer, per_million={"input": "0.02", "output": "0.40"})
+    tomorrow, day_after = (timezone.now() + timedelta(days=days) for days in (1, 2))
+    price(model, effective_from=tomorrow, per_million={"input": "1", "output": "1"})
+    price(model, effective_from=day_after, per_million={"input": "4", "output": "4"})
 
 
 @pytest.mark.parametrize("with_own", [False, True])

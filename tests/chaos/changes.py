@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import httpx
 import redis
@@ -90,7 +90,8 @@ class Changes(threading.Thread):
             "output": f"{self._luck.randint(300, 900) / 1000:.3f}",
             "cache_read": f"{self._luck.randint(10, 90) / 1000:.3f}",
         }
-        rate = self._insist(lambda: prices.set_price(model=self.model, actor=ACTOR, per_million=per_million))
+        terms: dict[str, Any] = {"per_million": per_million, "confirmed_reason": "chaos"}
+        rate = self._insist(lambda: prices.set_price(model=self.model, actor=ACTOR, **terms))
         if self._is_published():
             self.priced.append((rate.id, time.time()))
         self.done["prices"] += 1

@@ -140,7 +140,8 @@ def test_the_readers_own_base_url_is_in_every_example(client, brand):
 def test_a_price_that_changes_changes_the_page(client, brand):
     assert "$0.20" in words_of(get(client, "pricing"))
     model = Model.objects.get(slug="aion-v3")
-    prices.set_price(model=model, actor="tests", per_million={"input": "7.77", "output": "8.88", "cache_read": "0.11"})
+    per_million = {"input": "7.77", "output": "8.88", "cache_read": "0.11"}
+    prices.set_price(model=model, actor="tests", per_million=per_million, confirmed_reason="to be seen")
     text = words_of(get(client, "pricing"))
     assert {"$7.77", "$8.88", "$0.11", "Cached input"} <= set(re.findall(r"\$\d+\.\d+|Cached input", text))
     cost = (4_000 - 3_840) * 7_770 + 3_840 * 110 + 200 * 8_880  # nanos at these rates
@@ -150,7 +151,8 @@ def test_a_price_that_changes_changes_the_page(client, brand):
 def test_a_price_for_one_customer_is_nobody_elses_business(client, brand, cast):
     model = Model.objects.get(slug="aion-v3")
     own = casting.organization(brand)
-    prices.set_price(model=model, organization=own, actor="tests", per_million={"input": "0.01", "output": "0.02"})
+    per_million = {"input": "0.01", "output": "0.02"}
+    prices.set_price(model=model, organization=own, actor="tests", per_million=per_million, confirmed_reason="a friend")
     assert "$0.01" not in words_of(get(client, "pricing"))
 
 

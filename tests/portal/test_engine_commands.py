@@ -59,6 +59,12 @@ def test_model_without_a_price_says_the_next_step(inference):
         "price", "set", "demo-chat", "--brand", "other", "--input", "0.1", "--output", "0.3"
     )
     assert "demo-chat: input 0.10, output 0.30 USD" in run("price", "list", "--brand", "other")
+    dearer = ("price", "set", "demo-chat", "--brand", "other", "--input", "1.0", "--output", "0.3")
+    with pytest.raises(CommandError, match=r"Input goes from 0\.10 to 1\.00.* --confirm REASON"):
+        run(*dearer)
+    besides = ("--request-price", "0.001", "--image-price", "0.04", "--credits-per-request", "2")
+    said = run(*dearer, "--confirm", "The market", *besides, "--credits-per-1000-tokens", "3")
+    assert "$0.001 per request; $0.04 per image; 2 credits per request; 3 credits per 1,000 tokens" in said
     again = run(*words)
     assert "was there" in again
     assert (Engine.objects.count(), ModelEngine.objects.count()) == (1, 1)

@@ -91,7 +91,7 @@ class Shop:
             **(usual | fields),
         )
         if per_million is not None:
-            prices.set_price(model=model, actor=ACTOR, per_million=per_million)
+            prices.set_price(model=model, actor=ACTOR, per_million=per_million, confirmed_reason="tests")
         return model
 
     def new_tier(self, slug: str, *limits: dict[str, Any], brand: Brand | None = None, **fields: Any) -> Tier:

@@ -183,7 +183,8 @@ def test_everything_an_operator_does_holds_on_the_next_request(gateway: Gateway)
     tier.model_slugs = None
     ladder.save_tier(tier, actor=ACTOR)
     assert answer() == (200, "")
-    prices.set_price(model=model, actor=ACTOR, per_million={"input": "1000", "output": "100000"})
+    dearly = {"input": "1000", "output": "100000"}
+    prices.set_price(model=model, actor=ACTOR, per_million=dearly, confirmed_reason="to be refused")
     dear = ask(gateway, url=url, headers=headers)
     assert code_of(dear) == (429, "insufficient_quota")
     prices.set_price(model=model, actor=ACTOR, is_free=True)

@@ -38,6 +38,9 @@ class Command(BaseCommand):
         new.add_argument("--credit", default=CREDIT, help=f"given to its first organization to try with ({CREDIT})")
         importing = acts.add_parser("import", help="make a brand what a file says: all of it, or nothing")
         importing.add_argument("file", metavar="FILE.toml", type=Path)
+        importing.add_argument(
+            "--confirm", metavar="REASON", default="", help="why prices that look like slips are meant"
+        )
         exporting = acts.add_parser("export", help="print a brand as a file that import takes")
         exporting.add_argument("slug")
         for act, what in (("pause", "refuse every call to a brand"), ("resume", "let calls through again")):
@@ -51,7 +54,7 @@ class Command(BaseCommand):
             elif act == "list":
                 self._list()
             elif act == "import":
-                self._import(options["file"])
+                self._import(options["file"], options["confirm"])
             elif act == "export":
                 self.stdout.write(as_text(brand_file(brand_named(options["slug"]))), ending="")
             else:
@@ -86,9 +89,9 @@ class Command(BaseCommand):
         self.stdout.write(f"Next: manage.py engine add URL --brand {slug}")
         self.stdout.write(f"then: manage.py issue_key --brand {slug} --organization {slug}")
 
-    def _import(self, file: Path) -> None:
+    def _import(self, file: Path, confirmed: str) -> None:
         try:
-            changes = import_brand(read(file.read_bytes()), actor=ACTOR)
+            changes = import_brand(read(file.read_bytes()), actor=ACTOR, confirmed=confirmed)
         except OSError as error:
             raise CommandError(f"{file}: {error.strerror}") from error
         except BrandFileWrong as error:
