@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import redis
-from django.conf import settings
 from django.db.models import Sum
 
 from billing import prices, script, windows
@@ -22,11 +18,10 @@ from keys.caller import shard_of
 from keys.issuing import Issued
 from keys.models import Organization
 from portal.stores import children
-from portal.stores.place import PROJECT_DIR
 from tests.exactness.kinds import CREDITS_PER_1000_TOKENS, CREDITS_PER_REQUEST, PER_MILLION, TEMPLATE_TOKENS, Kind, Used
 from tests.inference import demo_engine
 from tests.proxy.shop import ACTOR, Shop
-from tests.stories.workers import proxy_workers
+from tests.stories.workers import journal, proxy_workers
 
 WORKERS = 3
 BOOKED_SECONDS_MAX = 60.0
@@ -145,18 +140,5 @@ class House:
 @contextmanager
 def house(store: redis.Redis, folder: Path) -> Iterator[House]:
     """Everything on the stores that the environment and the settings name."""
-    with demo_engine() as inference, _journal(folder), proxy_workers(WORKERS, folder) as port:
+    with demo_engine() as inference, journal(folder), proxy_workers(WORKERS, folder) as port:
         yield House(Shop(inference, store), port)
-
-
-@contextmanager
-def _journal(folder: Path) -> Iterator[None]:
-    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "portal.settings", "REDIS_URL": settings.REDIS_URL}
-    argv = [sys.executable, str(PROJECT_DIR / "manage.py"), "journal"]
-    child = children.spawn(
-        argv, log=folder / "journal.log", environment=environment | {"VAR_DIR": str(folder)}, cwd=PROJECT_DIR
-    )
-    try:
-        yield
-    finally:
-        children.stop(child, signal.SIGTERM, within_seconds=20)

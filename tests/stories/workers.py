@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import httpx
 import orjson
 from django.conf import settings
 
+from portal.stores import children
 from portal.stores.place import PROJECT_DIR
 
 
@@ -51,6 +53,22 @@ def proxy_workers(count: int, folder: Path) -> Iterator[int]:
         server.terminate()
         server.wait(timeout=30)
         log.close()
+
+
+@contextmanager
+def journal(folder: Path) -> Iterator[None]:
+    """`manage.py journal` on the same stores until the block ends."""
+    environment = os.environ | {
+        "DJANGO_SETTINGS_MODULE": "portal.settings",
+        "REDIS_URL": settings.REDIS_URL,
+        "VAR_DIR": str(folder),
+    }
+    argv = [sys.executable, str(PROJECT_DIR / "manage.py"), "journal"]
+    child = children.spawn(argv, log=folder / "journal.log", environment=environment, cwd=PROJECT_DIR)
+    try:
+        yield
+    finally:
+        children.stop(child, signal.SIGTERM, within_seconds=20)
 
 
 def _wait_until_all_serve(port: int, count: int, log: Path) -> None:
