@@ -5,6 +5,8 @@ from __future__ import annotations
 from uuid import UUID
 
 TIMESTAMP_MS_MAX = 2**48 - 1
+_VARIANT = {f"{digit:x}": f"{8 | digit & 3:x}" for digit in range(16)}
+"""The digit that names the variant: its first two bits are 10, the others random."""
 
 
 def mint(now_ms: int, randomness: bytes) -> str:
@@ -13,9 +15,8 @@ def mint(now_ms: int, randomness: bytes) -> str:
         raise ValueError(f"no time of a UUIDv7: {now_ms}")
     if len(randomness) != 10:
         raise ValueError("ten random bytes are needed")
-    digits = f"{now_ms:012x}{(int.from_bytes(randomness[:2], 'big') & 0x0FFF) | 0x7000:04x}"
-    tail = f"{(int.from_bytes(randomness[2:], 'big') & (2**62 - 1)) | 2**63:016x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:]}-{tail[:4]}-{tail[4:]}"
+    time, random = f"{now_ms:012x}", randomness.hex()
+    return f"{time[:8]}-{time[8:]}-7{random[1:4]}-{_VARIANT[random[4]]}{random[5:8]}-{random[8:]}"
 
 
 def lowest_of(time_ms: int) -> UUID:

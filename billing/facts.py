@@ -104,10 +104,12 @@ def rate_of(facts: Facts) -> RateRecord:
     )
 
 
-def price(rate: RateRecord, usage: Usage, *, payer: str, held_nanos: int) -> Price:
+def price(
+    rate: RateRecord, usage: Usage, *, payer: str, held_nanos: int, buckets: pricing.Buckets | None = None
+) -> Price:
     """What the usage costs. The charge never exceeds what was held; an included call costs nothing, and keeps what the
-    list says."""
-    listed = pricing.charge(rate, usage)
+    list says. `buckets`: the rate's, where they are known already."""
+    listed = pricing.charge(rate, usage, buckets)
     if payer == INCLUDED:
         return Price(0, listed, False)
     return Price(min(listed, held_nanos), listed, listed > held_nanos)
@@ -116,7 +118,8 @@ def price(rate: RateRecord, usage: Usage, *, payer: str, held_nanos: int) -> Pri
 def possible(usage: Usage) -> Usage:
     """The usage itself, or what of it can be: the meter has judged it, this guards the arithmetic."""
     numbers = (usage.input, usage.cache_read, usage.cache_write, usage.output, usage.reasoning, usage.images)
-    if all(number is None or 0 <= number <= TOKENS_MAX for number in numbers):
+    given = [number or 0 for number in numbers]
+    if min(given) >= 0 and max(given) <= TOKENS_MAX:
         return usage
     input_, cache_read, cache_write, output, reasoning, images = (
         None if number is None else max(0, min(number, TOKENS_MAX)) for number in numbers
@@ -131,7 +134,8 @@ def beyond_bounds(facts: Facts, granted: int, usage: Usage) -> bool:
 
 def unit_amounts(event: Event) -> tuple[int, ...]:
     """What a settled call adds to the counters, in the script's order."""
-    return tuple(counted(event).by_unit().values())
+    found = counted(event)
+    return found.req, found.input, found.out, found.tok, found.cred, found.nano
 
 
 def event_of_lapsed(held: Held, facts: Facts, running: Running, now_ms: int) -> Event:

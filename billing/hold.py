@@ -292,9 +292,10 @@ class Hold:
     def event(self, outcome: Outcome, now_ms: int) -> Event:
         """The immutable record of the call. The charge is never above the hold; what would be is flagged."""
         usage, template = facts.possible(outcome.usage), self.template
+        payer, held_nanos = self.payer, self.held_nanos
         price = facts.Price(0, 0, False)
         if outcome.billable:
-            price = facts.price(template.rate, usage, payer=self.payer, held_nanos=self.held_nanos)
+            price = facts.price(template.rate, usage, payer=payer, held_nanos=held_nanos, buckets=template.price)
         flags = outcome.flags if usage is outcome.usage else (*outcome.flags, facts.USAGE_CLAMPED)
         bounds = self.estimate
         beyond = usage.prompt_tokens > bounds.prompt_tokens_max or usage.output > self.granted * bounds.choices
@@ -311,7 +312,7 @@ class Hold:
             rate_id=template.rate.id,
             rates=template.rates,
             endpoint=bounds.endpoint,
-            payer="included" if self.payer == facts.INCLUDED else "prepaid",
+            payer="included" if payer == facts.INCLUDED else "prepaid",
             uncached_input_tokens=usage.input,
             cache_read_tokens=usage.cache_read,
             cache_write_tokens=usage.cache_write,
@@ -321,7 +322,7 @@ class Hold:
             credits=pricing.credits(template.rate, usage) if outcome.billable else 0,
             list_cost_nanos=price.list_cost_nanos,
             cost_nanos=price.cost_nanos,
-            held_nanos=self.held_nanos,
+            held_nanos=held_nanos,
             prompt_tokens_max=bounds.prompt_tokens_max,
             granted_tokens=self.granted,
             choices=bounds.choices,

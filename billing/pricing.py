@@ -81,12 +81,15 @@ def _narrowed(rate: RateRecord, own: tuple[RateRecord, ...], now_ms: int) -> Rat
     return msgspec.structs.replace(rate, from_ms=max([rate.from_ms, *ended]), until_ms=min(begins, default=None))
 
 
-def hold_picos(rate: RateRecord, prompt_tokens_max: int, *, choices: int = 1, images_max: int = 0) -> tuple[int, int]:
+def hold_picos(
+    rate: RateRecord, prompt_tokens_max: int, *, choices: int = 1, images_max: int = 0, price: Buckets | None = None
+) -> tuple[int, int]:
     """(fixed, per): a call granted `g` output tokens per choice costs at most ceil((fixed + g·per) / 1000) nanos.
 
-    Each token is held at the dearest rate it could be charged at, whichever bucket the engine puts it in.
+    Each token is held at the dearest rate it could be charged at, whichever bucket the engine puts it in. `price`: the
+    rate's buckets, where they are known already.
     """
-    price = buckets(rate)
+    price = price or buckets(rate)
     fixed = prompt_tokens_max * max(price.input, price.cache_read, price.cache_write)
     fixed += (rate.request_nanos + images_max * rate.image_nanos) * PICOS_PER_NANO
     return fixed, choices * max(price.output, price.reasoning)
@@ -119,9 +122,10 @@ def nanos_up(picos: int) -> int:
     return -(-picos // PICOS_PER_NANO)
 
 
-def charge(rate: RateRecord, usage: Usage) -> int:
-    """Nanos for the usage. Reasoning tokens are part of output and priced apart where the rate says so."""
-    price = buckets(rate)
+def charge(rate: RateRecord, usage: Usage, price: Buckets | None = None) -> int:
+    """Nanos for the usage. Reasoning tokens are part of output and priced apart where the rate says so. `price`: the
+    rate's buckets, where they are known already."""
+    price = price or buckets(rate)
     reasoning = min(usage.reasoning or 0, usage.output)
     picos = (
         usage.input * price.input

@@ -72,6 +72,7 @@ class Template:
     tier: TierRecord
     rate: RateRecord
     rates: dict[str, int | None]
+    price: pricing.Buckets
     counters: tuple[Counter, ...]
     payers: tuple[str, ...]
     limits: tuple[tuple[int | None, ...], ...]
@@ -156,6 +157,7 @@ def _made(caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -
         tier=tier,
         rate=rate,
         rates=rates_of(rate),
+        price=pricing.buckets(rate),
         counters=counters,
         payers=payers,
         limits=amounts,
@@ -240,7 +242,11 @@ def needs_of(template: Template, estimate: Estimate) -> tuple[Need, ...]:
     """What a call needs of each unit, in the script's order. Raises HoldTooLarge."""
     prompt = estimate.prompt_tokens_max if estimate.quota_prompt_tokens is None else estimate.quota_prompt_tokens
     fixed, per = pricing.hold_picos(
-        template.rate, estimate.prompt_tokens_max, choices=estimate.choices, images_max=estimate.images_max
+        template.rate,
+        estimate.prompt_tokens_max,
+        choices=estimate.choices,
+        images_max=estimate.images_max,
+        price=template.price,
     )
     pricing.worst_case_picos(fixed, per, estimate.output_tokens_wanted)
     return (

@@ -61,10 +61,10 @@ def present(headers: Sequence[tuple[bytes, bytes]], query: bytes, *, schemes: Co
     authorizations: list[bytes] = []
     x_api_keys: list[bytes] = []
     for name, value in headers:
-        lowered = name.lower()
-        if lowered == b"authorization":
+        size = len(name)
+        if size == 13 and name.lower() == b"authorization":
             authorizations.append(value)
-        elif lowered == b"x-api-key":
+        elif size == 9 and name.lower() == b"x-api-key":
             x_api_keys.append(value)
     if len(authorizations) > 1:
         raise CredentialsRefused(CredentialsReason.DUPLICATE_AUTHORIZATION, accepted=schemes)
@@ -75,7 +75,7 @@ def present(headers: Sequence[tuple[bytes, bytes]], query: bytes, *, schemes: Co
         found += [(QUERY, key) for key in _texts(_query_values(query))]
     if not found:
         raise CredentialsRefused(CredentialsReason.MISSING_KEY, accepted=schemes)
-    if len({secret for _, secret in found}) > 1:
+    if len(found) > 1 and len({secret for _, secret in found}) > 1:
         raise CredentialsRefused(CredentialsReason.AMBIGUOUS_CREDENTIALS, accepted=schemes)
     for scheme, _ in found:
         if scheme not in schemes:

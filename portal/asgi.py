@@ -33,7 +33,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "lifespan" and not SERVES_CALLS:
         await _answer_lifespan(receive, send)
     elif scope["type"] == "lifespan" or not SERVES_PAGES or (SERVES_CALLS and proxy.wants(scope)):
-        await proxy.application(scope, receive, send)
+        await proxy.begun(scope, receive, send)
     else:
         await pages(scope, receive, send)
 

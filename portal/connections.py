@@ -1,5 +1,5 @@
-"""Clients' connections, where uvicorn's own way costs too much: whoever is connected and does nothing is let go, and
-an answer's head leaves together with the first of its body.
+"""Clients' connections, where uvicorn's own way costs too much: whoever is connected and does nothing is let go, an
+answer's head leaves together with the first of its body, and a whole answer can be given in one step.
 
 A connection costs a few kilobytes. One that sends no whole head, asks for nothing more, or does not read its answer, is
 closed after a while, and there are at most so many. One timer per connection looks at it every CHECK_SECONDS; a request
@@ -13,14 +13,17 @@ import os
 import socket
 import time
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
+import httptools
 import orjson
 from django.conf import settings
-from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from billing import call_ids
+from proxy.answers import WHOLE
 
 CHECK_SECONDS = 10.0
 """A head must have come within two checks."""
@@ -28,7 +31,9 @@ STUCK_CHECKS_MAX = 12
 """So many checks in a row without a byte of the answer being read."""
 USER_TIMEOUT_MS = 60_000
 """Sent bytes that the client's host has not acknowledged for this long: the host is gone."""
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+PATHS_REMEMBERED = 1024
+_STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
+_COLON = b": ".join
 _WITHOUT_BODY = frozenset({204, 304})
 
 
@@ -38,6 +43,23 @@ class Cycle(RequestResponseCycle):
     through once."""
 
     _head = b""
+    tasks: set[asyncio.Task[None]]
+    task: asyncio.Task[None]
+
+    def whole(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        """A whole answer at once, written when this returns True; False: it must go in messages, as its client is slow
+        or gone, or asked for less. `headers` have lower-case names and say the body's length."""
+        if self.flow.write_paused or self.disconnected or self.response_started or self.scope["method"] == "HEAD":
+            return False
+        lines = [_STATUS[status], *map(_COLON, self.default_headers), *map(_COLON, headers)]
+        if not self.keep_alive:
+            lines.append(b"connection: close")
+        head = b"\r\n".join(lines)
+        _check_lines(head, len(lines) - 1)
+        self.response_started, self.waiting_for_100_continue = True, False
+        self.transport.write(b"%b\r\n\r\n%b" % (head, body))
+        self._complete()
+        return True
 
     async def send(self, message: Any) -> None:
         if self.flow.write_paused and not self.disconnected:
@@ -59,22 +81,21 @@ class Cycle(RequestResponseCycle):
 
     def _head_of(self, status: int, given: Any) -> bytes:
         headers = [(name.lower(), value) for name, value in (*self.default_headers, *given)]
-        lines = [_STATUS_LINES[status], *[name + b": " + value + b"\r\n" for name, value in headers]]
+        lines = [_STATUS[status], *map(_COLON, headers)]
         named = dict(headers)
         length = named.get(b"content-length")
         if length is not None:
             self.chunked_encoding, self.expected_content_length = False, int(length)
         elif self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY:
             self.chunked_encoding = True
-            lines.append(b"transfer-encoding: chunked\r\n")
+            lines.append(b"transfer-encoding: chunked")
         if b"close" in named.get(b"connection", b"").lower():
             self.keep_alive = False
         elif not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or b"\0" in head:
-            raise RuntimeError("a header of an answer has a line break in it")
-        return head + b"\r\n"
+            lines.append(b"connection: close")
+        head = b"\r\n".join(lines)
+        _check_lines(head, len(lines) - 1)
+        return head + b"\r\n\r\n"
 
     def _framed(self, body: bytes, more: bool) -> bytes:
         if self.scope["method"] == "HEAD":
@@ -95,8 +116,54 @@ class Cycle(RequestResponseCycle):
             self.transport.close()
         self.on_response()
 
+    async def run_asgi(self, app: Any) -> None:
+        """The request's task. It takes itself off the server's list: a callback for that costs another turn."""
+        try:
+            await app(self.scope, self.receive, self.send)
+            if not self.response_complete and not self.disconnected:
+                raise RuntimeError("an answer was not completed")
+        except BaseException as error:
+            self.logger.error("a request failed", exc_info=error)
+            if self.response_started:
+                self.transport.close()
+            else:
+                await self.send_500_response()
+        finally:
+            self.on_response = _nothing
+            self.scope.get("extensions", {}).clear()  # which would keep this cycle for the collector
+            self.tasks.discard(self.task)
 
-httptools_impl.RequestResponseCycle = Cycle  # type: ignore[misc]  # uvicorn offers no other way to say so
+
+def _nothing() -> None:
+    """In place of what followed an answer."""
+
+
+def _check_lines(head: bytes, breaks: int) -> None:
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head:
+        raise RuntimeError("a header of an answer has a line break in it")
+
+
+class _Url(NamedTuple):
+    path: str
+    raw_path: bytes
+    query: bytes
+
+
+_plain_urls: dict[bytes, _Url] = {}
+
+
+def _url(url: bytes) -> _Url:
+    """Those without a query, which may hold a key, are remembered."""
+    known = _plain_urls.get(url)
+    if known is not None:
+        return known
+    parsed = httptools.parse_url(url)
+    raw_path: bytes = parsed.path
+    path = raw_path.decode("ascii")
+    found = _Url(unquote(path) if "%" in path else path, raw_path, parsed.query or b"")
+    if not found.query and len(url) < 200 and len(_plain_urls) < PATHS_REMEMBERED:
+        _plain_urls[url] = found
+    return found
 
 
 class Protocol(HttpToolsProtocol):
@@ -124,6 +191,75 @@ class Protocol(HttpToolsProtocol):
         self._rests = False
         super().data_received(data)
 
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def on_headers_complete(self) -> None:
+        """As uvicorn does, without what is never configured here (websockets, a root path, a limit of concurrency)."""
+        parser = self.parser
+        version = parser.get_http_version()
+        path, raw_path, query = _url(self.url)
+        extensions: dict[str, Any] = {}
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,  # type: ignore[typeddict-item]
+            "method": parser.get_method().decode("ascii"),
+            "root_path": "",
+            "path": path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": self.headers,
+            "state": self.app_state.copy(),
+            "extensions": extensions,
+        }
+        before, self.cycle = (
+            self.cycle,
+            Cycle(
+                self.scope,
+                self.transport,
+                self.flow,
+                self.logger,
+                self.access_logger,
+                False,
+                self.server_state.default_headers,
+                asyncio.Event(),
+                self.expect_100_continue,
+                version != "1.0" and parser.should_keep_alive(),
+                self.on_response_complete,
+            ),
+        )
+        extensions[WHOLE] = self.cycle.whole
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        cycle.tasks = self.tasks
+        cycle.task = task = self.loop.create_task(cycle.run_asgi(app))
+        self.tasks.add(task)
+
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+
     def send_400_response(self, msg: str) -> None:
         """For bytes that are no HTTP request: an error as the proxy's own answers have it. Into an answer that has
         begun nothing can be said; the connection ends, which its call takes for a client that left."""
@@ -134,8 +270,8 @@ class Protocol(HttpToolsProtocol):
         error = {"message": msg, "type": "invalid_request_error", "param": None, "code": "invalid_http"}
         body = orjson.dumps({"error": error})
         self.transport.write(
-            b"%bx-request-id: %b\r\nx-should-retry: false\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-            b"connection: close\r\n\r\n%b" % (_STATUS_LINES[400], call_id, len(body), body)
+            b"%b\r\nx-request-id: %b\r\nx-should-retry: false\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (_STATUS[400], call_id, len(body), body)
         )
         self.transport.close()
 

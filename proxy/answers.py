@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 Header = tuple[bytes, bytes]
@@ -15,6 +15,9 @@ KEEP_ALIVE_SECONDS = 15.0
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 
+WHOLE = "gateway.whole"
+"""Extension of the scope, which portal.connections offers: (status, headers, body) → whether it could."""
+_NOTHING: Mapping[str, Any] = {}
 _JSON: Header = (b"content-type", b"application/json")
 _NO_STORE: Header = (b"cache-control", b"no-store")
 _STREAM: tuple[Header, ...] = (
@@ -22,6 +25,13 @@ _STREAM: tuple[Header, ...] = (
     (b"cache-control", b"no-cache, no-store"),
     (b"x-accel-buffering", b"no"),
 )
+
+
+async def send_whole(scope: Mapping[str, Any], send: Send, headers: list[Header], body: bytes) -> None:
+    """A whole answer that succeeded: in one step, where the server offers that."""
+    whole = scope.get("extensions", _NOTHING).get(WHOLE)
+    if whole is None or not whole(200, [_JSON, _NO_STORE, (b"content-length", b"%d" % len(body)), *headers], body):
+        await send_body(send, 200, headers, body)
 
 
 async def send_body(send: Send, status: int, headers: list[Header], body: bytes, *, head_only: bool = False) -> None:

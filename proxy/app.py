@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable
 from typing import Any
 
 import orjson
@@ -49,10 +50,13 @@ def wants(scope: dict[str, Any]) -> bool:
 
 
 async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-    if scope["type"] == "lifespan":
-        await _live(receive, send)
-    elif scope["type"] == "http":
-        await _serve(scope, receive, send)
+    await begun(scope, receive, send)
+
+
+def begun(scope: dict[str, Any], receive: Receive, send: Send) -> Awaitable[None]:
+    """The application's own work, to be awaited. Each step of a request passes through all that awaits it: no more than
+    is needed."""
+    return _live(receive, send) if scope["type"] == "lifespan" else _serve(scope, receive, send)
 
 
 async def _live(receive: Receive, send: Send) -> None:

@@ -33,7 +33,8 @@ class Call:
         *("address", "agent", "asked", "began", "body_bytes", "brand", "caller", "dialect", "echo", "endpoint"),
         *("engine", "fields", "first_token_at", "gone", "headers", "hold", "id", "idempotency", "method", "model"),
         *("model_name", "out", "part", "path", "place", "prompt_tokens", "query", "receive", "rewriter", "route"),
-        *("schemes", "sent_at", "session_id", "slot", "snapshot", "started_ms", "task", "unread", "upstream_status"),
+        *("schemes", "scope", "sent_at", "session_id", "slot", "snapshot", "started_ms", "task", "unread"),
+        "upstream_status",
     )
     place: Place
     endpoint: Endpoint
@@ -50,6 +51,7 @@ class Call:
         self.task = asyncio.current_task()
         self.started_ms = time.time_ns() // 1_000_000
         self.id = call_ids.mint(self.started_ms, os.urandom(10))
+        self.scope = scope
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.query: bytes = scope["query_string"]

@@ -13,7 +13,7 @@ import orjson
 
 from billing.hold import Outcome
 from proxy import engine_errors, rendering
-from proxy.answers import EventStream, Send, send_body
+from proxy.answers import EventStream, Send, send_whole
 from proxy.assistant import Listener, of_answer
 from proxy.call import Call
 from proxy.conversations import keep
@@ -94,7 +94,7 @@ async def deliver_whole(call: Call, worker: Worker, response: Response, send: Se
     if call.idempotency is not None:
         await worker.idempotency.finish(call.idempotency, call.id, ours)
         call.idempotency = None
-    await send_body(send, 200, answer_headers(call, worker, measured.usage), ours)
+    await send_whole(call.scope, send, answer_headers(call, worker, measured.usage), ours)
 
 
 # streamed -------------------------------------------------------------------------------------------------------------

@@ -51,6 +51,8 @@ HISTOGRAMS = {
     "gateway_call_seconds": ("From a request's arrival to its settlement.", DURATION_S),
 }
 
+_INPUT, _CACHED, _OUTPUT, _REASONING = ("input",), ("cached",), ("output",), ("reasoning",)
+
 
 class Metrics:
     def __init__(self, folder: Path, gauges: Callable[[], dict[str, Any]]) -> None:
@@ -83,14 +85,14 @@ class Metrics:
     def settled(self, call: Call, measured: Measured) -> None:
         self._count("gateway_calls", (call.endpoint.name, measured.end_reason))
         usage = measured.usage
-        for kind, tokens in (
-            ("input", usage.prompt_tokens),
-            ("cached", usage.cache_read or 0),
-            ("output", usage.output),
-            ("reasoning", usage.reasoning or 0),
-        ):
-            if tokens:
-                self._count("gateway_tokens", (kind,), tokens)
+        if usage.output:
+            self._count("gateway_tokens", _OUTPUT, usage.output)
+        if usage.input or usage.cache_read or usage.cache_write:
+            self._count("gateway_tokens", _INPUT, usage.prompt_tokens)
+        if usage.cache_read:
+            self._count("gateway_tokens", _CACHED, usage.cache_read)
+        if usage.reasoning:
+            self._count("gateway_tokens", _REASONING, usage.reasoning)
         if call.first_token_at:
             self._observe("gateway_first_token_seconds", call.first_token_at - call.began)
         self._observe("gateway_call_seconds", time.perf_counter() - call.began)

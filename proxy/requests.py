@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from billing.snapshot import BrandRecord, ModelRecord
 from proxy import parameters, prompt_bound
@@ -29,8 +30,7 @@ RULES: dict[str, dict[str, Rule]] = {
 }
 
 
-@dataclass(slots=True)
-class Asked:
+class Asked(msgspec.Struct):
     """One validated request. `fields` is what an engine may see, but for model, lengths and stream, which the
     forwarder sets. `output_wanted` is per choice; `length_field` the spelling the client used, "" when it gave none."""
 
@@ -44,9 +44,9 @@ class Asked:
     include_usage: bool = False
     length_field: str = ""
     has_developer: bool = False
-    dropped: list[str] = field(default_factory=list)
+    dropped: list[str] = []
     user: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, str] = {}
     split: Split | None = None
 
 

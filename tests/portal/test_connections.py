@@ -263,6 +263,55 @@ async def test_an_answer_begins_once_and_ends_once() -> None:
         await answer.send(body(b""))
 
 
+async def test_a_whole_answer_leaves_in_one_step() -> None:
+    answer, wire = cycle(keep_alive=False)
+    assert answer.whole(200, [(b"content-length", b"2")], b"ok")
+    assert wire.pieces == [
+        b"HTTP/1.1 200 OK\r\ndate: today\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok",
+    ]
+    assert answer.response_complete
+    assert wire.closed
+    assert not answer.whole(200, [], b"")
+    for value in (b"a\r\nset-cookie: b", b"a\nb", b"a\rb", b"a\0"):
+        answer, wire = cycle()
+        with pytest.raises(RuntimeError, match="line break"):
+            answer.whole(200, [(b"location", value)], b"")
+        assert wire.pieces == []
+
+
+async def test_what_cannot_leave_in_one_step_goes_in_messages() -> None:
+    headers = [(b"content-length", b"2")]
+    answer, wire = cycle("HEAD")
+    assert not answer.whole(200, headers, b"ok")
+    answer, wire = cycle()
+    answer.disconnected = True
+    assert not answer.whole(200, headers, b"ok")
+    answer, wire = cycle()
+    answer.flow.write_paused = True
+    assert not answer.whole(200, headers, b"ok")
+    assert wire.pieces == []
+
+
+def test_a_path_is_read_as_it_was_sent(port: int) -> None:
+    for path in (b"/", b"/a%20b?c=d", b"/a%20b?c=e", b"/a"):
+        with link(port) as connection:
+            for _ in range(2):
+                connection.sendall(b"GET " + path + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+                assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+    assert connections._url(b"/a%20b?c=d") == ("/a b", b"/a%20b", b"c=d")
+    assert connections._url(b"http://host/x?y") == ("/x", b"/x", b"y")
+    assert not [url for url in connections._plain_urls if b"?" in url], "a query may hold a key"
+
+
+def test_requests_that_come_together_are_answered_in_order(port: int) -> None:
+    with link(port) as connection:
+        connection.sendall(b"GET /half HTTP/1.1\r\nhost: x\r\n\r\nGET /a HTTP/1.1\r\nhost: x\r\n\r\n")
+        said = b""
+        while said.count(b"HTTP/1.1 200") < 2 or not said.endswith(b"xx"):
+            said += connection.recv(65536)
+    assert said.index(b"\r\n\r\nxy") < said.rindex(b"HTTP/1.1 200")
+
+
 def test_what_is_no_request_is_refused_with_an_id(port: int) -> None:
     for nonsense in (b"\x16\x03\x01 is a TLS hello\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n", b"* * *\r\n"):
         with link(port) as connection:
