@@ -16,10 +16,12 @@ from billing.choices import LimitScope, Payer, Unit, Window, reach
 from billing.ladder_models import FirstAccount, LimitOverride, UpgradeNight
 from billing.payment_models import TopUp
 from billing.reading_models import EngineFinding, EngineReading
+from billing.telling_models import AlertPreference, LimitAlert, NoticesSeen
 from billing.wallet_models import Grant, GrantEnd, LedgerSeal, LedgerSealPart, PromoClaim, PromoCode, WalletMark
 from keys.models import Brand, Organization, User
 
 __all__ = [
+    "AlertPreference",
     "EngineFinding",
     "EngineReading",
     "FirstAccount",
@@ -27,8 +29,10 @@ __all__ = [
     "GrantEnd",
     "LedgerSeal",
     "LedgerSealPart",
+    "LimitAlert",
     "LimitOverride",
     "LimitScope",
+    "NoticesSeen",
     "Payer",
     "PromoClaim",
     "PromoCode",

@@ -9,7 +9,7 @@ from typing import Any
 from celery import shared_task
 from django.utils import timezone
 
-from billing import expiry, reconcile, seals, upgrades
+from billing import alerts, expiry, reconcile, seals, upgrades
 from keys import publication
 from keys.connections import redis_client
 
@@ -47,3 +47,13 @@ def warn_of_expiry(**_: Any) -> None:
 @shared_task
 def seal_the_books(**_: Any) -> None:
     seals.run(timezone.now())
+
+
+@shared_task
+def tell_of_limits(**_: Any) -> None:
+    alerts.judge_all(timezone.now())
+
+
+@shared_task
+def forget_old_alerts(**_: Any) -> None:
+    alerts.forget(timezone.now())

@@ -29,6 +29,8 @@ SCHEDULE: tuple[tuple[str, float], ...] = (
     ("billing.tasks.compare_the_books", 3600.0),
     ("billing.tasks.judge_the_night", 300.0),
     ("billing.tasks.seal_the_books", 600.0),
+    ("billing.tasks.tell_of_limits", 60.0),
+    ("billing.tasks.forget_old_alerts", 3600.0),
     ("billing.tasks.expire_grants", 60.0),
     ("billing.tasks.warn_of_expiry", 3600.0),
     ("billing.tasks.forget_old_publications", 3600.0),

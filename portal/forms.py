@@ -203,3 +203,37 @@ class PromoForm(forms.Form):
     code = forms.CharField(
         max_length=60, widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "autofocus": True})
     )
+
+
+class AlertsForm(forms.Form):
+    """At which shares of which limits an account is written to. `choices`: limits by name, in words."""
+
+    percents = forms.CharField(
+        label="Write at",
+        required=False,
+        max_length=60,
+        widget=forms.TextInput(attrs={"inputmode": "numeric", "placeholder": "80, 100", "autocomplete": "off"}),
+        help_text="Percent of a limit, from 1 to 100, separated by commas. Empty: never.",
+    )
+    limits = forms.MultipleChoiceField(
+        label="Of these limits",
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="Once per limit, day or month, and percentage, to owners, admins and billing.",
+    )
+
+    def __init__(self, *args: Any, choices: Sequence[tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field = self.fields["limits"]
+        assert isinstance(field, forms.MultipleChoiceField)
+        field.choices = list(choices)
+
+    def clean_percents(self) -> list[int]:
+        texts = self.cleaned_data["percents"].replace("%", " ").replace(",", " ").split()
+        if not all(text.isascii() and text.isdigit() and len(text) <= 3 for text in texts):
+            raise forms.ValidationError("Whole numbers from 1 to 100, separated by commas.")
+        return [int(text) for text in texts]
+
+    def take(self, error: ValidationError) -> None:
+        for name, texts in error.message_dict.items():
+            self.add_error(name if name in self.fields else None, texts)

@@ -18,6 +18,7 @@ from django.template.loader import select_template
 
 from billing.models import Notice
 from keys.models import Membership, Role
+from portal import sites
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,15 @@ def _send(notice: Notice) -> None:
     organization = notice.organization
     readers = Membership.objects.filter(organization=organization, role__in=READERS, user__is_active=True)
     addresses = list(readers.values_list("user__email", flat=True).order_by("pk"))
-    context = {"organization": organization, "brand": organization.brand, "notice": notice, **notice.payload}
+    brand = organization.brand
+    context = {
+        "organization": organization,
+        "brand": brand,
+        "currency": brand.currency,
+        "notice": notice,
+        "address": sites.address_of(brand, "limits", organization.public_id),
+        **notice.payload,
+    }
     text = select_template([f"emails/{notice.kind}.txt", "emails/notice.txt"]).render(context)
     subject, _blank, body = text.strip().partition("\n\n")
     sender = formataddr((organization.brand.name, parseaddr(settings.DEFAULT_FROM_EMAIL)[1]))

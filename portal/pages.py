@@ -12,7 +12,9 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils import timezone
 
+from billing import notices
 from keys import access
 from keys.models import Organization, Role
 from portal.middleware import MemberRequest
@@ -95,6 +97,7 @@ def page(
         ],
         "accounts": list(access.organizations_of(request.user, request.brand)[:ACCOUNTS_LISTED]),
         "may_issue": access.may(role, Role.DEVELOPER),
+        "banner": notices.banner(organization, request.user, timezone.now()),
     }
     return render(request, template, {**shared, **(context or {})}, status=status)
 

@@ -64,6 +64,15 @@ def units_of(tiers: Iterable[Tier]) -> frozenset[str]:
     return frozenset(limit.unit for limit in limits if limit.unit != CONCURRENT and limit.window != "minute")
 
 
+def quota_name(gauge: Gauge) -> str:
+    """What a member chooses to be told of: "Requests per day", "Tokens per month and model"."""
+    limit = gauge.limit
+    unit = {"nanos": "spend", "input": "input tokens", "output": "output tokens"}.get(limit.unit, limit.unit)
+    window = "in all" if limit.window == "lifetime" else f"per {limit.window}"
+    whose = "" if limit.scope == "organization" else f", each {limit.scope}"
+    return f"{'Included ' + unit if limit.is_allotment else unit.capitalize()} {window}{whose}"
+
+
 def _pays(tier: Tier | None) -> bool:
     return tier is None or tier.payer != Payer.INCLUDED
 

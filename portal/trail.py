@@ -35,6 +35,7 @@ ACTIONS = {
     "organization.resumed": "resumed the account",
     "organization.suspended": "suspended the account",
     "organization.tier_changed": "changed the tier",
+    "organization.alerts_chosen": "changed at which shares of a limit to be written to",
 }
 SUBJECTS = {
     "balance": "Balance",

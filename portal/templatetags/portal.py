@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from django import template
@@ -174,8 +175,7 @@ def counted(unit: str, amount: int, currency: str) -> str:
 @register.simple_tag
 def moment_of(at: datetime, zone: str) -> SafeString:
     """A time of the brand's day (a reset): in the brand's zone, which portal.js turns into the reader's own."""
-    own = at.astimezone(ZoneInfo(zone))
-    text = f"{own.day} {own:%b %Y, %H:%M} {zone}"
+    text = clock(at.isoformat(), zone)
     return format_html('<time datetime="{}" data-to="minute">{}</time>', at.astimezone(UTC).isoformat(), text)
 
 
@@ -183,3 +183,20 @@ def moment_of(at: datetime, zone: str) -> SafeString:
 def unit_name(unit: str) -> str:
     """ "input tokens"."""
     return UNITS[unit]
+
+
+@register.simple_tag
+def quota_in_words(facts: dict[str, Any], currency: str) -> str:
+    """Of an alert's facts (billing.alerts): "1,000 requests per day", "9 credits per day, of the key server (ak-…)"."""
+    window = "in all" if facts["window"] == "lifetime" else f"per {facts['window']}"
+    said = f"{amount_of(facts['unit'], facts['amount'], currency)} {window}"
+    if facts["is_allotment"]:
+        said = f"{said}, included"
+    return f"{said}, of the {facts['scope']} {facts['whose']}" if facts["whose"] else said
+
+
+@register.simple_tag
+def clock(at: str, zone: str) -> str:
+    """ISO 8601 as a mail says it, in the brand's zone: "22 Nov 2026, 00:00 Europe/Zurich"."""
+    own = datetime.fromisoformat(at).astimezone(ZoneInfo(zone))
+    return f"{own.day} {own:%b %Y, %H:%M} {zone}"

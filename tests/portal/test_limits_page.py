@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.core import mail
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisGone
 
-from billing import ladder, overrides, upgrade_facts, upgrades
-from billing.models import Payer, Tier, TierLimit, UsageDay
+from billing import alerts, ladder, overrides, upgrade_facts, upgrades
+from billing.models import AlertPreference, Notice, Payer, Tier, TierLimit, UsageDay
 from billing.windows import window_at
 from keys import issuing
 from keys.caller import shard_of
+from portal import notify
 from tests import cast as casting
 
 RULE = {
@@ -79,10 +82,14 @@ def count(redis_connection, organization, window, **fields):
 
 
 def used(organization, *, days_ago=0, **sums):
+    used_on(organization, datetime.now(UTC).date() - timedelta(days=days_ago), **sums)
+
+
+def used_on(organization, day, **sums):
     UsageDay.objects.create(
         brand_id=organization.brand_id,
         organization_id=organization.pk,
-        day=datetime.now(UTC).date() - timedelta(days=days_ago),
+        day=day,
         **{"key_id": 1, "model_id": 1, "end_reason": "stop", **sums},
     )
 
@@ -286,3 +293,90 @@ def test_the_page_asks_as_much_of_the_database_for_many_keys_as_for_one(climb, d
             client.get(path)
         counts.append(len(queries))
     assert counts[0] == counts[1]
+
+
+# what the account is told --------------------------------------------------------------------------------------------
+
+
+def save_alerts(cast, who, **fields):
+    return casting.browser_of(who).post(f"/{cast.organization.public_id}/limits/", fields)
+
+
+def test_an_owner_chooses_when_to_be_written_to(climb):
+    limit(climb, unit="tokens", window="month", amount=9_000_000)
+    form = limits_page(climb, who=climb.owner).partition("Mails when a limit")[2]
+    assert 'value="80, 100"' in form
+    assert re.search(r'value="organization.tokens.month"[^>]*checked', form)
+    assert not re.search(r'value="organization.requests.day"[^>]*checked', form)
+    answer = save_alerts(climb, climb.owner, percents="50 %, 90", limits=["organization.requests.day"])
+    assert answer.status_code == 302
+    form = limits_page(climb, who=climb.owner).partition("Mails when a limit")[2]
+    assert 'value="50, 90"' in form
+    assert re.search(r'value="organization.requests.day"[^>]*checked', form)
+    seen = limits_page(climb).partition("Mails when a limit")[2].partition("How you came here")[0]
+    assert "at 50, 90 % of: requests per day;" in seen
+    assert "<form" not in seen
+
+
+@pytest.mark.parametrize("percents", ["0", "101", "eighty", "1 2 3 4 5 6 7 8 9 10 11"])
+def test_a_percentage_that_makes_no_sense_is_refused_beside_its_field(climb, percents):
+    answer = save_alerts(climb, climb.owner, percents=percents, limits=["organization.requests.day"])
+    assert answer.status_code == 400
+    assert 'id="id_percents_error"' in answer.content.decode()
+
+
+@pytest.mark.parametrize("who", ["member", "viewer"])
+def test_others_see_and_do_not_choose(climb, who):
+    answer = save_alerts(climb, getattr(climb, who), percents="50", limits=["organization.requests.day"])
+    assert answer.status_code == 403
+    assert not AlertPreference.objects.exists()
+
+
+def test_the_mail_says_it_in_the_brands_unit_with_a_link(climb):
+    climb.brand.hosts = ["acme.example"]
+    climb.brand.timezone = "Europe/Zurich"
+    climb.brand.save()
+    now = datetime(2026, 11, 21, 12, tzinfo=UTC)
+    alerts.choose(
+        organization=climb.organization, percents=[80, 100], limits=["organization.requests.day"], actor="test"
+    )
+    for requests in (850, 1_000):
+        UsageDay.objects.all().delete()
+        used_on(climb.organization, now.date(), requests=requests)
+        alerts.judge_all(now)
+        notify.deliver(now=now)
+    nearly, up = [message for message in mail.outbox if "1,000 requests per day" in message.subject]
+    assert nearly.subject == "80 % used: 1,000 requests per day"
+    assert "has used 850 requests of 1,000 requests per day (Tier 1)." in nearly.body
+    assert "starts anew 22 Nov 2026, 00:00 Europe/Zurich" in nearly.body
+    assert f"https://acme.example/{climb.organization.public_id}/limits/" in nearly.body
+    assert up.subject == "Used up: 1,000 requests per day"
+    assert "refused until 22 Nov 2026, 00:00 Europe/Zurich" in up.body
+    assert up.to == [climb.owner.email]
+
+
+def test_a_change_of_tier_stands_on_every_page_until_it_is_put_away(climb):
+    stand(climb, "tier-2", "Earned by use")
+    for path in ("", "usage/", "limits/"):
+        page = limits_page(climb, path=path)
+        assert "You moved up to Tier 2." in page
+        assert "Earned by use" in page
+    notice = Notice.objects.get(kind="tier_changed")
+    answer = casting.browser_of(climb.viewer).post(
+        f"/{climb.organization.public_id}/limits/", {"put_away": notice.pk, "section": "usage"}
+    )
+    assert answer["Location"] == f"/{climb.organization.public_id}/usage/"
+    assert "You moved up" not in limits_page(climb)
+    assert "You moved up" in limits_page(climb, who=climb.owner), "others put it away themselves"
+    stand(climb, "tier-1", "By contract")
+    assert "Your tier is now Tier 1." in limits_page(climb)
+
+
+@pytest.mark.parametrize("asked", ["", "x", "9" * 30, "-1", "999999"])
+def test_putting_away_what_is_not_there_does_nothing(climb, asked):
+    stand(climb, "tier-2")
+    answer = casting.browser_of(climb.viewer).post(
+        f"/{climb.organization.public_id}/limits/", {"put_away": asked, "section": "admin:index"}
+    )
+    assert answer["Location"] == f"/{climb.organization.public_id}/limits/"
+    assert "You moved up" in limits_page(climb)
