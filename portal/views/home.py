@@ -18,11 +18,11 @@ from billing import balances, gauges, ladder, reports
 from billing.models import Model, Rate
 from keys import access, invitations
 from keys.models import Brand, Organization
-from portal import accounts, firstcall, theme
+from portal import accounts, charts, firstcall, theme
 from portal import mailbox as post_office
 from portal.middleware import MemberRequest, PortalRequest
 from portal.pages import of_organization, page, verified_first
-from portal.views.usage import chart, today
+from portal.views.usage import today
 
 
 @require_safe
@@ -50,7 +50,7 @@ def overview(request: MemberRequest, organization: Organization) -> HttpResponse
         "payer": ladder.payer_of(organization, tier),
         "included": gauges.of(organization, tier, now).included(),
         "total": reports.total(organization.pk, first=first, last=last),
-        "chart": chart(reports.usage(organization.pk, first=first, last=last, by=("day",)), first, last),
+        "chart": charts.by_day(reports.usage(organization.pk, first=first, last=last, by=("day",)), first, last),
         "has_keys": organization.keys.filter(revoked_at=None).exists(),
         "models": models,
         "placeholder": firstcall.PLACEHOLDER,

@@ -1,28 +1,40 @@
-"""What the account used, day by day, model by model or key by key. Read from sums; never from single calls."""
+"""What the account used: by time, model, key or how calls ended, narrowed to a model or key. Read from sums; never from
+single calls."""
 
 from __future__ import annotations
 
-from collections.abc import Container
-from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time, timedelta
+from functools import partial
+from typing import Any
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
-from django.http import HttpResponse
+from django.http import HttpResponseBase
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from billing import reports
-from keys.models import Brand, Organization
+from billing.models import EndReason, Model
+from keys.models import ApiKey, Brand, Organization
+from portal import charts, spreadsheets
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page
 
-PERIODS = {"7": "7 days", "30": "30 days", "90": "90 days"}
+PERIODS = {"1": "Today", "7": "7 days", "30": "30 days", "90": "90 days"}
 GROUPS: dict[str, tuple[str, reports.By]] = {
     "day": ("Day", "day"),
     "model": ("Model", "model_id"),
     "key": ("Key", "key_id"),
+    "end": ("Ended", "end_reason"),
 }
+FAILED = frozenset({EndReason.UPSTREAM_ERROR, EndReason.UPSTREAM_CUT, EndReason.TIMEOUT, EndReason.LAPSED})
+"""Ends that neither the model nor the client wanted."""
+HEAD = (
+    *("day", "model", "key", "ended", "requests", "uncached_input_tokens", "cache_read_tokens"),
+    *("cache_write_tokens", "output_tokens", "reasoning_tokens", "images", "credits", "cost_nanos"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,71 +45,133 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Bar:
-    """One day of the chart, in the units of its viewBox (height 100)."""
+class Asked:
+    """What the address asks for. `model` and `key` narrow to one of the account's own, `first` and `last` are days of
+    the brand."""
 
-    day: date
-    cost_nanos: int
-    requests: int
-    x: int
-    height: float
-
-    @property
-    def y(self) -> float:
-        return 100 - self.height
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """`most_nanos` is what the highest bar stands for; 0 where bars count requests (`most_requests`)."""
-
-    bars: list[Bar]
+    period: str
+    group: str
+    model: Model | None
+    key: ApiKey | None
     first: date
     last: date
-    most_nanos: int
-    most_requests: int
+
+    def query(self, **changes: str) -> str:
+        kept = {"days": self.period, "by": self.group}
+        if self.model:
+            kept["model"] = self.model.slug
+        if self.key:
+            kept["key"] = self.key.public_id
+        return "?" + urlencode({name: value for name, value in {**kept, **changes}.items() if value})
 
 
 def today(brand: Brand, now: datetime) -> date:
     return now.astimezone(ZoneInfo(brand.timezone)).date()
 
 
-@require_safe
 @of_organization()
-def usage(request: MemberRequest, organization: Organization) -> HttpResponse:
-    period, group = _chosen(request, "days", PERIODS, "30"), _chosen(request, "by", GROUPS, "day")
-    last = today(organization.brand, timezone.now())
-    first = last - timedelta(days=int(period) - 1)
-    label, by = GROUPS[group]
-    by_day = reports.usage(organization.pk, first=first, last=last, by=("day",))
-    rows = by_day if group == "day" else reports.usage(organization.pk, first=first, last=last, by=(by,))
+@require_safe
+def usage(request: MemberRequest, organization: Organization) -> HttpResponseBase:
+    now = timezone.now()
+    asked = _asked(request, organization, now)
+    if request.GET.get("format") == "csv":
+        name = f"usage-{organization.slug}-{asked.first}-{asked.last}.csv"
+        return spreadsheets.Download(name, HEAD, _lines(organization, asked))
+    read = partial(_sums, organization, asked)
+    by_day = read("day")
+    label, by = GROUPS[asked.group]
+    rows = by_day if asked.group == "day" else read(by)
+    (total,) = read()
     context = {
-        "rows": sorted(rows, key=lambda row: row.day or first, reverse=True) if group == "day" else _dearest(rows),
-        "total": reports.total(organization.pk, first=first, last=last),
+        "asked": asked,
+        "rows": _ordered(rows, asked),
+        "total": total,
+        "failed": sum(row.requests for row in read("end_reason") if row.end_reason in FAILED),
         "places": places([row.cost_nanos for row in rows]),
-        "group": group,
         "label": label,
-        "chart": chart(by_day, first, last),
-        "periods": _choices(PERIODS, "days", period, {"by": group}),
-        "groups": _choices({name: text for name, (text, _) in GROUPS.items()}, "by", group, {"days": period}),
+        "first_token": (total.first_token_ms(500), total.first_token_ms(950)),
+        "duration": (total.duration_ms(500), total.duration_ms(950)),
+        "speed": total.tokens_per_second(500),
+        "by_end": asked.query(by="end"),
+        "all": asked.query(model="", key=""),
+        "file": asked.query(format="csv"),
+        "chart": _chart(organization, asked, by_day),
+        **_choices(organization, asked),
     }
     return page(request, organization, "usage", "portal/usage.html", context)
 
 
-def chart(rows: list[reports.Usage], first: date, last: date) -> Chart:
-    """A bar for every day of the period, also the empty ones; by cost, or by requests where nothing cost anything."""
-    by_day = {row.day: row for row in rows}
-    most_nanos = max((row.cost_nanos for row in rows), default=0)
-    most_requests = max((row.requests for row in rows), default=0)
-    bars = []
-    for offset in range((last - first).days + 1):
-        row = by_day.get(first + timedelta(days=offset))
-        cost, count = (row.cost_nanos, row.requests) if row else (0, 0)
-        share = cost * 100 / most_nanos if most_nanos else count * 100 / most_requests if most_requests else 0
-        # A day with a call is never shown as a day without one.
-        height = max(round(share, 2), 2) if count else 0
-        bars.append(Bar(first + timedelta(days=offset), cost, count, offset * 10, height))
-    return Chart(bars, first, last, most_nanos, most_requests)
+def _asked(request: MemberRequest, organization: Organization, now: datetime) -> Asked:
+    """What is not offered is not asked for."""
+    period = _chosen(request, "days", PERIODS, "30")
+    last = today(organization.brand, now)
+    return Asked(
+        period=period,
+        group=_chosen(request, "by", GROUPS, "day"),
+        model=Model.objects.filter(brand=organization.brand, slug=_text(request, "model")).first(),
+        key=organization.keys.filter(public_id=_text(request, "key")).first(),
+        first=last - timedelta(days=int(period) - 1),
+        last=last,
+    )
+
+
+def _sums(organization: Organization, asked: Asked, *by: reports.By) -> list[reports.Usage]:
+    """One row per group, within what was asked for; without groups the total."""
+    return reports.usage(
+        organization.pk,
+        first=asked.first,
+        last=asked.last,
+        by=by,
+        key_id=asked.key.pk if asked.key else None,
+        model_id=asked.model.pk if asked.model else None,
+    )
+
+
+def _chart(organization: Organization, asked: Asked, by_day: list[reports.Usage]) -> charts.Chart:
+    if asked.first != asked.last:
+        return charts.by_day(by_day, asked.first, asked.last)
+    zone = ZoneInfo(organization.brand.timezone)
+    since, until = (datetime.combine(day, time.min, zone) for day in (asked.first, asked.first + timedelta(days=1)))
+    quarters = reports.quarters(
+        organization.pk,
+        since=since,
+        until=until,
+        key_id=asked.key.pk if asked.key else None,
+        model_id=asked.model.pk if asked.model else None,
+    )
+    return charts.by_hour(quarters, since, until)
+
+
+def _choices(organization: Organization, asked: Asked) -> dict[str, list[Choice]]:
+    used = reports.usage(organization.pk, first=asked.first, last=asked.last, by=("model_id", "key_id"))
+    models = {row.model for row in used if row.model}
+    keys = ApiKey.objects.filter(pk__in={row.key_id for row in used}).order_by("name", "pk")
+    chosen_model, chosen_key = asked.model.slug if asked.model else "", asked.key.public_id if asked.key else ""
+    return {
+        "periods": [Choice(text, asked.query(days=value), value == asked.period) for value, text in PERIODS.items()],
+        "groups": [Choice(text, asked.query(by=value), value == asked.group) for value, (text, _) in GROUPS.items()],
+        "models": [Choice(slug, slug, slug == chosen_model) for slug in sorted(models | {chosen_model} - {""})],
+        "keys": [Choice(f"{key.name} {key.hint}", key.public_id, key.public_id == chosen_key) for key in keys],
+    }
+
+
+def _ordered(rows: list[reports.Usage], asked: Asked) -> list[reports.Usage]:
+    if asked.group == "day":
+        return sorted(rows, key=lambda row: row.day or asked.first, reverse=True)
+    return sorted(rows, key=lambda row: (row.list_cost_nanos, row.total_tokens, row.requests), reverse=True)
+
+
+def _lines(organization: Organization, asked: Asked) -> Iterator[tuple[Any, ...]]:
+    """A day at a time, so that a long period costs no memory."""
+    day = asked.first
+    while day <= asked.last:
+        for row in _sums(organization, replace(asked, first=day, last=day), "day", "model_id", "key_id", "end_reason"):
+            yield (
+                *(row.day, row.model, row.key_hint, row.end_reason, row.requests, row.uncached_input_tokens),
+                *(row.cache_read_tokens, row.cache_write_tokens, row.output_tokens, row.reasoning_tokens),
+                *(row.images, row.credits, row.cost_nanos),
+            )
+        day += timedelta(days=1)
 
 
 def places(costs: list[int]) -> int:
@@ -106,14 +180,10 @@ def places(costs: list[int]) -> int:
     return next((decimals for decimals in (2, 4, 6) if smallest * 10**decimals >= 10**11), 9)
 
 
-def _dearest(rows: list[reports.Usage]) -> list[reports.Usage]:
-    return sorted(rows, key=lambda row: (row.list_cost_nanos, row.total_tokens), reverse=True)
-
-
 def _chosen(request: MemberRequest, name: str, known: Container[str], default: str) -> str:
     given = request.GET.get(name, default)
     return given if given in known else default
 
 
-def _choices(known: dict[str, str], name: str, chosen: str, kept: dict[str, str]) -> list[Choice]:
-    return [Choice(label, "?" + urlencode({**kept, name: value}), value == chosen) for value, label in known.items()]
+def _text(request: MemberRequest, name: str) -> str:
+    return request.GET.get(name, "").replace("\0", "")

@@ -1,12 +1,17 @@
+import csv
+import io
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
+from billing import histograms
 from billing.models import Model, UsageDay
 from keys import issuing
 from keys.models import ApiKey, Brand, Organization
+from portal import charts
 from portal.views import usage as views
 from tests import cast as casting
 
@@ -26,13 +31,18 @@ def customer(cast) -> Customer:
 
 
 def used(customer: Customer, days_ago: int = 0, **sums) -> None:
-    values = {"requests": 3, "uncached_input_tokens": 1_000, "cache_read_tokens": 200, "output_tokens": 50}
+    values = {
+        "end_reason": "stop",
+        "requests": 3,
+        "uncached_input_tokens": 1_000,
+        "cache_read_tokens": 200,
+        "output_tokens": 50,
+    }
     UsageDay.objects.create(
         brand_id=customer.brand.pk,
         organization_id=customer.organization.pk,
         key_id=customer.key.pk,
         model_id=customer.model.pk,
-        end_reason="stop",
         day=datetime.now(UTC).date() - timedelta(days=days_ago),
         **{**values, "cost_nanos": 1_500_000, "list_cost_nanos": 1_500_000, **sums},
     )
@@ -68,7 +78,7 @@ def test_the_period_bounds_what_is_shown(cast, customer):
     used(customer, days_ago=10)
     assert "Nothing used in this time" in usage_page(cast, "?days=7")
     assert len(rows_of(usage_page(cast, "?days=30"))) == 1
-    assert 'href="?by=day&amp;days=90"' in usage_page(cast)
+    assert 'href="?days=90&amp;by=day"' in usage_page(cast)
 
 
 @pytest.mark.parametrize("query", ["?days=1000000", "?days=x&by=y", "?by=", "?days=7&days=30"])
@@ -92,8 +102,87 @@ def test_the_page_asks_as_few_questions_for_many_days(cast, customer, django_ass
     for days_ago in range(30):
         used(customer, days_ago)
     browser = casting.browser_of(cast.owner)
-    with django_assert_max_num_queries(12):
+    with django_assert_max_num_queries(20):
         browser.get(f"/{cast.organization.public_id}/usage/")
+
+
+def test_narrowed_to_a_model_or_a_key(cast, customer):
+    second = Customer(cast.brand, cast.organization, customer.key, casting.model(cast.brand, "m-2"))
+    other = issuing.issue(organization=cast.organization, name="laptop", actor=cast.owner).key
+    used(customer, requests=3)
+    used(second, requests=5)
+    used(Customer(cast.brand, cast.organization, other, customer.model), requests=7)
+    for query, requests in ((f"key={customer.key.public_id}", "8"), ("model=m-1", "10"), ("model=nonsense", "15")):
+        (row,) = rows_of(usage_page(cast, f"?days=7&{query}"))
+        assert f" {requests} " in row, query
+    (row,) = rows_of(usage_page(cast, f"?by=model&model=m-1&key={other.public_id}"))
+    assert row.startswith("m-1 7 ")
+
+
+def test_nobody_narrows_to_a_key_of_another_account(cast, customer):
+    theirs = issuing.issue(organization=cast.elsewhere, name="theirs", actor=cast.stranger).key
+    used(customer)
+    page = usage_page(cast, f"?key={theirs.public_id}")
+    assert "theirs" not in page
+    assert len(rows_of(page)) == 1, "as if nothing had been said"
+
+
+def test_how_calls_ended_and_how_many_failed(cast, customer):
+    used(customer, requests=4)
+    used(customer, requests=2, end_reason="upstream_error")
+    used(customer, requests=1, end_reason="client_gone")
+    rows = rows_of(usage_page(cast, "?by=end"))
+    assert sorted(row.split(" 1,200")[0] for row in rows) == ["client gone 1", "stop 4", "upstream error 2"]
+    answer = casting.browser_of(cast.owner).get(f"/{cast.organization.public_id}/usage/")
+    assert answer.context["failed"] == 2
+
+
+def test_times_are_percentiles_of_the_sums(cast, customer):
+    bounds = histograms.MILLISECONDS
+    histogram: list[int] = []
+    for value in [40] * 90 + [400] * 10:
+        histograms.count(histogram, value, bounds)
+    used(customer, duration_histogram=histogram)
+    context = casting.browser_of(cast.owner).get(f"/{cast.organization.public_id}/usage/").context
+    half, most = context["duration"]
+    assert 35 < half <= 50
+    assert 300 < most <= 400
+    assert context["first_token"] == (None, None)
+
+
+def test_the_file_has_the_same_sums(cast, customer):
+    used(customer, days_ago=1, requests=4)
+    used(customer, requests=2, end_reason="length")
+    answer = casting.browser_of(cast.owner).get(f"/{cast.organization.public_id}/usage/?days=7&format=csv")
+    rows = list(csv.DictReader(io.StringIO(answer.getvalue().decode())))
+    assert [(row["ended"], row["requests"], row["cost_nanos"]) for row in rows] == [
+        ("stop", "4", "1500000"),
+        ("length", "2", "1500000"),
+    ]
+    assert {row["model"] for row in rows} == {"m-1"}
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "hours"), [("UTC", 21, 24), ("Europe/Berlin", 25, 25), ("Asia/Kolkata", 21, 24)]
+)
+def test_hours_of_a_day_are_the_brands(zone, day, hours):
+    """In Berlin the 25th of October 2026 has an hour twice; in Kolkata hours begin at half past of UTC."""
+    since, until = (datetime(2026, 10, number, tzinfo=ZoneInfo(zone)) for number in (day, day + 1))
+
+    class Quarter:
+        cost_nanos, requests = 5, 1
+
+        def __init__(self, starts_at):
+            self.starts_at = starts_at
+
+    last = until.astimezone(UTC) - timedelta(minutes=15)
+    rows = [Quarter(since.astimezone(UTC)), Quarter(since.astimezone(UTC) + timedelta(minutes=45)), Quarter(last)]
+    chart = charts.by_hour(rows, since, until)  # type: ignore[arg-type]
+    assert len(chart.bars) == hours
+    assert [(number, bar.cost_nanos) for number, bar in enumerate(chart.bars) if bar.requests] == [
+        (0, 10),
+        (hours - 1, 5),
+    ]
 
 
 def test_today_is_the_brands():
@@ -116,7 +205,7 @@ def test_a_small_day_beside_a_big_one_still_has_a_bar():
             self.day, self.list_cost_nanos, self.cost_nanos, self.requests = day, cost, cost, 1
 
     rows = [Row(first, 1), Row(first + timedelta(days=2), 10**12)]
-    chart = views.chart(rows, first, first + timedelta(days=2))  # type: ignore[arg-type]
+    chart = charts.by_day(rows, first, first + timedelta(days=2))  # type: ignore[arg-type]
     assert [bar.height for bar in chart.bars] == [2, 0, 100]
     assert [bar.x for bar in chart.bars] == [0, 10, 20]
     assert chart.most_nanos == 10**12
