@@ -18,6 +18,7 @@ from billing.payment_models import TopUp
 from billing.reading_models import EngineFinding, EngineReading
 from billing.telling_models import AlertPreference, LimitAlert, NoticesSeen
 from billing.wallet_models import Grant, GrantEnd, LedgerSeal, LedgerSealPart, PromoClaim, PromoCode, WalletMark
+from billing.windows import month_of_day
 from keys.models import Brand, Organization, User
 
 __all__ = [
@@ -465,6 +466,10 @@ class CounterChange(models.Model):
                 fields=["organization", "seq"], condition=models.Q(applied_at=None), name="counter_change_pending"
             )
         ]
+
+    @property
+    def month_id(self) -> str:
+        return month_of_day(self.day, self.organization.month_anchor) if self.day else ""
 
     def __str__(self) -> str:
         return f"{self.organization_id} #{self.seq}"

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable
 
 import redis
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from billing import script
@@ -23,14 +24,18 @@ CHANGES_MAX = 1_000
 
 def apply_changes(organization_id: int) -> int:
     """Bring Redis up to date with an organization's changes; how many it took. Redis away: 0, and the sweep follows."""
-    pending = CounterChange.objects.filter(organization_id=organization_id, applied_at=None).order_by("seq")
+    pending = _pending().filter(organization_id=organization_id).order_by("seq")
     return _apply_in_order(list(pending[:CHANGES_MAX]))
 
 
 def apply_pending(limit: int = CHANGES_MAX) -> int:
     """What a crash or an absent Redis left behind, oldest first; called every second by the journal process."""
-    pending = CounterChange.objects.filter(applied_at=None).order_by("organization_id", "seq")
-    return _apply_in_order(list(pending[:limit]))
+    return _apply_in_order(list(_pending().order_by("organization_id", "seq")[:limit]))
+
+
+def _pending() -> QuerySet[CounterChange]:
+    """With its organization, whose months the amounts count in."""
+    return CounterChange.objects.filter(applied_at=None).select_related("organization")
 
 
 def _apply_in_order(changes: Iterable[CounterChange]) -> int:

@@ -24,6 +24,7 @@ from billing.entries import order
 from billing.events import COUNTED_SQL
 from billing.reconcile_books import Difference
 from billing.script import HoldRecord
+from billing.windows import FIRST_OF_MONTH, LIFETIME_ID, month_of_day
 from keys.caller import SHARDS, shard_of
 
 ORGANIZATIONS_MAX = 50
@@ -59,10 +60,13 @@ class _Books:
     balances: Counter[int] = field(default_factory=Counter)
     numbers: dict[int, int] = field(default_factory=dict)
     posted: Counter[Field] = field(default_factory=Counter)
+    anchors: dict[int, int] = field(default_factory=dict)
+    """On which day of the month an organization's months begin."""
 
     def add(self, organization_id: int, day: str, key_id: str, model_id: str, amounts: Mapping[str, int]) -> None:
         """To the organization's, the key's and the model's counters of the day, its month and the lifetime."""
-        for window in (f"d{day}", f"m{day[:6]}", "life"):
+        month = month_of_day(day, self.anchors.get(organization_id, FIRST_OF_MONTH))
+        for window in (f"d{day}", month, LIFETIME_ID):
             for scope in ("o", f"k{key_id}", f"m{model_id}"):
                 for unit, amount in amounts.items():
                     self.posted[organization_id, window, scope, unit] += amount
@@ -152,6 +156,8 @@ def _read_books(shard: int, counters: _Counters) -> _Books:
         cursor.execute("SELECT last_stream_id FROM billing_journalshard WHERE shard = %s", [shard])
         row = cursor.fetchone()
         books = _Books(row[0] if row else "0-0")
+        cursor.execute("SELECT id, month_anchor FROM keys_organization WHERE id = ANY(%s)", [list(seeded)])
+        books.anchors.update(cursor.fetchall())
         _read_wallets(cursor, books, list(seeded))
         _read_rollups(cursor, books, list(seeded))
         _take_off_changes(cursor, books, seeded)

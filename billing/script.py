@@ -102,7 +102,8 @@ def _called(client: SyncRedis, entries: Sequence[Entry]) -> list[Verdict]:
 
 
 class Change(Protocol):
-    """A billing.models.CounterChange. `day` is YYYYMMDD or empty; amounts by unit field, signed."""
+    """A billing.models.CounterChange. `day` is YYYYMMDD or empty, `month_id` the month it counts in. Amounts by unit
+    field, signed."""
 
     @property
     def organization_id(self) -> int: ...
@@ -112,6 +113,8 @@ class Change(Protocol):
     def balance_nanos(self) -> int: ...
     @property
     def day(self) -> str: ...
+    @property
+    def month_id(self) -> str: ...
     @property
     def key_id(self) -> int | None: ...
     @property
@@ -153,6 +156,7 @@ def apply_entry(change: Change) -> Entry:
         "" if change.key_id is None else str(change.key_id),
         "" if change.model_id is None else str(change.model_id),
         amounts,
+        change.month_id,
     )
 
 

@@ -11,13 +11,12 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
 from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
-from billing import script
+from billing import script, windows
 from billing.counters import Counters
 from billing.events import COUNTED_SQL
 from billing.money import AMOUNT_MAX
@@ -36,7 +35,8 @@ _WALLET: Final = (
 )
 _POSITION: Final = "SELECT last_stream_id FROM billing_journalshard WHERE shard = %s"
 _CHANGES: Final = (
-    "SELECT organization_id, seq, balance_nanos, day, key_id, model_id, amounts FROM billing_counterchange"
+    "SELECT organization_id, seq, balance_nanos, day, key_id, model_id, amounts, month_anchor"
+    " FROM billing_counterchange JOIN keys_organization ON keys_organization.id = organization_id"
     " WHERE organization_id = %s AND seq > %s ORDER BY seq LIMIT %s"
 )
 
@@ -73,6 +73,11 @@ class _Change:
     key_id: int | None
     model_id: int | None
     amounts: dict[str, int]
+    month_anchor: int
+
+    @property
+    def month_id(self) -> str:
+        return windows.month_of_day(self.day, self.month_anchor) if self.day else ""
 
 
 class Seeds:
@@ -151,14 +156,9 @@ async def read_snapshot(
 def _sums_query(organization_id: int, window_id: str, scope: str) -> tuple[Any, list[Any]]:
     conditions: list[str] = ["organization_id = %s"]
     values: list[Any] = [organization_id]
-    if window_id[0] == "d":
-        conditions.append("day = %s")
-        values.append(date.fromisoformat(window_id[1:]))
-    elif window_id[0] == "m":
-        first = date(int(window_id[1:5]), int(window_id[5:]), 1)
-        after = date(first.year + first.month // 12, first.month % 12 + 1, 1)
+    if window_id != windows.LIFETIME_ID:
         conditions.append("day >= %s AND day < %s")
-        values += [first, after]
+        values += windows.days_of(window_id)
     if scope != "o":
         conditions.append("key_id = %s" if scope[0] == "k" else "model_id = %s")
         values.append(int(scope[1:]))
@@ -167,13 +167,16 @@ def _sums_query(organization_id: int, window_id: str, scope: str) -> tuple[Any, 
 
 def seed_entry(organization_id: int, epoch: int, seen: Snapshot, wanted: Iterable[WantedCounter]) -> tuple[Any, ...]:
     units = tuple(COUNTED_SQL)
-    windows: defaultdict[tuple[str, int], list[tuple[str, str, str]]] = defaultdict(list)
+    found: defaultdict[tuple[str, int], list[tuple[str, str, str]]] = defaultdict(list)
     for counter in wanted:
         value = min(int(seen.sums[counter.window_id, counter.scope][units.index(counter.unit)]), AMOUNT_MAX)
         expires_ms = 0 if counter.ends_ms is None else counter.ends_ms + KEEP_MS[counter.window_id[0]]
-        windows[counter.window_id, expires_ms].append((counter.scope, counter.unit, str(value)))
+        found[counter.window_id, expires_ms].append((counter.scope, counter.unit, str(value)))
     return (
         *("seed", shard_of(organization_id), epoch, str(organization_id)),
         *(str(seen.changes), seen.last_stream_id, str(seen.balance_nanos)),
-        [(window_id, expires_ms, counters) for (window_id, expires_ms), counters in windows.items()],
+        [
+            (window_id, expires_ms, *(f"{day:%Y%m%d}" for day in windows.days_of(window_id)), counters)
+            for (window_id, expires_ms), counters in found.items()
+        ],
     )

@@ -126,7 +126,8 @@ def _made(caller: Caller, snapshot: Snapshot, model: ModelRecord, now_ms: int) -
         tier=tier, key_id=caller.key_id, key_limits=key_limits, model=model, rate=rate, estimate=_PROBE
     )
     counters, amounts = _union(found.plans)
-    day, month = (window_at(now_ms, kind, snapshot.brand.timezone) for kind in ("day", "month"))
+    zone, anchor = snapshot.brand.timezone, caller.organization.month_anchor
+    day, month = (window_at(now_ms, kind, zone, anchor) for kind in ("day", "month"))
     asks_money = tuple(plan.money is not None for plan in found.plans)
     payers = tuple(plan.payer for plan in found.plans)
     # A key's last moment, or an exception's, ends its price: so Redis' clock judges all three, and a worker whose clock

@@ -175,7 +175,10 @@ class OrganizationAdmin(Kept, Page):
     search_fields = ("name", "slug", "public_id", "memberships__user__email")
     inlines = (_Members, _Keys)
     actions = ("suspend", "resume")
-    facts = ("brand", "name", "slug", "public_id", "state", "suspended_reason", "is_further", "created_at", "version")
+    facts = (
+        *("brand", "name", "slug", "public_id", "state", "suspended_reason", "is_further", "month_anchor"),
+        *("created_at", "version"),
+    )
     more_about: tuple[Callable[[Organization], str], ...] = ()
     """What higher rooms say of a customer and where it is changed; they add their own."""
 
@@ -183,7 +186,7 @@ class OrganizationAdmin(Kept, Page):
         return (*self.facts, *self.more_about) if obj else self.facts
 
     def get_readonly_fields(self, request: HttpRequest, obj: Organization | None = None) -> Any:
-        fixed = ("public_id", "state", "suspended_reason", "created_at", "version")
+        fixed = ("public_id", "state", "suspended_reason", "month_anchor", "created_at", "version")
         return (*fixed, "brand", *self.more_about) if obj else fixed
 
     def save_model(self, request: HttpRequest, obj: Organization, form: ModelForm[Organization], change: bool) -> None:

@@ -90,6 +90,7 @@ def problems(brand: Brand) -> dict[str, str]:
         "slug": "This word is taken by the house." if brand.slug in RESERVED_SLUGS else None,
         "key_prefix": None if tokens.PREFIX.fullmatch(brand.key_prefix) else "Letters, digits, - and _ only.",
         "currency": None if _CURRENCY.fullmatch(brand.currency) else "Three capital letters, e.g. USD.",
+        "month_anchor": None if 0 <= brand.month_anchor <= 31 else "A day of the month, or 0 for the account's own.",
         "timezone": None if brand.timezone in available_timezones() else "Not a time zone.",
         "legacy_key_patterns": next(filter(None, map(tokens.pattern_problem, brand.legacy_key_patterns)), None),
         "hosts": None if all(map(_HOST.fullmatch, brand.hosts)) else "Host names in lower case, without port.",

@@ -28,6 +28,8 @@ class OrganizationRecord:
     """What billing put in place of limits of its tier; billing.limits reads it."""
     is_further: bool = False
     """Opened by somebody who had one already: what tiers include belongs to that one."""
+    month_anchor: int = 1
+    """On which day of the month its months begin; billing.windows reads it."""
 
 
 @dataclass(frozen=True, slots=True)

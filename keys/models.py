@@ -163,6 +163,12 @@ class Brand(models.Model):
     )
     currency = models.CharField(max_length=3, default="USD")
     timezone = models.CharField(max_length=60, default="UTC")
+    month_anchor = models.PositiveSmallIntegerField(
+        default=1,
+        db_default=1,
+        help_text="On which day months of limits begin, for accounts opened from now on: 1 for calendar months, another"
+        " day, or 0 for the day the account was opened. Months too short for it begin on their last day",
+    )
     state = models.CharField(max_length=8, choices=State.choices, default=State.ACTIVE)
     sign_up = models.CharField(max_length=8, choices=SignUp.choices, default=SignUp.OPEN)
     cors_origins = ArrayField(models.CharField(max_length=253), default=list, blank=True, help_text='"*" allows any')
@@ -212,11 +218,19 @@ class Organization(models.Model):
         db_default=False,
         help_text="Of somebody who had one already: pays from its balance what tiers include, unless its tier is sold",
     )
+    month_anchor = models.PositiveSmallIntegerField(
+        default=1, db_default=1, editable=False, help_text="On which day of the month its months begin; never changes"
+    )
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     version = models.BigIntegerField(default=0, editable=False)
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["brand", "slug"], name="organization_brand_slug_unique")]
+        constraints = [
+            models.UniqueConstraint(fields=["brand", "slug"], name="organization_brand_slug_unique"),
+            models.CheckConstraint(
+                condition=models.Q(month_anchor__range=(1, 31)), name="organization_month_anchor_is_a_day"
+            ),
+        ]
         indexes = [models.Index(F("id") % SHARDS, F("id"), name="organization_by_shard")]
 
     def __str__(self) -> str:

@@ -7,7 +7,9 @@ returns; see issuing.py for what that promises. Memberships concern pages only, 
 from __future__ import annotations
 
 import secrets
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
@@ -41,6 +43,7 @@ def create(
     with transaction.atomic():
         organization = Organization(brand=brand, name=name.strip(), slug=slug or _free_slug(brand, name))
         organization.is_further = is_further
+        organization.month_anchor = brand.month_anchor or datetime.now(ZoneInfo(brand.timezone)).day
         organization.full_clean()
         organization.save(force_insert=True)
         organization.version = publication.record(publication.ORGANIZATION, organization.id)

@@ -101,7 +101,7 @@ def organization_columns() -> str:
     facts = "".join(f", '{name}', ({sql})" for name, sql in sorted(_organization_facts.items()))
     return f"""o.id, o.version, json_build_object(
         'id', o.id, 'public_id', o.public_id, 'slug', o.slug, 'brand_id', o.brand_id, 'state', o.state,
-        'is_further', o.is_further{facts})::text"""
+        'is_further', o.is_further, 'month_anchor', o.month_anchor{facts})::text"""
 
 
 def pair_sql(condition: str) -> str:
@@ -169,6 +169,7 @@ def _standing(key_version: int, key: dict[str, Any], organization_version: int, 
             version=organization_version,
             overrides=tuple(org.get("overrides") or ()),
             is_further=org.get("is_further", False),
+            month_anchor=org.get("month_anchor", 1),  # records of an older release know calendar months only
         ),
     )
     return Standing(caller, bytes.fromhex(key["digest"]))

@@ -1,7 +1,7 @@
 -- apply: takes over a change that PostgreSQL decided (grant, correction, late settlement), each once and in order.
 --
 -- {'apply', shard, epoch (ignored), organization, seq, balance nanos, day ('' or YYYYMMDD), key ('' or id), model,
---   {unit, amount, …}}: amounts as decimal text, signed
+--   {unit, amount, …}, id of the month that the day counts in ('' without a day)}: amounts as decimal text, signed
 -- Replies: {'OK', now} {'ALREADY', now} {'UNSEEDED', now} (done too: a seed will bring it) {'GAP', now, applied seq}
 --   {'FULL', now, field} (past int64; nothing written) {'EPOCH', now, ''} while the shard is closed
 -- Invariant: seq = applied + 1 only. An account that is not seeded remembers the least seq a seed must have. The scopes
@@ -20,7 +20,7 @@ end
 
 local function changes_of(base, entry)
   local changes, full = {}, nil
-  for _, id in ipairs({'d' .. entry[7], 'm' .. string.sub(entry[7], 1, 6), 'life'}) do
+  for _, id in ipairs({'d' .. entry[7], entry[11], 'life'}) do
     for _, scope in ipairs(scopes_of(entry[8], entry[9])) do
       for n = 1, #entry[10], 2 do
         local field = scope .. '.' .. entry[10][n] .. '.p'
@@ -36,7 +36,7 @@ local function changes_of(base, entry)
 end
 
 local function mark(base, entry)
-  for _, window in ipairs({{'d' .. entry[7], KEEP_DAY_MS}, {'m' .. string.sub(entry[7], 1, 6), KEEP_MONTH_MS}}) do
+  for _, window in ipairs({{'d' .. entry[7], KEEP_DAY_MS}, {entry[11], KEEP_MONTH_MS}}) do
     for _, scope in ipairs(scopes_of(entry[8], entry[9])) do
       redis.call('HSET', base .. window[1], scope, '1')
     end

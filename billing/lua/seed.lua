@@ -1,7 +1,7 @@
 -- seed: gives counters that Redis does not know their value from PostgreSQL, exact at a position of the stream.
 --
 -- {'seed', shard, epoch, organization, seq, last stream id, balance, {{window id, expires at ms (0: never),
---   {{scope, unit, value}, …}}, …}}: values, balance, seq and last stream id read in one REPEATABLE READ transaction
+--   first day, day after the last (YYYYMMDD), {{scope, unit, value}, …}}, …}}: values, balance, seq and last stream id read in one REPEATABLE READ transaction
 -- Replies: {'OK', now} {'SEQ', now, applied seq} (changes between are missing in Redis: apply them, then seed again)
 --   {'RETRY', now} (what was read is too old) {'BACKLOG', now, entries} (too many entries wait to be folded in)
 --   {'EPOCH', now, …}
@@ -42,7 +42,7 @@ local function add_to(sums, name, value)
   sums[name] = sum
 end
 
-local function fold(shard, organization, last_id)
+local function fold(shard, organization, last_id, windows)
   local sums = {}
   local entries = redis.call('XRANGE', shard.tag .. 'journal', '(' .. last_id, '+', 'COUNT', FOLD_MAX + 1)
   if #entries > FOLD_MAX then
@@ -52,10 +52,12 @@ local function fold(shard, organization, last_id)
     local of = pairs_of(entry[2])
     if of.o == organization and of.late == '0' then
       add_to(sums, 'bal', of.bal)
-      for _, window in ipairs({'d' .. of.d, 'm' .. string.sub(of.d, 1, 6), 'life'}) do
-        for _, scope in ipairs({'o', 'k' .. of.k, 'm' .. of.m}) do
-          for _, unit in ipairs(UNITS) do
-            add_to(sums, window .. ' ' .. scope .. '.' .. unit, of[unit])
+      for _, window in ipairs(windows) do
+        if window[3] <= of.d and of.d < window[4] then
+          for _, scope in ipairs({'o', 'k' .. of.k, 'm' .. of.m}) do
+            for _, unit in ipairs(UNITS) do
+              add_to(sums, window[1] .. ' ' .. scope .. '.' .. unit, of[unit])
+            end
           end
         end
       end
@@ -86,7 +88,7 @@ local function seed(entry)
   if later(redis.call('GET', shard.tag .. 'drained') or '0-0', entry[6]) then
     return {'RETRY', now}
   end
-  local sums = fold(shard, organization, entry[6])
+  local sums = fold(shard, organization, entry[6], entry[8])
   if sums == nil then
     return {'BACKLOG', now, redis.call('XLEN', shard.tag .. 'journal')}
   end
@@ -97,7 +99,7 @@ local function seed(entry)
   create(account, 'bal', entry[7], sums.bal, -1)
   for _, window in ipairs(entry[8]) do
     local key = windows_of(shard, organization) .. window[1]
-    for _, counter in ipairs(window[3]) do
+    for _, counter in ipairs(window[5]) do
       local name = counter[1] .. '.' .. counter[2]
       create(key, name .. '.p', counter[3], sums[window[1] .. ' ' .. name], 1)
     end

@@ -141,6 +141,7 @@ class BrandFile(Section, frozen=True, kw_only=True):
     conversation_bytes_max: int = 1_048_576
     currency: str = "USD"
     timezone: str = "UTC"
+    month_anchor: int = 1
     money_refusal_status: int = 429
     sign_up: Literal["open", "invite"] = "open"
     sign_up_grant: Money = "0"

@@ -75,7 +75,7 @@ def _states(surface: Surface) -> Iterator[LimitState]:
         return
     for limit in tier.limits.exclude(unit=Unit.CONCURRENT).order_by("pk"):
         posted = min(limit.amount, 1 if limit.unit in (Unit.REQUESTS, Unit.CREDITS) else 60)
-        resets_at = resets_at_ms(surface.now_ms, limit.window, surface.brand.timezone)
+        resets_at = resets_at_ms(surface.now_ms, limit.window, surface.brand.timezone, surface.brand.month_anchor or 1)
         yield LimitState(limit.unit, limit.unit, limit.window, limit.scope, limit.amount, posted, 0, resets_at)
 
 

@@ -78,6 +78,11 @@ def caller(organization_id: int | None = None, key_id: int = 11, **fields: Any) 
     return Caller(**{**values, **fields})
 
 
+def anchored(who: Caller, month_anchor: int) -> Caller:
+    """Its months begin on that day."""
+    return replace(who, organization=replace(who.organization, month_anchor=month_anchor))
+
+
 def open_epoch(client: Any, counter: int = EPOCH, shards: Iterable[int] = range(64)) -> None:
     run_id = client.info("server")["run_id"]
     client.mset({script.name(shard, script.EPOCH): f"{counter}:{run_id}" for shard in shards})
@@ -149,13 +154,14 @@ class Stage:
         *limits: LimitRecord,
         balance: int = 10**12,
         connect: Any = redis.asyncio.Redis.from_url,
+        month_anchor: int = 1,
         **fields: Any,
     ) -> None:
         self.sync, self.folder, self.url, self.balance = sync, folder, url, balance
         self.journal: Any = None
         self.pool: Any = None
         self.connect = connect
-        self.caller, self.snapshot = caller(), snapshot(*limits, **fields)
+        self.caller, self.snapshot = anchored(caller(), month_anchor), snapshot(*limits, **fields)
         self.model = self.snapshot.models[0]
         self.sources = Sources(self.caller, self.snapshot)
 

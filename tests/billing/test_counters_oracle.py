@@ -98,7 +98,7 @@ class Match:
             value = posted.get((kind, scope, unit), 0)
             self.oracle.counters[places[kind], scope, unit] = Counter(value)
             windows.setdefault(places[kind], []).append((scope, unit, str(value)))
-        seed = (SHARD, EPOCH, ORGANIZATION, "0", "0-0", str(balance), [(w, 0, c) for w, c in windows.items()])
+        seed = (SHARD, EPOCH, ORGANIZATION, "0", "0-0", str(balance), [(w, 0, "", "~", c) for w, c in windows.items()])
         (verdict,) = script.run(client, [("seed", *seed)])
         assert verdict[0] == "OK"
 

@@ -1,5 +1,6 @@
 """Limits while time passes, against a small model in plain Python: calls are reserved, renewed, settled, voided and
-lapse while the clock moves over midnights, a month's end and both changes to and from summer time in Zurich.
+lapse while the clock moves over midnights, a month's end and both changes to and from summer time in Zurich. Once with
+calendar months, once with months that begin on the 31st, or on the last day where there is none.
 
 The script's clock is the test's: a name in Redis in place of TIME. Everything else is as it runs.
 """
@@ -10,7 +11,7 @@ import asyncio
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from hashlib import sha1
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -58,14 +59,22 @@ CLOCK = (
 )
 
 
-def places(now: datetime) -> dict[str, str]:
+def places(now: datetime, anchor: int) -> dict[str, str]:
     local = now.astimezone(ZONE)
     return {
         "day": f"d{local:%Y%m%d}",
-        "month": f"m{local:%Y%m}",
+        "month": month_name(local.date(), anchor),
         "lifetime": "life",
         "minute": f"i{int(now.timestamp()) // 60}",
     }
+
+
+def month_name(day: date, anchor: int) -> str:
+    """With the 31st for an anchor a month begins on a calendar month's last day."""
+    if anchor == 1:
+        return f"m{day:%Y%m}"
+    begun = day if (day + timedelta(days=1)).day == 1 else day.replace(day=1) - timedelta(days=1)
+    return f"m{begun:%Y%m}a31"
 
 
 @dataclass
@@ -82,6 +91,7 @@ class Call:
 class Model:
     """What is posted and held in each (window, unit); one organization, key and model, so scopes do not differ."""
 
+    anchor: int
     posted: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     calls: list[Call] = field(default_factory=list)
 
@@ -89,7 +99,7 @@ class Model:
         return sum(call.needs[unit] for call in self.calls if window in call.windows.values())
 
     def used(self, kind: str, unit: str, now: datetime) -> int:
-        window = places(now)[kind]
+        window = places(now, self.anchor)[kind]
         if kind != "minute":
             return self.posted[window, unit] + self.held(window, unit)
         before = f"i{int(window[1:]) - 1}"
@@ -118,17 +128,18 @@ class Time(RuleBasedStateMachine):
     """`home`: what the fixture lends: Redis, a folder for the WAL, the address."""
 
     home: Any = None
+    anchor = 1
 
     def __init__(self) -> None:
         super().__init__()
         self.store, folder, url = self.home
         self.loop = asyncio.new_event_loop()
         self.store.flushall()
-        self.model = Model()
+        self.model = Model(self.anchor)
         self.gone: list[Call] = []
         self.now = STARTS[0]
         self._tell()
-        self.stage = Stage(self.store, folder, url, *LIMITS, zone="Europe/Zurich")
+        self.stage = Stage(self.store, folder, url, *LIMITS, zone="Europe/Zurich", month_anchor=self.anchor)
         self._run(self.stage.__aenter__())
 
     def teardown(self) -> None:
@@ -170,7 +181,7 @@ class Time(RuleBasedStateMachine):
             return
         assert not refusing
         assert hold.granted == WANTED
-        windows = places(self.now)
+        windows = places(self.now, self.anchor)
         assert hold.day == windows["day"][1:]
         deadline = self.now + timedelta(milliseconds=LEASE_MS)
         self.model.calls.append(Call(hold, windows, needs, deadline))
@@ -202,6 +213,10 @@ class Time(RuleBasedStateMachine):
         day = local.date() + timedelta(days=1)
         if window == "month":
             day = (local.date().replace(day=1) + timedelta(days=32)).replace(day=1)
+            if self.anchor == 31:
+                last = day - timedelta(days=1)  # of this month
+                is_over = local.date() == last
+                day = (day + timedelta(days=32)).replace(day=1) - timedelta(days=1) if is_over else last
         return datetime(day.year, day.month, day.day, tzinfo=ZONE).astimezone(UTC)
 
     def _some(self, number: int) -> Call:
@@ -292,9 +307,11 @@ def clock(monkeypatch, redis_connection, wal_dir, settings):
     monkeypatch.setattr(Time, "home", (redis_connection, wal_dir, settings.REDIS_URL))
 
 
-def test_limits_hold_while_time_passes(clock):
+@pytest.mark.parametrize(("anchor", "examples"), [(1, 45), (31, 30)])
+def test_limits_hold_while_time_passes(clock, monkeypatch, anchor, examples):
+    monkeypatch.setattr(Time, "anchor", anchor)
     profile = settings(
-        max_examples=60,
+        max_examples=examples,
         stateful_step_count=30,
         deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

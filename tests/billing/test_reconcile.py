@@ -81,6 +81,20 @@ def test_entries_booked_and_not_yet_deleted_agree(redis_connection, journal, til
     assert found(redis_connection) == []
 
 
+def test_months_that_begin_on_another_day_agree(redis_connection, journal):
+    till = Till(redis_connection, customer(month_anchor=31))
+    lapsed = till.call()
+    late(redis_connection, msgspec.structs.replace(lapsed, cost_nanos=9, list_cost_nanos=9, output_tokens=6))
+    till.call()
+    assert found(redis_connection) == []
+    drain(journal)
+    assert found(redis_connection) == []
+    (month,) = redis_connection.scan_iter(script.name(till.shard, f"w:{till.customer.organization.id}:m*"))
+    assert month.endswith(b"a31")
+    redis_connection.hincrby(month, f"m{till.customer.model.id}.req.p", 1)
+    assert only(redis_connection).check == "counter"
+
+
 def test_changes_on_their_way_agree(redis_connection, journal, till, monkeypatch):
     lapsed = till.call()
     monkeypatch.setattr("billing.outbox.apply_changes", lambda *_args: 0)

@@ -32,7 +32,7 @@ class Lab:
     def seed(self, seq="0", last_id="0-0", balance="1000", tokens="0"):
         return self.ask(
             *("seed", SHARD, EPOCH, ORGANIZATION, seq, last_id, balance),
-            [("d20261121", 0, [("o", "tok", tokens)])],
+            [("d20261121", 0, "20261121", "20261122", [("o", "tok", tokens)])],
         )
 
     def reserve(self, call_id, tokens=100, *, epoch=EPOCH, version="1", not_after=2**52, key_limit="", slots=()):
@@ -51,7 +51,7 @@ class Lab:
         return self.ask("settle", SHARD, 0, call_id, ORGANIZATION, "1", "1", "d20261121", amounts, tokens, "{}")
 
     def change(self, seq):
-        return self.ask("apply", SHARD, 0, ORGANIZATION, seq, "500", "", "", "", [])
+        return self.ask("apply", SHARD, 0, ORGANIZATION, seq, "500", "", "", "", [], "")
 
     def account(self, field="bal"):
         return int(self.client.hget(script.name(SHARD, f"a:{ORGANIZATION}"), field) or 0)

@@ -4,19 +4,20 @@ import asyncio
 import itertools
 import json
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import psycopg_pool
 import pytest
 
-from billing import script, seeds
+from billing import script, seeds, windows
 from billing.admission import Refused, StoreUnavailable
 from billing.counters import apply_change_sync, forget_journaled
 from billing.models import CounterChange, LedgerAccount
 from billing.seeds import Seeds
 from billing.seeds import Snapshot as Seen
 from tests import cast
-from tests.billing.stage import Stage, caller, limit, open_epoch, publish, with_limits, with_policy
+from tests.billing.stage import Stage, anchored, caller, limit, open_epoch, publish, with_limits, with_policy
 
 BATCH = (
     "INSERT INTO billing_usageday (brand_id, organization_id, day, key_id, model_id, engine_id, uncached_input_tokens,"
@@ -133,6 +134,34 @@ async def test_a_new_epoch_takes_over_what_is_booked_and_what_is_not_yet(stage, 
         await s.admission.drain(5)
         assert (s.account(), s.counted("d"), s.counted("m"), s.counted("life", f"k{s.caller.key_id}")) == known
         assert s.counted("d")["tok.p"] == 7 * 140
+
+
+@pytest.mark.parametrize("ahead", [0, 1], ids=["begins today", "begins tomorrow"])
+async def test_an_anchored_months_counter_is_seeded_with_its_own_days(stage, house, redis_connection, ahead):
+    async with stage() as s:
+        today = datetime.now(UTC).date()
+        anchor = (today + timedelta(days=ahead)).day
+        s.caller = s.sources.caller = anchored(s.caller, anchor)
+        first, _ = windows.days_of(windows.month_of_day(f"{today:%Y%m%d}", anchor))
+        for day, tokens in ((first - timedelta(days=1), 10_000), (first, 500)):
+            place = (2, house[0].id, day, s.caller.key_id, s.model.id, 1)
+            s.journal.database.execute(BATCH, (*place, tokens, 0, 0, 0))
+        for day, tokens in ((first - timedelta(days=1), 20_000), (today, 40)):  # settled, not booked yet
+            fields = {"o": s.caller.organization.id, "k": s.caller.key_id, "m": s.model.id, "d": f"{day:%Y%m%d}"}
+            fields |= {"late": 0, "req": 1, "in": tokens, "out": 0, "tok": tokens, "cred": 0, "nano": 0, "bal": 0}
+            redis_connection.xadd(script.name(s.caller.shard, script.JOURNAL), fields)
+        open_epoch(redis_connection, s.counters.now_ms())
+        await call(s)
+        await s.admission.drain(5)
+        assert s.counted(windows.month_of_day(f"{today:%Y%m%d}", anchor))["tok.p"] == 500 + 40 + 140
+        change = CounterChange(
+            organization=house[0], seq=1, day=f"{first - timedelta(days=1):%Y%m%d}", amounts={"tok": 7_000}
+        )
+        house[0].month_anchor = anchor
+        assert apply_change_sync(redis_connection, change) == "applied"
+        change.seq, change.day, change.amounts = 2, f"{first:%Y%m%d}", {"tok": 9}
+        assert apply_change_sync(redis_connection, change) == "applied"
+        assert s.counted(windows.month_of_day(f"{today:%Y%m%d}", anchor))["tok.p"] == 500 + 40 + 140 + 9
 
 
 async def test_a_reading_from_before_the_journal_deleted_is_not_used(stage, redis_connection, monkeypatch):

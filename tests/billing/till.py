@@ -58,7 +58,9 @@ class Till:
         brand = msgspec.structs.replace(snapshot.brand, id=who.brand.id)
         model = msgspec.structs.replace(snapshot.models[0], id=who.model.id)
         snapshot = msgspec.structs.replace(snapshot, brand=brand, models=(model,))
-        caller = stage.caller(who.organization.id, key_id=who.key.id)
+        caller = stage.anchored(
+            stage.caller(who.organization.id, key_id=who.key.id), month_anchor=who.organization.month_anchor
+        )
         return Templates().of(caller, snapshot, model, int(time.time() * 1000))
 
     def _seed(self) -> None:

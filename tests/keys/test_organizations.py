@@ -1,12 +1,14 @@
 """Writers of organizations, members, invitations and brands."""
 
-from datetime import timedelta
+import json
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from keys import access, brands, invitations, organizations
+from keys import access, brands, invitations, organizations, records
 from keys.models import AuditEvent, Brand, Invitation, Membership, Organization, Publication, Role
 from tests import cast
 
@@ -176,3 +178,25 @@ def test_only_owners_decide_about_owners(before, after):
     assert access.may_assign(Role.ADMIN, before, after) is (Role.OWNER not in (before, after))
     for role in (Role.DEVELOPER, Role.BILLING, Role.VIEWER, None):
         assert not access.may_assign(role, before, after)
+
+
+@pytest.mark.parametrize(("anchor", "expected"), [(1, 1), (15, 15), (31, 31), (0, None)])
+@pytest.mark.django_db(transaction=True)
+def test_an_account_keeps_the_day_on_which_its_months_begin(redis_connection, anchor, expected):
+    brand = cast.brand(month_anchor=anchor, timezone="Pacific/Kiritimati")
+    opened = datetime.now(ZoneInfo(brand.timezone))
+    organization = organizations.create(brand=brand, name="Anchored", actor="test")
+    organization.refresh_from_db()
+    assert organization.month_anchor == (expected or opened.day)
+    published = json.loads(redis_connection.hget(records.organization_name(organization.id), "data"))
+    assert published["month_anchor"] == organization.month_anchor
+    brands.change(brand=brand, month_anchor=3, actor="test")
+    organizations.suspend(organization=organization, reason="test", actor="test")
+    organization.refresh_from_db()
+    assert organization.month_anchor == (expected or opened.day)
+    assert organizations.create(brand=brand, name="Later", actor="test").month_anchor == 3
+
+
+def test_a_brand_without_such_a_day_is_refused(company):
+    with pytest.raises(ValidationError, match="A day of the month"):
+        brands.change(brand=company.brand, month_anchor=32, actor="test")
