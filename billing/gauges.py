@@ -98,7 +98,9 @@ def of_all(brand: Brand, standings: Sequence[tuple[Organization, Tier | None]], 
     records = _records(tier.id for _, tier in standings if tier is not None)
     house = _House.of(brand, now)
     gauges = [
-        house.gauges(tier, records.get(tier.id, ()) if tier else (), overrides[organization.id], keys[organization.id])
+        house.of_months(organization.month_anchor).gauges(
+            tier, records.get(tier.id, ()) if tier else (), overrides[organization.id], keys[organization.id]
+        )
         for organization, tier in standings
     ]
     today = {unit: Counter(house.bounds["day"].id, "o", field) for unit, field in UNIT_FIELDS.items()}
@@ -130,13 +132,18 @@ class _House:
     models: list[Model]
     bounds: dict[str, windows.Bounds]
     now_ms: int
+    zone: str
 
     @classmethod
     def of(cls, brand: Brand, now: datetime) -> _House:
         now_ms = int(now.timestamp() * 1000)
         models = Model.objects.filter(brand=brand).exclude(state=Model.State.RETIRED).order_by("position", "slug")
         bounds = {kind: windows.window_at(now_ms, kind, brand.timezone) for kind in limits.WINDOWS}
-        return cls(list(models), bounds, now_ms)
+        return cls(list(models), bounds, now_ms, brand.timezone)
+
+    def of_months(self, anchor: int) -> _House:
+        """For an organization whose months begin on that day."""
+        return replace(self, bounds=self.bounds | {"month": windows.window_at(self.now_ms, "month", self.zone, anchor)})
 
     def gauges(
         self,

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import redis
@@ -156,7 +156,8 @@ def _sums(ids: Iterable[int], window_id: str) -> dict[tuple[int, str, str], int]
     """By organization, scope field and unit field."""
     rows = UsageDay.objects.filter(organization_id__in=list(ids))
     if window_id != windows.LIFETIME_ID:
-        rows = rows.filter(day__range=_days(window_id))
+        first, after = windows.days_of(window_id)
+        rows = rows.filter(day__gte=first, day__lt=after)
     counted: dict[str, Any] = {unit: Sum(RawSQL(sql, ())) for unit, sql in COUNTED_SQL.items()}  # noqa: S611 - constants
     sums: dict[tuple[int, str, str], int] = defaultdict(int)
     names = ("organization_id", "key_id", "model_id", *(f"sum_{unit}" for unit in UNITS))
@@ -166,12 +167,3 @@ def _sums(ids: Iterable[int], window_id: str) -> dict[tuple[int, str, str], int]
             for unit, amount in zip(UNITS, amounts, strict=True):
                 sums[organization_id, scope, unit] += int(amount)
     return sums
-
-
-def _days(window_id: str) -> tuple[date, date]:
-    """First and last brand day of a day or month."""
-    digits = window_id[1:]
-    first = date(int(digits[:4]), int(digits[4:6]), int(digits[6:] or 1))
-    if window_id[0] == "d":
-        return first, first
-    return first, (first + timedelta(days=31)).replace(day=1) - timedelta(days=1)

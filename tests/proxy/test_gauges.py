@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -58,6 +59,30 @@ def test_what_a_running_call_holds_is_shown_apart(gateway: Gateway) -> None:
         assert running["organization.tokens.day"].held >= 64
         assert running["organization.concurrent"].posted == 1
     assert running["organization.tokens.day"].left == 100_000 - running["organization.tokens.day"].held
+
+
+def test_a_month_that_begins_on_another_day_is_the_same_everywhere(gateway: Gateway) -> None:
+    """The account's month ends tomorrow, whatever the calendar says."""
+    shop, tomorrow = gateway.shop, datetime.now(UTC).date() + timedelta(days=1)
+    brand = shop.new_brand("anchored", "an-", month_anchor=tomorrow.day)
+    shop.new_tier("anchored", {"unit": "requests", "window": "month", "amount": 1}, brand=brand, is_default=True)
+    shop.new_model("small", "demo-chat", brand=brand)
+    organization = shop.new_organization("monthly", credit="10", brand=brand)
+    headers = {"authorization": f"Bearer {shop.new_key(organization).secret}"}
+    body = {"model": "small", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16}
+    first, second = (
+        gateway.client.post(f"{gateway.root}/anchored/v1/chat/completions", json=body, headers=headers)
+        for _ in range(2)
+    )
+    assert (first.status_code, second.status_code) == (200, 429)
+    assert first.headers["x-ratelimit-limit-requests"] == "1"
+    midnight = datetime(tomorrow.year, tomorrow.month, tomorrow.day, tzinfo=UTC)
+    hours = (midnight - datetime.now(UTC)).total_seconds() / 3600
+    said = re.match(r"(?:(\d+)h)?", second.headers["x-ratelimit-reset-requests"])
+    assert said is not None
+    assert abs(int(said[1] or 0) - hours) <= 1
+    gauge = read(organization)["organization.requests.month"]
+    assert (gauge.posted, gauge.resets_at) == (1, midnight)
 
 
 def _all(organization: Organization) -> tuple[Gauge, ...]:
