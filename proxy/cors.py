@@ -12,7 +12,9 @@ EXPOSED = (
     b"x-request-id, retry-after, retry-after-ms, x-should-retry, x-max-tokens-applied, x-dropped-fields, "
     b"x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
     b"x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, "
-    b"x-ratelimit-used-requests, x-ratelimit-used-tokens, x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, "
+    b"x-ratelimit-limit-credits, x-ratelimit-remaining-credits, x-ratelimit-reset-credits, "
+    b"x-ratelimit-used-requests, x-ratelimit-used-tokens, x-ratelimit-used-credits, "
+    b"x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, "
     b"x-session-dropped-turns"
 )
 USUAL_HEADERS = b"authorization, content-type, x-api-key, idempotency-key"

@@ -6,6 +6,7 @@ from billing.hold import LimitState, Refusal
 from billing.hold import Reason as BillingReason
 from keys.credentials import SPELLED, CredentialsRefused
 from keys.directory import KeyRefused
+from proxy.limits import iso_time
 from proxy.refusals import Problem, Quota, Reason, problem
 
 TRANSIENT_MS_MAX = 60_000
@@ -54,16 +55,21 @@ def of_refusal(refusal: Refusal, *, model: str, now_ms: int) -> Problem:
 
 
 def words(refusal: Refusal) -> str:
-    """The limit in words: "1,000 tokens per day per key, 950 used". Amounts of money are not said."""
+    """The limit in words: "1,000 tokens per day per key, 950 used, resets at 2026-11-22T00:00:00Z". Amounts of money
+    are not said; nor is a reset where the call fits as soon as others have finished."""
     unit = _UNIT_WORDS.get(refusal.unit, refusal.unit)
+    resets = ""
+    if refusal.resets_at_ms is not None and refusal.reason is not BillingReason.QUOTA_IN_FLIGHT:
+        resets = f", resets at {iso_time(refusal.resets_at_ms)}"
     if refusal.unit == "nanos":
-        return "prepaid balance" if refusal.name == "balance" else f"spend{_WINDOW_WORDS.get(refusal.window, '')}"
+        spend = f"spend{_WINDOW_WORDS.get(refusal.window, '')}{resets}"
+        return "prepaid balance" if refusal.name == "balance" else spend
     text = f"{refusal.limit:,} {unit}{_WINDOW_WORDS.get(refusal.window, '')}"
     if refusal.scope != "organization":
         text += f" per {refusal.scope}"
     if refusal.is_impossible and refusal.limit:
         return f"{text}; this request alone could need {refusal.need:,}"
-    return text if refusal.unit == "concurrent" else f"{text}, {refusal.used:,} used"
+    return text if refusal.unit == "concurrent" else f"{text}, {refusal.used:,} used{resets}"
 
 
 def state_of(quota: Quota) -> LimitState:

@@ -9,7 +9,7 @@ from typing import Any
 from billing.snapshot import BrandRecord
 from proxy.dialects.openai import SHOWN, OpenAI
 from proxy.dialects.protocol import Header, Listed
-from proxy.limits import REQUEST_UNITS, TOKEN_UNITS, LimitState, tightest
+from proxy.limits import REQUEST_UNITS, TOKEN_UNITS, LimitState, iso_time, tightest
 from proxy.refusals import RATE, Problem, Reason
 
 _DAY_CODES = {
@@ -29,7 +29,9 @@ class Axione(OpenAI):
         if problem.reason is Reason.INSUFFICIENT_QUOTA and quota is not None and quota.window == "day":
             code, unit = _DAY_CODES.get(quota.unit, ("", ""))
             if code:
-                message = f"Daily {unit} limit exceeded: {quota.used:,} of {quota.limit:,} used. It resets every day."
+                message = f"Daily {unit} limit exceeded: {quota.used:,} of {quota.limit:,} used."
+                if quota.resets_at_ms is not None:
+                    message += f" It resets at {iso_time(quota.resets_at_ms)}."
                 return replace(problem, type=RATE, code=code, message=message)
         return problem
 

@@ -25,8 +25,11 @@ class Dialogix(OpenAI):
             return replace(problem, message="Engine not ready: GPU is loading model, retry in 30s.")
         quota = problem.quota
         if problem.reason is Reason.INSUFFICIENT_QUOTA and quota is not None and quota.window == "lifetime":
-            message = f"You have used up the {quota.limit:,} {quota.unit} of your tier.{upgrade}"
-            return replace(problem, message=message, retryable=False)
+            amount = f"the {quota.limit:,} {quota.unit} of your tier"
+            said = f"You have used up {amount}."
+            if quota.used < quota.limit:
+                said = f"You have used {quota.used:,} of {amount}; this request needs more than the rest."
+            return replace(problem, message=said + upgrade, retryable=False)
         return problem
 
     def model(self, listed: Listed, brand: BrandRecord) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Any
 from billing.snapshot import BrandRecord
 from billing.usage import Usage
 from proxy.dialects.protocol import Header, Listed, Stamp, UsageReport
-from proxy.limits import REQUEST_UNITS, TOKEN_UNITS, LimitState, go_duration, tightest
+from proxy.limits import CREDIT_UNITS, REQUEST_UNITS, TOKEN_UNITS, LimitState, go_duration, tightest
 from proxy.refusals import Problem, Reason
 
-SHOWN = ((b"requests", REQUEST_UNITS), (b"tokens", TOKEN_UNITS))
+SHOWN = ((b"requests", REQUEST_UNITS), (b"tokens", TOKEN_UNITS), (b"credits", CREDIT_UNITS))
 
 
 class OpenAI:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,8 +40,6 @@ def said(name: str, trouble: Problem) -> tuple[int, Any]:
 
 
 def test_dialogix_says_where_to_upgrade_and_not_to_retry() -> None:
-    from dataclasses import replace
-
     gated = replace(
         problem(Reason.TIER_REQUIRED, model="aion-v3-tools", tier="Pro"), portal="http://localhost/dialogix/"
     )
@@ -50,7 +49,13 @@ def test_dialogix_says_where_to_upgrade_and_not_to_retry() -> None:
     assert "http://localhost/dialogix/balance/" in body["error"]["message"]
     status, body = said("dialogix", used_up("tokens", "lifetime"))
     assert (status, body["error"]["code"]) == (429, "insufficient_quota")
-    assert "Upgrade" in body["error"]["message"]
+    assert body["error"]["message"].startswith("You have used up the 100 tokens of your tier. Upgrade")
+    trouble = used_up("tokens", "lifetime")
+    assert trouble.quota is not None
+    nearly = replace(trouble, quota=replace(trouble.quota, used=90))
+    assert said("dialogix", nearly)[1]["error"]["message"].startswith(
+        "You have used 90 of the 100 tokens of your tier;"
+    )
     assert not dialect_named("dialogix").worded(used_up("tokens", "lifetime"), brand()).retryable
 
 
