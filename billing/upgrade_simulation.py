@@ -50,16 +50,18 @@ def simulate(
     *,
     first: date,
     last: date,
+    at_most: int | None = None,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Simulation:
-    """The nights `first` to `last` by `rules` (tier slug → rule to enter it). `progress` hears organizations done."""
+    """The nights `first` to `last` by `rules` (tier slug → rule to enter it) of the first `at_most` organizations where
+    that is given. `progress` hears organizations done."""
     steps = steps_of(brand, rules)
     tiers = {tier.id: tier for tier in Tier.objects.filter(brand=brand)}
     limits = upgrade_facts.daily_limits(tiers.values())
     within = max((days_looked_at(step.rule) for step in steps.values()), default=0)
     found = Simulation()
     total = Organization.objects.filter(brand=brand).count()
-    for batch in _batches(brand):
+    for batch in _batches(brand, at_most):
         earliest = first - timedelta(days=max(0, within - 1))
         known = upgrade_facts.histories(brand, batch, first=earliest, last=last)
         for organization in batch:
@@ -119,11 +121,12 @@ def _replay(
         day += timedelta(days=1)
 
 
-def _batches(brand: Brand) -> Iterator[list[Organization]]:
+def _batches(brand: Brand, at_most: int | None) -> Iterator[list[Organization]]:
     found = Organization.objects.filter(brand=brand).select_related("standing").order_by("pk")
-    last = 0
-    while batch := list(found.filter(pk__gt=last)[:BATCH]):
+    last, left = 0, at_most
+    while batch := list(found.filter(pk__gt=last)[: BATCH if left is None else min(BATCH, left)]):
         last = batch[-1].pk
+        left = None if left is None else left - len(batch)
         yield batch
 
 

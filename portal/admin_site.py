@@ -37,8 +37,13 @@ class OperationsSite(AdminSite):
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
         from portal.views.support import support
+        from portal.views.tier_simulator import simulate_tiers
 
-        return [path("support/", self.admin_view(support), name="support"), *super().get_urls()]
+        return [
+            path("support/", self.admin_view(support), name="support"),
+            path("simulate-tiers/", self.admin_view(simulate_tiers), name="simulate_tiers"),
+            *super().get_urls(),
+        ]
 
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
         apps = super().get_app_list(request, app_label)

@@ -10,7 +10,7 @@ from billing import ladder, upgrade_facts, upgrades
 from billing.models import Tier, TierChange
 from billing.upgrade_rules import read
 from billing.upgrade_simulation import simulate
-from portal.management.commands.simulate_tiers import rules_in_force
+from portal.tier_simulation import rules_in_force
 from tests.billing.climbing import LADDER, START, climbing_brand, customer, night_of, rank, used
 
 pytestmark = pytest.mark.django_db(transaction=True)
