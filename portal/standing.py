@@ -11,7 +11,7 @@ from billing import money, upgrade_facts, upgrades
 from billing.gauges import Gauge, Reading
 from billing.limits import CONCURRENT
 from billing.models import Payer, Tier, TierChange, TierLimit
-from billing.upgrade_rules import COOL_DOWN, Progress
+from billing.upgrade_rules import COOL_DOWN, Progress, Utilisation
 from keys.models import Brand, Organization
 
 GROUPS_MAX = 10
@@ -176,14 +176,27 @@ def way_up(organization: Organization, reading: Reading, tiers: Sequence[Tier]) 
     judged = upgrades.standing_judgement(organization, reading.at)
     if judged is None or judged[0].to_tier.pk != above.pk:
         return Way(above, [], None)
-    conditions = [_condition(progress, reading, brand.currency) for progress in judged[1].conditions]
+    used = max(
+        (_used_today(asks.of, reading) for asks in judged[0].rule.all if isinstance(asks, Utilisation)), default=0
+    )
+    conditions = [_condition(progress, used, brand.currency) for progress in judged[1].conditions]
     today = upgrade_facts.day_before(reading.at, brand) + timedelta(days=1)
     return Way(above, conditions, upgrade_facts.moment_after(today, brand))
 
 
-def _condition(progress: Progress, reading: Reading, currency: str) -> Condition:
+def _used_today(units: Iterable[str], reading: Reading) -> int:
+    """In percent of the tier's own daily limits, as the rule has it: without exceptions of this account."""
+    amounts = [(gauge.used, gauge.tier_amount) for gauge in reading.included() if _is_daily(gauge, units)]
+    return max((used * 100 // amount for used, amount in amounts if amount), default=0)
+
+
+def _is_daily(gauge: Gauge, units: Iterable[str]) -> bool:
+    return gauge.limit.window == "day" and gauge.limit.unit in units
+
+
+def _condition(progress: Progress, used_today: int, currency: str) -> Condition:
     share = 100 if progress.is_met else progress.have * 100 // max(1, progress.need)
-    missing = "" if progress.is_met else _missing(progress, reading, currency)
+    missing = "" if progress.is_met else _missing(progress, used_today, currency)
     return Condition(progress.text, progress.is_met, share, _have(progress, currency), missing)
 
 
@@ -195,12 +208,11 @@ def _have(progress: Progress, currency: str) -> str:
     return ""
 
 
-def _missing(progress: Progress, reading: Reading, currency: str) -> str:
+def _missing(progress: Progress, used_today: int, currency: str) -> str:
     lacking = progress.need - progress.have
     days = "1 more day" if lacking == 1 else f"{lacking} more days"
     if progress.fact == "utilisation":
-        most = max((gauge.percent for gauge in reading.included() if gauge.limit.window == "day"), default=None)
-        return f"{days} like that" + ("" if most is None else f"; today stands at {most} %")
+        return f"{days} like that; today stands at {used_today} %"
     return {
         "active_days": f"{days} with at least one call",
         "paid": f"{money.display(lacking, currency)} more",

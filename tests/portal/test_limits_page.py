@@ -155,10 +155,10 @@ def test_the_last_minute_fades_as_the_gateway_lets_it(climb, redis_connection):
 
 
 def test_a_limit_on_trial_is_shown_to_nobody(climb):
-    limit(climb, unit="credits", window="day", amount=77, is_shadow=True)
-    assert "77" not in limits_page(climb)
+    limit(climb, unit="credits", window="day", amount=77_777, is_shadow=True)
+    assert "77,777" not in limits_page(climb)
     docs = casting.browser_of(climb.viewer).get("/docs/tiers-and-limits/").content.decode()
-    assert "77 credits" not in docs
+    assert "77,777" not in docs
 
 
 def test_an_exception_is_shown_with_its_end_and_reason(climb):
@@ -228,6 +228,17 @@ def test_the_way_up_says_what_is_missing(climb, redis_connection):
     assert '<progress max="100" value="33"' in way
     assert "An owner of this account has to confirm the e-mail address." in way
     assert "done" in way.partition("In good standing")[2]
+
+
+def test_an_exception_does_not_move_the_next_tier_away(climb, redis_connection):
+    """The rule compares with the tier's own limits, and so does what the page says of today."""
+    overrides.put(
+        organization=climb.organization, unit="requests", window="day", amount=10_000, reason="launch", actor="test"
+    )
+    count(redis_connection, climb.organization, "day", o_req_p=500)
+    page = limits_page(climb)
+    assert "5 % used" in page
+    assert "today stands at 50 %." in page
 
 
 def test_when_all_is_there_the_page_says_when(climb, monkeypatch):
