@@ -149,6 +149,20 @@ def limit_in_words(limit: TierLimit, currency: str) -> str:
     return f"{amount} {window}{and_whose}{', included' if limit.is_allotment else ''}"
 
 
+@register.simple_tag
+def key_limit(limit: dict[str, Any], currency: str) -> str:
+    """A limit of a key as its row keeps it, in words: "60 requests per minute"."""
+    window = "in all" if limit["window"] == "lifetime" else f"per {limit['window']}"
+    amount = amount_of(limit["unit"], limit["amount"], currency)
+    return f"{limit['amount']:,} calls at once" if limit["unit"] == "concurrent" else f"{amount} {window}"
+
+
+@register.filter
+def of_key(rows: dict[int, Any], key_id: int) -> Any:
+    """The row of a key, or nothing."""
+    return rows.get(key_id)
+
+
 WINDOWS = {"minute": "in the last minute", "day": "today", "month": "this month", "lifetime": "in all"}
 
 

@@ -15,6 +15,7 @@ from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
 from django.views.decorators.http import require_http_methods, require_safe
 
+from billing import reports
 from billing.models import Model
 from keys import access, issuing
 from keys.models import ApiKey, Organization, Role
@@ -22,6 +23,7 @@ from portal import firstcall
 from portal.forms import KeyForm, RotateForm
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page, verified_first
+from portal.views.usage import places, today
 
 PER_PAGE = 50
 FORM_TOKENS = "key_forms"
@@ -35,7 +37,17 @@ def keys(request: MemberRequest, organization: Organization) -> HttpResponse:
         F("revoked_at").desc(nulls_first=True), "-created_at", "-id"
     )
     listed = Paginator(rows, PER_PAGE).get_page(request.GET.get("page"))
-    return page(request, organization, "keys", "portal/keys.html", {"keys": listed, "now": timezone.now()})
+    now = timezone.now()
+    last = today(organization.brand, now)
+    used = reports.usage(organization.pk, first=last.replace(day=1), last=last, by=("key_id",))
+    context = {
+        "keys": listed,
+        "used": {row.key_id: row for row in used},
+        "places": places([row.cost_nanos for row in used]),
+        "unlimited": len(issuing.scopes_of(organization.brand)),
+        "now": now,
+    }
+    return page(request, organization, "keys", "portal/keys.html", context)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

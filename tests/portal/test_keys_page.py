@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 from redis.exceptions import ConnectionError as RedisGone
 
+from billing.models import UsageDay
 from keys import issuing, publication
-from keys.models import ApiKey, AuditEvent, Brand, Role
+from keys.models import ApiKey, AuditEvent, Brand, KeyUse, Role
 from tests import cast as casting
 
 COMMITS = pytest.mark.django_db(transaction=True)
@@ -210,7 +212,7 @@ def test_the_first_key_waits_for_a_confirmed_address(cast):
 def test_the_list_asks_as_few_questions_for_many_keys_as_for_one(owner, cast, django_assert_max_num_queries):
     for _ in range(30):
         issued(cast)
-    with django_assert_max_num_queries(9):
+    with django_assert_max_num_queries(10):
         owner.get(f"/{cast.organization.public_id}/keys/")
 
 
@@ -230,3 +232,33 @@ def test_a_suspended_account_is_told_so(owner, cast):
 def test_under_another_brand_the_account_does_not_exist(owner, cast):
     other: Brand = casting.brand()
     assert owner.get(f"/{other.slug}/{cast.organization.public_id}/keys/").status_code == 404
+
+
+def test_the_list_says_what_a_key_may_and_what_it_did(owner, cast):
+    key = issuing.issue(
+        organization=cast.organization,
+        name="narrow",
+        actor=cast.owner,
+        scopes=["chat"],
+        cidrs=["203.0.113.0/24"],
+        limits=[{"unit": "requests", "window": "minute", "amount": 60}],
+    ).key
+    KeyUse.objects.create(key=key, last_used_at=timezone.now(), address="203.0.113.9", agent="openai-python/3.5")
+    day = timezone.now().date()
+    for when, requests in ((day, 3), (day.replace(day=1) - timedelta(days=1), 100)):
+        UsageDay.objects.create(
+            brand_id=cast.brand.pk,
+            organization_id=cast.organization.pk,
+            key_id=key.pk,
+            model_id=1,
+            end_reason="stop",
+            day=when,
+            requests=requests,
+            cost_nanos=requests * 10**9,
+            list_cost_nanos=requests * 10**9,
+        )
+    page = owner.get(f"/{cast.organization.public_id}/keys/").content.decode()
+    row = " ".join(re.sub(r"<[^>]+>", " ", page.partition("<tbody>")[2]).split())
+    for said in ("chat", "60 requests per minute", "from 203.0.113.0/24", "203.0.113.9", "openai-python/3.5"):
+        assert said in row
+    assert "3 · $3.00" in row, "last month's are not counted"
