@@ -103,6 +103,9 @@ def trigger(organization: Organization, now: datetime) -> TopUp | None:
     wish = AutoTopUp.objects.filter(organization=organization, is_on=True).exclude(not_before__gt=now).first()
     if wish is None or balances.of(organization).available_nanos >= wish.threshold_nanos:
         return None
+    if spent_this_month(organization, now) + wish.amount_nanos > wish.monthly_cap_nanos:
+        _tell_of_cap(wish, now)
+        return None
     row = _open(organization, now)
     if row is None:
         return None
@@ -114,36 +117,38 @@ def trigger(organization: Organization, now: datetime) -> TopUp | None:
     return row
 
 
+class _NotWanted(Exception):
+    """Takes the new row back."""
+
+
 def _open(organization: Organization, now: datetime) -> TopUp | None:
-    """The row that allows one charge. Everything is looked at again behind the wish's lock: whoever held it before may
-    have been paid already."""
-    with transaction.atomic():
-        wish = AutoTopUp.objects.select_for_update().filter(organization=organization, is_on=True).first()
-        if wish is None or (wish.not_before is not None and wish.not_before > now):
-            return None
-        if _available(organization) >= wish.threshold_nanos:
-            return None
-        try:
-            account = stripe_accounts.active(organization.brand)
-        except stripe_accounts.NotConnected:
-            return None
-        if spent_this_month(organization, now) + wish.amount_nanos > wish.monthly_cap_nanos:
-            _tell_of_cap(wish, now)
-            return None
-        row = TopUp(
-            account=account,
-            organization=organization,
-            kind=TopUp.Kind.AUTO,
-            amount_nanos=wish.amount_nanos,
-            currency=organization.brand.currency,
-            next_look_at=now + top_ups.LOOK_AFTER,
-        )
-        try:
-            with transaction.atomic():
-                row.save()
-        except IntegrityError:
-            return None  # another attempt is open
-        return row
+    """The row that allows one charge. It is inserted before anything is looked at: the index waits for an attempt that
+    is just being paid, and whoever gets in then sees its credit."""
+    try:
+        account = stripe_accounts.active(organization.brand)
+        with transaction.atomic():
+            row = TopUp.objects.create(
+                account=account,
+                organization=organization,
+                kind=TopUp.Kind.AUTO,
+                amount_nanos=AutoTopUp.objects.get(organization=organization).amount_nanos,
+                currency=organization.brand.currency,
+                next_look_at=now + top_ups.LOOK_AFTER,
+            )
+            wish = AutoTopUp.objects.select_for_update().get(organization=organization)
+            if not _is_wanted(wish, row, now):
+                raise _NotWanted
+    except (IntegrityError, _NotWanted, stripe_accounts.NotConnected):
+        return None
+    return row
+
+
+def _is_wanted(wish: AutoTopUp, row: TopUp, now: datetime) -> bool:
+    waits = wish.not_before is not None and wish.not_before > now
+    changed = wish.amount_nanos != row.amount_nanos
+    if not wish.is_on or waits or changed or _available(wish.organization) >= wish.threshold_nanos:
+        return False
+    return spent_this_month(wish.organization, now) <= wish.monthly_cap_nanos  # the row itself included
 
 
 def _available(organization: Organization) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import json
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -91,3 +93,10 @@ def credited(organization: Organization) -> int:
     nanos = ledger.balance_nanos(organization)
     assert nanos % 10**7 == 0
     return nanos // 10**7
+
+
+def control(running: Stripe, path: str, **wish: Any) -> Any:
+    """What banks do, and an operator of the fake."""
+    request = urllib.request.Request(running.base_url + path, json.dumps(wish).encode(), method="POST")
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)

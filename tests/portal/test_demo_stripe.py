@@ -1,6 +1,5 @@
 """The stand-in for Stripe keeps the promises that the house relies on, through Stripe's own SDK."""
 
-import json
 import threading
 import time
 import urllib.request
@@ -10,7 +9,7 @@ import pytest
 import stripe
 
 from portal.demo.stripe.service import FakeStripe
-from tests.stripes import KEY, SECRET, fake_stripe
+from tests.stripes import KEY, SECRET, control, fake_stripe
 
 
 @pytest.fixture
@@ -196,11 +195,6 @@ def test_refunds_disputes_and_their_ends_are_in_the_log_and_the_balance(till):
     ]
     transactions = client.v1.balance_transactions.list({"limit": 100})
     assert sum(row.amount for row in transactions.data) == till.money() == 1000
-
-
-def control(till, path, **wish):
-    request = urllib.request.Request(till.base_url + path, json.dumps(wish).encode(), method="POST")
-    return json.load(urllib.request.urlopen(request))
 
 
 def test_events_are_listed_newest_first_and_by_page(till):
