@@ -9,7 +9,7 @@ from typing import Any
 from celery import shared_task
 from django.utils import timezone
 
-from billing import alerts, expiry, reconcile, seals, upgrades
+from billing import alerts, auto_top_ups, expiry, reconcile, seals, stripe_events, upgrades
 from keys import publication
 from keys.connections import redis_client
 
@@ -57,3 +57,19 @@ def tell_of_limits(**_: Any) -> None:
 @shared_task
 def forget_old_alerts(**_: Any) -> None:
     alerts.forget(timezone.now())
+
+
+@shared_task
+def work_on_stripe_events(**_: Any) -> None:
+    stripe_events.work(timezone.now())
+
+
+@shared_task
+def ask_stripe(**_: Any) -> None:
+    stripe_events.poll(timezone.now())
+    stripe_events.look_around(timezone.now())
+
+
+@shared_task
+def top_up_automatically(**_: Any) -> None:
+    auto_top_ups.run(timezone.now())

@@ -119,7 +119,7 @@ def _session_params(row: TopUp, customer_id: str) -> dict[str, Any]:
         "payment_intent_data": intent,
         "line_items": [{"price_data": price, "quantity": 1}],
         "adaptive_pricing": {"enabled": False},  # the credit is in the brand's currency, so the payment is too
-        "success_url": f"{row.return_url}?returned=1",
+        "success_url": f"{row.return_url}&returned=1",
         "cancel_url": row.return_url,
     }
     if row.account.automatic_tax:

@@ -19,7 +19,7 @@ from keys.models import Brand, Scope
 RESERVED_SLUGS = frozenset(
     {
         *("admin", "accounts", "api", "static", "v1", "media", "metrics", "health", "mailbox", "docs"),
-        *("open", "overview", "keys", "usage", "balance", "requests"),
+        *("open", "overview", "webhooks", "keys", "usage", "balance", "requests"),
     }
 )
 """First path segments that belong to the house, so no brand may be dispatched by them."""

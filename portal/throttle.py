@@ -54,6 +54,8 @@ RULES = {
     "account_open": Rule("new accounts", address="30/h", person="5/h"),
     "member_invite": Rule("invitations", address="60/h", person="30/h"),
     "invitation_resend": Rule("invitations", address="60/h", person="30/h"),
+    "top_up": Rule("payments", address="30/h", person="20/h"),
+    "card": Rule("cards", address="20/h", person="10/h"),
     "promo": Rule("codes", address="30/h", person="10/h"),
     "key_new": Rule("new keys", address="120/h", person="60/h"),
     "key_rotate": Rule("new keys", address="120/h", person="60/h"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path, re_path
 
+from portal import webhooks
 from portal.pages import SECTIONS, shortcut
 from portal.views import (
     activity,
@@ -14,6 +15,7 @@ from portal.views import (
     invitation,
     keys,
     limits,
+    payments,
     people,
     requests,
     sessions,
@@ -32,6 +34,11 @@ account: list[URLPattern] = [
     path("limits/live/", limits.limits_live, name="limits_live"),
     path("balance/", balance.balance, name="balance"),
     path("balance/code/", balance.promo, name="promo"),
+    path("balance/add/", payments.top_up, name="top_up"),
+    path("balance/payments/", payments.top_ups_page, name="top_ups"),
+    path("balance/automatic/", payments.auto_top_up, name="auto_top_up"),
+    path("balance/card/", payments.card, name="card"),
+    path("balance/stripe/", payments.billing_portal, name="billing_portal"),
     path("requests/", requests.requests, name="requests"),
     path("activity/", activity.activity, name="activity"),
     path("settings/", settings.settings, name="settings"),
@@ -53,6 +60,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("invitations/<slug:token>/", invitation.invitation, name="invitation"),
     path("docs/", docs.docs, name="docs"),
     path("docs/<slug:name>/", docs.docs_page, name="docs_page"),
+    re_path(r"^webhooks/stripe/(?P<account>[a-z0-9_]{1,40})/?$", webhooks.stripe, name="stripe_webhook"),
     path("colours.css", home.colours, name="colours"),
     path("mailbox/", home.mailbox, name="mailbox"),
     path("accounts/sessions/", sessions.sessions, name="sessions"),

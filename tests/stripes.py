@@ -82,7 +82,7 @@ def keep_card(running: Stripe, organization: Organization, card: str = "pm_card_
 def begin(organization: Organization, units: int = 25, **options: Any) -> TopUp:
     wanted: dict[str, Any] = {
         "amount_nanos": units * 10**9,
-        "return_url": "http://localhost/t/{top_up}/",
+        "return_url": "http://localhost/t/?top_up={top_up}",
         "actor": "test",
     }
     return top_ups.start(organization=organization, **wanted, **options)

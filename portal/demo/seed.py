@@ -20,14 +20,16 @@ from portal.demo.customers import CREDITS, DEMOS, ORGANIZATIONS, Demo
 from portal.demo.engines import demo_engine, serve_ordinary
 from portal.demo.inference import real_engine
 from portal.demo.people import Person, people, secret_bytes
+from portal.demo.till import open_tills
 
 ACTOR = "demo"
 ADMIN = "admin@demo.example"
 FILES = Path(__file__).parent / "brands"
 
 
-def seed(*, base_url: str, engine_url: str) -> dict[str, Any]:
-    """`base_url` is the portal's address, `engine_url` the demo engine's as an SDK takes it. Returns demo.json."""
+def seed(*, base_url: str, engine_url: str, stripe_url: str = "") -> dict[str, Any]:
+    """`base_url` is the portal's address, `engine_url` the demo engine's as an SDK takes it, `stripe_url` that of the
+    stand-in for Stripe (empty: no payments). Returns demo.json."""
     known = people(
         {ADMIN: {"is_staff": True, "is_superuser": True}} | {_email(demo): {"name": "Demo Developer"} for demo in DEMOS}
     )
@@ -42,6 +44,9 @@ def seed(*, base_url: str, engine_url: str) -> dict[str, Any]:
             brand = Brand.objects.get(slug=demo.slug)
         serve_ordinary(brand, file, set(demo.states.values()), demo=engine, real=real, actor=ACTOR)
         brands[demo.slug] = _entry(brand, demo, known[_email(demo)], base_url)
+    if stripe_url:
+        sold = Brand.objects.filter(slug__in=brands).order_by("pk")
+        open_tills(sold, stripe_url=stripe_url, base_url=base_url, actor=ACTOR)
     return {
         "portal": base_url,
         "admin": {"url": f"{base_url}/admin/", "email": ADMIN, "password": known[ADMIN].password},

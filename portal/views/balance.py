@@ -17,6 +17,7 @@ from portal import standing
 from portal.forms import PromoForm
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page, verified_first
+from portal.views import payments
 
 PER_PAGE = 30
 SPENT_MAX = 20
@@ -35,6 +36,7 @@ def balance(request: MemberRequest, organization: Organization) -> HttpResponse:
     context = {
         "balance": balances.of(organization),
         "may_redeem": access.may(access.role_in(request.user, organization), Role.BILLING),
+        "payments": payments.account_of(organization.brand),
         "tier": tier,
         "payer": ladder.payer_of(organization, tier),
         "tier_since": since,

@@ -11,7 +11,7 @@ from tests import cast as casting
 
 NAMES = [str(pattern.name) for pattern in account]
 TAKES_A_KEY = {str(pattern.name) for pattern in account if "key" in pattern.pattern.converters}
-ABOUT_MONEY = {"promo"}
+ABOUT_MONEY = {"promo", "top_up", "auto_top_up", "card", "billing_portal"}
 """Pages of those who look after money, which a developer does not."""
 MISSING_ORGANIZATION, MISSING_KEY = "org_22222222222222222222", "key_22222222222222222222"
 
@@ -108,6 +108,7 @@ def test_every_page_of_the_portal_is_known_here():
         "home",
         "account_open",
         "colours",
+        "stripe_webhook",
         "mailbox",
         "sessions",
         "invitation",

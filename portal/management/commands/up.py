@@ -26,7 +26,7 @@ from portal.supervisor import Program, StopAsked, Store, Supervisor, say
 
 READY_SECONDS_MAX = 120.0
 USE_UP_SECONDS_MAX = 30.0
-STOP_ORDER = ("web", "journal", "celery", "demo engine", "redis", "postgresql")
+STOP_ORDER = ("web", "journal", "celery", "demo engine", "demo stripe", "redis", "postgresql")
 MANAGE: list[str | Path] = [sys.executable, PROJECT_DIR / "manage.py"]
 
 
@@ -117,16 +117,24 @@ class Installation:
             raise CommandError(f"No answer on port {port}; see {self._log(name)}.")
 
     def _start_demo(self) -> dict[str, Any]:
-        """The stand-in for an engine and what sells it; what demo.json says."""
+        """The stand-ins for an engine and for Stripe, and what sells through them; what demo.json says."""
         from portal.demo.seed import seed
         from proxy.probe import ProbeFailed
 
         port = _remembered_port(self.place.var / "demo-engine.port")
         self._start_program("demo engine", "demo_engine", "--port", str(port))
+        stripe_port = _remembered_port(self.place.var / "demo-stripe.port")
+        state = self.place.var / "demo-stripe.json"
+        self._start_program("demo stripe", "demo_stripe", "--port", str(stripe_port), "--state", str(state))
         self._wait_for("demo engine", "127.0.0.1", port)
+        self._wait_for("demo stripe", "127.0.0.1", stripe_port)
         say("Preparing the demo")
         try:
-            facts = seed(base_url=self.base_url, engine_url=f"http://127.0.0.1:{port}/v1")
+            facts = seed(
+                base_url=self.base_url,
+                engine_url=f"http://127.0.0.1:{port}/v1",
+                stripe_url=f"http://127.0.0.1:{stripe_port}",
+            )
         except ProbeFailed as error:
             raise CommandError(f"DEMO_INFERENCE_URL={settings.DEMO_INFERENCE_URL}: {error}") from error
         _write_privately(self.place.var / "demo.json", json.dumps(facts, indent=2) + "\n")
