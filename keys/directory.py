@@ -34,6 +34,7 @@ _ROW_BY_DIGEST = "k.digest = ANY(%s)"
 _ROW_BY_ID = "k.id = %s AND k.public_id = %s"
 
 T = TypeVar("T")
+Gate = Callable[[bytes], None]
 
 
 class BrandFacts(Protocol):
@@ -85,16 +86,17 @@ class Directory:
         self._running: dict[tuple[bytes, bool], asyncio.Task[Caller]] = {}
         self._row_lookups = asyncio.Semaphore(ROW_LOOKUPS_MAX)
 
-    async def find(self, secret: str, *brands: BrandFacts) -> Caller:
+    async def find(self, secret: str, *brands: BrandFacts, gate: Gate | None = None) -> Caller:
         """The Caller behind `secret` in one of `brands` (one, when the brand is known from host or path). KeyRefused
         when there is none; DirectoryUnavailable when nobody can say. Any text may be asked. A caller found may be
-        revoked, expired or suspended: `admit` judges that."""
+        revoked, expired or suspended: `admit` judges that. `gate` is asked before a look-up begins, with what stands
+        for the secret; what it raises passes through."""
         if len(secret) > tokens.LEGACY_LENGTH_MAX:
             raise KeyRefused(KeyReason.INVALID_KEY)
         remembered = self._name_in_memory(secret)
         caller = self._callers.get(remembered)
         if caller is None:
-            caller = await self._find_elsewhere(secret, remembered, brands)
+            caller = await self._find_elsewhere(secret, remembered, brands, gate)
         else:
             self._callers.move_to_end(remembered)
         if not any(brand.id == caller.organization.brand_id for brand in brands):
@@ -134,7 +136,9 @@ class Directory:
         text = secret.encode("utf-8", "surrogatepass")
         return hashlib.blake2b(text, key=self._memory_key, digest_size=32).digest()
 
-    async def _find_elsewhere(self, secret: str, remembered: bytes, brands: Sequence[BrandFacts]) -> Caller:
+    async def _find_elsewhere(
+        self, secret: str, remembered: bytes, brands: Sequence[BrandFacts], gate: Gate | None
+    ) -> Caller:
         own = any(tokens.well_formed(secret, brand.key_prefix) for brand in brands)
         legacy = any(tokens.legacy_formed(secret, brand.legacy_key_patterns) for brand in brands)
         if not own and not legacy:
@@ -144,6 +148,8 @@ class Directory:
             raise KeyRefused(KeyReason.INVALID_KEY)
         running = self._running.get(asked)
         if running is None:
+            if gate is not None:
+                gate(remembered)
             if len(self._running) >= WAITING_MAX:
                 raise DirectoryUnavailable("too many unknown keys are being looked up")
             stored = [tokens.digest(secret, pepper) for pepper in self._peppers]

@@ -31,6 +31,7 @@ REMEDIES: dict[Reason, str] = {
     Reason.INSUFFICIENT_QUOTA: MORE_CREDIT,
     Reason.QUOTA_IN_FLIGHT: "Your running calls held the rest. Try again when they have ended, or ask for less output.",
     Reason.RATE_LIMITED: "Send fewer requests per minute, or wait as long as the Retry-After header said.",
+    Reason.TOO_MANY_REFUSED: "Mend what the requests before it were refused for; then retry more slowly.",
     Reason.CONCURRENCY: "Run fewer calls at once.",
     Reason.PRICE_MISSING: TELL_US,
     Reason.HOLD_TOO_LARGE: "Ask for fewer output tokens or choices.",

@@ -47,6 +47,8 @@ METRICS_TOKEN = env.text("METRICS_TOKEN")
 DRAIN_SECONDS = env.integer("DRAIN_SECONDS", default=20, at_least=0, at_most=3600)
 CALLS_MAX = env.integer("CALLS_MAX", default=2_000, at_least=1, at_most=1_000_000)
 BODIES_MIB_MAX = env.integer("BODIES_MIB_MAX", default=256, at_least=8, at_most=1_000_000)
+REFUSALS_PER_MINUTE = env.integer("REFUSALS_PER_MINUTE", default=600, at_least=1, at_most=10**9)
+UNKNOWN_KEYS_PER_MINUTE = env.integer("UNKNOWN_KEYS_PER_MINUTE", default=120, at_least=1, at_most=10**9)
 CONNECTIONS_MAX = env.integer("CONNECTIONS_MAX", default=8_000, at_least=1, at_most=1_000_000)
 
 # Whether every model is asked something every five minutes (portal/canary/), and where the proxy is found for that

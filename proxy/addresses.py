@@ -22,6 +22,13 @@ def read_address(text: str) -> Address | None:
     return found
 
 
+def network_of(text: str) -> str:
+    """What stands for one client where clients are counted: an IPv4 address, or an IPv6 network of 64 bits, which is
+    what one customer of a provider gets."""
+    address = read_address(text)
+    return str(int(address) >> 64) if isinstance(address, IPv6Address) else str(address)
+
+
 def contains(networks: Networks, address: Address | None) -> bool:
     return address is not None and any(
         address.version == network.version and address in network for network in networks

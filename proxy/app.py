@@ -96,12 +96,14 @@ async def _serve(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     except Exception as error:
         trouble = worded(problem_of(error, call, worker), call, worker)
         await pipeline.abandon(call, worker, trouble)
+        worker.guard.refused(call, trouble.reason)
         worker.refusals.note(call, trouble)
         worker.metrics.refused(call, trouble)
         if not call.gone:
             trouble, limits = await standing.of_refusal(call, worker, trouble)
             await _answer(call, trouble, limits, send)
     finally:
+        worker.guard.leave(call)
         worker.ended()
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from billing.counters import StoreUnavailable
 from billing.snapshot import BrandRecord, ModelRecord, Snapshot
 from billing.tiers import TierUnknown
 from keys.caller import Caller
 from keys.credentials import SPELLED, CredentialsReason, CredentialsRefused, present
-from keys.directory import KeyRefused
+from keys.directory import DirectoryUnavailable, KeyRefused
 from proxy.call import Call
 from proxy.dialects import dialect_named
 from proxy.judging import judge_caller, judge_model
@@ -23,6 +25,7 @@ async def authenticate(call: Call, worker: Worker) -> None:
     if brand is not call.brand:
         call.brand, call.dialect = brand, dialect_named(brand.dialect)
     call.caller = caller
+    worker.guard.enter(call, caller.key_id)
     call.snapshot = await worker.catalogue.snapshot(brand.id)
     try:
         _judge(call, worker)
@@ -81,7 +84,7 @@ async def _found(call: Call, worker: Worker) -> tuple[Caller, BrandRecord]:
             raise StoreUnavailable("the list of brands could not be read yet")
         raise decline(Reason.INVALID_KEY)
     presented = present(call.headers, call.query, schemes=_EVERY_SCHEME)
-    caller = await worker.directory.find(presented.secret, *candidates)
+    caller = await _find(call, worker, presented.secret, *candidates)
     return caller, brands.by_id[caller.organization.brand_id]  # which may not take it this way: judged with the rest
 
 
@@ -95,8 +98,23 @@ async def _found_within(call: Call, worker: Worker, brand: BrandRecord) -> Calle
             raise
         secret = present(call.headers, call.query, schemes=_EVERY_SCHEME).secret
         try:
-            return await worker.directory.find(secret, brand)
+            return await _find(call, worker, secret, brand)
         except KeyRefused:
             raise refused from None
     call.schemes = brand.schemes
-    return await worker.directory.find(secret, brand)
+    return await _find(call, worker, secret, brand)
+
+
+async def _find(call: Call, worker: Worker, secret: str, *brands: BrandRecord) -> Caller:
+    """A key that is looked up counts for its address, unless it is found (or nobody can say)."""
+    try:
+        caller = await worker.directory.find(secret, *brands, gate=partial(worker.guard.look_up, call))
+    except KeyRefused:
+        call.counted_at = None
+        raise
+    except DirectoryUnavailable:
+        worker.guard.leave(call)
+        raise
+    if call.counted_at is not None:
+        worker.guard.leave(call)
+    return caller

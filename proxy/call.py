@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Hashable
 from typing import Any
 
 from billing import call_ids
@@ -13,6 +14,7 @@ from billing.snapshot import BrandRecord, EngineRecord, ModelRecord, Route, Snap
 from keys.caller import Caller
 from proxy.answers import EventStream
 from proxy.bodies import Receive
+from proxy.buckets import Buckets
 from proxy.conversation_rows import Part
 from proxy.dialects.protocol import Dialect, Stamp
 from proxy.dispatch import Place
@@ -35,6 +37,7 @@ class Call:
         *("model_name", "out", "part", "path", "place", "prompt_tokens", "query", "receive", "rewriter", "route"),
         *("schemes", "scope", "sent_at", "session_id", "slot", "snapshot", "started_ms", "task", "unread"),
         "upstream_status",
+        "counted_at",
     )
     place: Place
     endpoint: Endpoint
@@ -78,6 +81,7 @@ class Call:
         self.first_token_at = 0.0
         self.upstream_status = 0
         self.gone = False
+        self.counted_at: tuple[Buckets, Hashable] | None = None  # what guard.py took for it, until it is known why
         self.unread = b""  # what the engine had sent when its client left
 
     def known(self, name: str) -> Any:

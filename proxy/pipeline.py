@@ -44,6 +44,7 @@ async def run(call: Call, worker: Worker, asgi_send: Send) -> None:
     try:
         await conversations.take_part(call, worker)
         call.hold = await reserve(call, worker)
+        worker.guard.served(call)
         await forward(call, worker, asgi_send)
     finally:
         conversations.leave(call, worker)

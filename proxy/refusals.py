@@ -33,6 +33,7 @@ class Reason(StrEnum):
     QUOTA_IN_FLIGHT = "quota_in_flight"
     RATE_LIMITED = "rate_limited"
     CONCURRENCY = "concurrency"
+    TOO_MANY_REFUSED = "too_many_refused"
     PRICE_MISSING = "price_missing"
     HOLD_TOO_LARGE = "hold_too_large"
     STORE_UNAVAILABLE = "store_unavailable"
@@ -172,6 +173,14 @@ TABLE: dict[Reason, Row] = {
         RATE,
         "concurrency_limit_exceeded",
         "Too many requests at the same time ({limit}). Retry when one has finished.",
+        True,
+        1_000,
+    ),
+    Reason.TOO_MANY_REFUSED: Row(
+        429,
+        RATE,
+        "too_many_refused_requests",
+        "Too many of your requests were refused ({limit}). Mend what they were refused for, and retry more slowly.",
         True,
         1_000,
     ),

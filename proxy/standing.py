@@ -20,6 +20,9 @@ from proxy.worker import Worker
 States = tuple[LimitState, ...]
 _UNKNOWN = (StoreUnavailable, DirectoryUnavailable, RedisError, BrandUnknown, TierUnknown, KeyRefused)
 
+_UNASKED = frozenset({Reason.STORE_UNAVAILABLE, Reason.TOO_MANY_REFUSED})
+"""Refusals that the store cannot be, or is not to be, asked more about."""
+
 
 async def look(call: Call, worker: Worker) -> States:
     """The counters of the call's key and organization; none where nobody is known, or the store says nothing."""
@@ -42,7 +45,7 @@ async def of_refusal(call: Call, worker: Worker, trouble: Problem) -> tuple[Prob
     answer where the dialect has them everywhere."""
     quota = trouble.quota
     everywhere = call.dialect.limits_everywhere and trouble.status != 401
-    if (quota is None and not everywhere) or trouble.reason is Reason.STORE_UNAVAILABLE:
+    if (quota is None and not everywhere) or trouble.reason in _UNASKED:
         return trouble, []
     states = await look(call, worker)
     now_ms = worker.counters.now_ms()

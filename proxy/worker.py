@@ -36,6 +36,7 @@ from proxy.conversation_rows import Rows
 from proxy.dispatch import Brands
 from proxy.engine_slots import EngineSlots
 from proxy.forwarding import Salts
+from proxy.guard import Guard
 from proxy.health import Prober
 from proxy.heart import Heart
 from proxy.idempotency import Idempotency
@@ -95,6 +96,7 @@ class Worker:
         self.metrics_token: str = settings.METRICS_TOKEN
         self.https: bool = settings.HTTPS
         self.strangers = Strangers()
+        self.guard = Guard(settings.REFUSALS_PER_MINUTE, settings.UNKNOWN_KEYS_PER_MINUTE)
         self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.live_workers = 1
         self.draining = False

@@ -138,7 +138,7 @@ def test_what_is_too_much_costs_no_look_at_a_key_where_nobody_needs_one(
 ) -> None:
     asked: list[str] = []
 
-    async def find(secret: str, *_: Any) -> None:
+    async def find(secret: str, *_: Any, **__: Any) -> None:
         asked.append(secret)
         raise KeyRefused(KeyReason.INVALID_KEY)
 
@@ -156,7 +156,7 @@ def test_what_is_too_much_costs_no_look_at_a_key_where_nobody_needs_one(
 def test_what_is_too_much_is_so_too_while_nobody_can_say_who_calls(
     chatty: Surface, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def silent(*_: Any) -> None:
+    async def silent(*_: Any, **__: Any) -> None:
         raise DirectoryUnavailable("no store")
 
     monkeypatch.setattr(chatty.gateway.worker.directory, "find", silent)
