@@ -1,4 +1,4 @@
-"""Every difference between what Redis counts, what happened, what was summed and what was posted;
+"""Every difference between what Redis counts, what happened, what was summed, what was posted and what Stripe received;
 and the engines whose own counters contradict what was metered (found by engine_counters.py, on its schedule).
 
 It may run at any time: PostgreSQL is read in snapshots, Redis as reconcile_counters.py says. It changes nothing but the
@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import redis
 from django.db import connection, transaction
+from django.utils import timezone
 
-from billing import engine_counters, reconcile_books, reconcile_counters
+from billing import engine_counters, reconcile_books, reconcile_counters, reconcile_stripe
 from billing.reconcile_books import Difference
 
 LAST = "reconcile:last"
@@ -41,6 +42,7 @@ def _differences(store: redis.Redis) -> Iterator[Difference]:
         within_books = [*reconcile_books.differences(cursor), *engine_counters.unresolved()]
     yield from within_books
     yield from reconcile_counters.differences(store)
+    yield from reconcile_stripe.differences(timezone.now())
 
 
 def last(store: redis.Redis) -> Last | None:

@@ -201,8 +201,8 @@ class Gateway:
         asked = {"customer": customer, "limit": PAGE, "created": {"gte": int(since.timestamp())}}
         yield from map(_intent, self._listed(self._v1.payment_intents, asked))
 
-    def intents(self, *, since: datetime) -> Iterator[Intent]:
-        asked = {"limit": PAGE, "created": {"gte": int(since.timestamp())}}
+    def intents(self, *, since: datetime, until: datetime) -> Iterator[Intent]:
+        asked = {"limit": PAGE, "created": _between(since, until)}
         yield from map(_intent, self._listed(self._v1.payment_intents, asked))
 
     def cancel_intent(self, intent_id: str) -> None:
@@ -223,12 +223,12 @@ class Gateway:
     def disputes_of(self, intent: str) -> list[Back]:
         return [_dispute(row) for row in self._listed(self._v1.disputes, {"payment_intent": intent, "limit": PAGE})]
 
-    def refunds(self, *, since: datetime) -> Iterator[Back]:
-        asked = {"limit": PAGE, "created": {"gte": int(since.timestamp())}}
+    def refunds(self, *, since: datetime, until: datetime) -> Iterator[Back]:
+        asked = {"limit": PAGE, "created": _between(since, until)}
         yield from map(_refund, self._listed(self._v1.refunds, asked))
 
-    def disputes(self, *, since: datetime) -> Iterator[Back]:
-        asked = {"limit": PAGE, "created": {"gte": int(since.timestamp())}}
+    def disputes(self, *, since: datetime, until: datetime) -> Iterator[Back]:
+        asked = {"limit": PAGE, "created": _between(since, until)}
         yield from map(_dispute, self._listed(self._v1.disputes, asked))
 
     # Events
@@ -284,6 +284,10 @@ def _words(error: stripe.StripeError) -> str:
     if isinstance(error, stripe.AuthenticationError):
         return "Stripe does not know this secret key."
     return str(error.user_message or type(error).__name__)[:200]
+
+
+def _between(since: datetime, until: datetime) -> dict[str, int]:
+    return {"gte": int(since.timestamp()), "lte": int(until.timestamp())}
 
 
 def _text(found: Mapping[str, Any], name: str) -> str:

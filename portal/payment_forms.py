@@ -74,7 +74,7 @@ def _amount(label: str, help_text: str) -> forms.CharField:
 
 class AutoTopUpForm(forms.Form):
     threshold = _amount("When the balance is below", "Looked at every few seconds.")
-    amount = _amount("Charge this much", "Without tax, where tax is added.")
+    amount = _amount("Charge this much", "Of credit.")
     monthly_cap = _amount("At most in a month", "A month of automatic top-ups; your own do not count.")
 
     def __init__(self, *args: Any, wish: AutoTopUp | None, currency: str, **kwargs: Any) -> None:
