@@ -25,6 +25,8 @@ WINDOW_NUMBERS: Final = {"day": 1, "month": 2, "lifetime": 3, "minute": 4}
 UNIT_NAMES: Final = {field: unit for unit, field in limits.UNIT_FIELDS.items()}
 _SCOPES: Final = {"o": "organization", "k": "key", "m": "model"}
 NO_MODEL: Final = "m0"
+_ONE_REQUEST: Final = Need(1, 0, 1)
+_ONE_CHOICE: Final = Need(0, 1, 1)
 _PROBE: Final = Estimate(prompt_tokens_max=1, output_tokens_wanted=1, choices=1, images_max=1)
 
 
@@ -251,9 +253,9 @@ def needs_of(template: Template, estimate: Estimate) -> tuple[Need, ...]:
     )
     pricing.worst_case_picos(fixed, per, estimate.output_tokens_wanted)
     return (
-        Need(1, 0, 1),
+        _ONE_REQUEST,
         Need(prompt, 0, 1),
-        Need(0, estimate.choices, 1),
+        _ONE_CHOICE if estimate.choices == 1 else Need(0, estimate.choices, 1),
         Need(prompt, estimate.choices, 1),
         Need(*pricing.hold_credits(template.rate, prompt, choices=estimate.choices)),
         Need(fixed, per, pricing.PICOS_PER_NANO),

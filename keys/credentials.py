@@ -8,8 +8,8 @@ the one that was checked, and a key in a query string of a brand that takes none
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 QUERY_NAME = b"api_key"
@@ -37,8 +37,7 @@ class CredentialsReason(StrEnum):
     SCHEME_NOT_ACCEPTED = "scheme_not_accepted"
 
 
-@dataclass(frozen=True, slots=True)
-class Presented:
+class Presented(NamedTuple):
     """`secret` is what came, decoded as Latin-1 and not yet judged. `scheme`: how it came, the first of SPELLED's order
     when it came in several ways."""
 

@@ -27,6 +27,19 @@ from proxy.rewriting import StreamRewriter
 AGENT_CHARS_MAX = 200
 
 
+_NOISE_BYTES = 10 * 256
+_unused_noise: list[bytes] = []
+os.register_at_fork(after_in_child=_unused_noise.clear)
+
+
+def _noise() -> bytes:
+    """Ten bytes of the operating system's randomness, of which many are asked for at a time. Used once."""
+    if not _unused_noise:
+        noise = os.urandom(_NOISE_BYTES)
+        _unused_noise.extend(noise[start : start + 10] for start in range(0, _NOISE_BYTES, 10))
+    return _unused_noise.pop()
+
+
 class Call:
     """`fields`: the head as a dict, of repeated names the last. Attributes without a value here are set on the way, in
     the order in which they stand; who needs one before it is surely set asks `known`."""
@@ -53,7 +66,7 @@ class Call:
         self.began = time.perf_counter()
         self.task = asyncio.current_task()
         self.started_ms = time.time_ns() // 1_000_000
-        self.id = call_ids.mint(self.started_ms, os.urandom(10))
+        self.id = call_ids.mint(self.started_ms, _noise())
         self.scope = scope
         self.method: str = scope["method"]
         self.path: str = scope["path"]

@@ -13,8 +13,7 @@ import os
 import select
 import socket
 import termios
-from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
@@ -45,8 +44,7 @@ USER_TIMEOUT_MS = 20_000
 _FOREVER = float("inf")
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     host: str
     port: int
     tls: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from billing.snapshot import ModelRecord
 
@@ -45,8 +45,7 @@ class Malformed(UpstreamFailure):
     """Not HTTP/1.1 as we read it, or past a limit of ours."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deadlines:
+class Deadlines(msgspec.Struct, frozen=True, gc=False):
     """`first_byte_ms` runs from the request to the first byte of the answer's body (engines send their headers before
     they have queued, read and thought); `idle_ms` between later bytes, while we are willing to read."""
 

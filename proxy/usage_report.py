@@ -18,6 +18,12 @@ _COUNT_MAX = 2**53
 """Past every context: a number this large is no count."""
 
 
+_NO_FLAGS: frozenset[str] = frozenset()
+_USUAL = frozenset(
+    {"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details"}
+)
+
+
 class Report(msgspec.Struct, frozen=True):
     """`prompt` includes cached tokens; `output` includes reasoning."""
 
@@ -34,12 +40,15 @@ def read_usage(raw: Any) -> Report:
     if type(raw) is not dict:
         return Report(flags=frozenset((USAGE_INVALID,)))
     flags: set[str] = set()
+    is_usual = raw.keys() <= _USUAL  # then the other spellings need not be looked for
     details = _part(raw, flags, "prompt_tokens_details", "input_tokens_details")
-    read = _count(details, flags, "cached_tokens")
-    if read is None:
+    read = _count(details, flags, "cached_tokens") if details else None
+    if read is None and not is_usual:
         read = _count(raw, flags, "cache_read_input_tokens", "cached_tokens", "prompt_cache_hit_tokens")
-    write = _count(details, flags, "cache_write_tokens", "created_cache_tokens", "cache_creation_tokens")
-    if write is None:
+    write = None
+    if details:
+        write = _count(details, flags, "cache_write_tokens", "created_cache_tokens", "cache_creation_tokens")
+    if write is None and not is_usual:
         write = _count(raw, flags, "cache_creation_input_tokens", "created_cache_tokens", "cache_write_tokens")
     prompt = _count(raw, flags, "prompt_tokens")
     if prompt is None:
@@ -47,10 +56,11 @@ def read_usage(raw: Any) -> Report:
         if prompt is not None and ("cache_read_input_tokens" in raw or "cache_creation_input_tokens" in raw):
             prompt += (read or 0) + (write or 0)  # the messages API counts cached tokens apart
     output = _count(raw, flags, "completion_tokens", "output_tokens")
-    reasoning = _count(_part(raw, flags, "completion_tokens_details", "output_tokens_details"), flags, _REASONING)
-    if reasoning is None:
+    details = _part(raw, flags, "completion_tokens_details", "output_tokens_details")
+    reasoning = _count(details, flags, _REASONING) if details else None
+    if reasoning is None and not is_usual:
         reasoning = _count(raw, flags, _REASONING)  # SGLang
-    return Report(prompt, output, read, write, reasoning, frozenset(flags))
+    return Report(prompt, output, read, write, reasoning, frozenset(flags) if flags else _NO_FLAGS)
 
 
 def read_timings(raw: Mapping[str, Any]) -> Report:
