@@ -13,6 +13,7 @@ from django.forms import BaseInlineFormSet, ModelForm
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 
 from billing import ladder, money, overrides, upgrade_rules
 from billing.admin.pages import OptionalNanosField, Written, say
@@ -132,7 +133,7 @@ class TierAdmin(Kept, Written):
             words = upgrade_rules.in_words(upgrade_rules.read(tier.upgrade_rule))
         except upgrade_rules.RuleInvalid as error:
             return f"It cannot be read, so nobody moves up by it. {error}"
-        return format_html("<ul>{}</ul>", format_html_join("", "<li>{}</li>", ((word,) for word in words)))
+        return format_html_join(SafeString("<br>"), "{}", ((word,) for word in words))
 
     @admin.display(description="Models")
     def unlocks(self, tier: Tier) -> str:

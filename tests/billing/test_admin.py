@@ -533,7 +533,7 @@ def test_a_rule_is_edited_as_it_is_laid_out_and_said_in_words(browser, who):
     assert "None: this tier is given by hand." in browser.get(url).content.decode()
     saved(browser, url, upgrade_rule=RULE)
     page = browser.get(url).content.decode()
-    assert "<li>Calls on 2 of the last 7 days</li><li>3 days since the last change of tier</li>" in page
+    assert "Calls on 2 of the last 7 days<br>3 days since the last change of tier" in page
     assert fields_of(browser.get(url))["upgrade_rule"].startswith('{\n  "all": [\n')
     assert noted("tier.changed").after["upgrade_rule"]["cool_down_days"] == 3
     saved(browser, url, name="2nd")

@@ -317,3 +317,41 @@ def test_limits_hold_while_time_passes(clock, monkeypatch, anchor, examples):
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
     run_state_machine_as_test(Time, settings=profile)
+
+
+A_MINUTE = 60
+"""Requests that the limit of the bursts allows."""
+
+
+async def burst(stage: Stage) -> list[Hold]:
+    """As many calls as are admitted, each at once after the other."""
+    held = []
+    for _ in range(3 * A_MINUTE):
+        try:
+            held.append(await stage.reserve(prompt=1, wanted=1))
+        except Refused:
+            return held
+    raise AssertionError("nothing refuses")
+
+
+@pytest.mark.parametrize("settles", [False, True], ids=["running", "settled"])
+@pytest.mark.parametrize(
+    ("before_ms", "after_ms", "more"),
+    [(1, 0, 0), (1, 1, 0), (500, 500, 0), (1, 1_000, 1), (30_000, 1_000, 1), (1, 15_000, 15), (59_000, 30_000, 30)],
+)
+async def test_two_bursts_on_both_sides_of_a_minutes_edge_are_one(
+    clock, redis_connection, wal_dir, settings, before_ms, after_ms, more, settles
+):
+    """After the edge there is only as much room as the minute before has faded by then: a sixtieth a second."""
+    edge_ms = int(datetime(2027, 5, 3, 12, 0, tzinfo=UTC).timestamp() * 1000)
+    redis_connection.set("test:clock", edge_ms - before_ms)
+    async with Stage(redis_connection, wal_dir, settings.REDIS_URL, limit("requests", "minute", A_MINUTE)) as stage:
+        first = await burst(stage)
+        redis_connection.set("test:clock", edge_ms + after_ms)
+        if settles:
+            for hold in first:
+                await stage.settle(hold)
+            await stage.admission.drain(5)
+        second = await burst(stage)
+    assert len(first) == A_MINUTE
+    assert len(second) == more
