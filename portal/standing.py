@@ -133,7 +133,7 @@ def _how(tier: Tier, brand: Brand) -> str:
         return "Every account starts here"
     if tier.upgrade_rule is not None:
         return "Earned by use"
-    return f"Given by {brand.name}"
+    return f"{'Sold' if tier.monthly_price_nanos else 'Given'} by {brand.name}"
 
 
 # the way up -----------------------------------------------------------------------------------------------------------
