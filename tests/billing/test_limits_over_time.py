@@ -1,6 +1,7 @@
 """Limits while time passes, against a small model in plain Python: calls are reserved, renewed, settled, voided and
 lapse while the clock moves over midnights, a month's end and both changes to and from summer time in Zurich. Once with
-calendar months, once with months that begin on the 31st, or on the last day where there is none.
+calendar months, once with months that begin on the 31st, or on the last day where there is none. Exceptions to a limit
+come and end by themselves, and one limit is on trial.
 
 The script's clock is the test's: a name in Redis in place of TIME. Everything else is as it runs.
 """
@@ -8,6 +9,7 @@ The script's clock is the test's: a name in Redis in place of TIME. Everything e
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ from hashlib import sha1
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -32,8 +35,9 @@ from billing import leases, script, transports
 from billing.admission import LEASE_MS, Refused
 from billing.hold import Hold, Outcome
 from billing.limits import UNIT_FIELDS
+from billing.snapshot import LimitRecord
 from billing.usage import Usage
-from tests.billing.stage import Stage, limit
+from tests.billing.stage import RATE, Stage, limit, publish
 
 ZONE = ZoneInfo("Europe/Zurich")
 STARTS = (
@@ -43,6 +47,7 @@ STARTS = (
     datetime(2028, 2, 28, 12, 0, tzinfo=ZONE),  # a leap year
 )
 WANTED = 10
+CREDITS = msgspec.structs.replace(RATE, credits_per_request=1, credits_per_1000_tokens=70)
 LIMITS = (
     limit("requests", "day", 6),
     limit("requests", "minute", 4),
@@ -51,12 +56,29 @@ LIMITS = (
     limit("requests", "lifetime", 60),
     limit("requests", "day", 5, "key"),
     limit("tokens", "day", 600, "model"),
+    limit("credits", "day", 38, "key"),
+    limit("credits", "month", 120),
+    limit("requests", "month", 9, is_shadow=True),
     limit("concurrent", "minute", 3),
 )
 TIME = b"local clock = redis.call('TIME')"
+COUNTERS = (
+    ("o", "requests", "day"),
+    ("o", "tokens", "day"),
+    ("o", "tokens", "month"),
+    ("o", "credits", "month"),
+    ("o", "requests", "lifetime"),
+    ("k11", "requests", "day"),
+    ("k11", "credits", "day"),
+    ("m7", "tokens", "day"),
+)
 CLOCK = (
     b"local at = tonumber(redis.call('GET', 'test:clock'))\nlocal clock = {math.floor(at / 1000), (at % 1000) * 1000}"
 )
+
+
+def credits_of(tokens: int) -> int:
+    return 1 + math.ceil(tokens * 70 / 1_000)
 
 
 def places(now: datetime, anchor: int) -> dict[str, str]:
@@ -94,6 +116,14 @@ class Model:
     anchor: int
     posted: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     calls: list[Call] = field(default_factory=list)
+    exception: tuple[int, datetime] | None = None
+    """Requests a day instead of the limit's, and until when."""
+
+    def amount(self, one: LimitRecord, now: datetime) -> int:
+        is_excepted = (one.scope, one.unit, one.window) == ("organization", "requests", "day")
+        if is_excepted and self.exception is not None and now < self.exception[1]:
+            return self.exception[0]
+        return one.amount
 
     def held(self, window: str, unit: str) -> int:
         return sum(call.needs[unit] for call in self.calls if window in call.windows.values())
@@ -113,14 +143,23 @@ class Model:
             if one.unit == "concurrent":
                 if sum(call.deadline > now for call in self.calls) >= one.amount:
                     found.add("organization.concurrent")
-            elif self.used(one.window, one.unit, now) + needs[one.unit] > one.amount:
+            elif one.is_shadow:
+                continue
+            elif self.used(one.window, one.unit, now) + needs[one.unit] > self.amount(one, now):
                 found.add(f"{one.scope}.{one.unit}.{one.window}")
         return found
 
+    def would_refuse(self, now: datetime) -> tuple[str, ...]:
+        """The limit on trial, by what is settled."""
+        posted = self.posted[places(now, self.anchor)["month"], "requests"]
+        return ("organization.requests.month",) if posted + 1 > 9 else ()
+
     def post(self, call: Call, requests: int, tokens: int) -> None:
+        """Of a call without tokens nothing was heard: it takes no credits."""
         self.calls.remove(call)
         for window in call.windows.values():
             self.posted[window, "requests"] += requests
+            self.posted[window, "credits"] += credits_of(tokens) if tokens else 0
             self.posted[window, "tokens"] += tokens
 
 
@@ -139,7 +178,8 @@ class Time(RuleBasedStateMachine):
         self.gone: list[Call] = []
         self.now = STARTS[0]
         self._tell()
-        self.stage = Stage(self.store, folder, url, *LIMITS, zone="Europe/Zurich", month_anchor=self.anchor)
+        zone = "Europe/Zurich"
+        self.stage = Stage(self.store, folder, url, *LIMITS, rate=CREDITS, zone=zone, month_anchor=self.anchor)
         self._run(self.stage.__aenter__())
 
     def teardown(self) -> None:
@@ -169,18 +209,21 @@ class Time(RuleBasedStateMachine):
 
     @rule(prompt=st.sampled_from([20, 90, 240]))
     def reserve(self, prompt: int) -> None:
-        needs = {"requests": 1, "tokens": prompt + WANTED}
+        needs = {"requests": 1, "tokens": prompt + WANTED, "credits": credits_of(prompt + WANTED)}
         refusing = self.model.refusing(needs, self.now)
         try:
             hold = self._run(self.stage.reserve(prompt=prompt, wanted=WANTED))
         except Refused as refused:
             refusal = refused.refusal
             assert refusal.name in refusing, (refusal, refusing)
+            if refusal.name == "organization.requests.day":
+                assert refusal.limit == self.model.amount(LIMITS[0], self.now)
             if refusal.window in ("day", "month") and refusal.resets_at_ms:
                 assert datetime.fromtimestamp(refusal.resets_at_ms / 1000, UTC) == self._end_of(refusal.window)
             return
         assert not refusing
         assert hold.granted == WANTED
+        assert hold.shadowed == self.model.would_refuse(self.now)
         windows = places(self.now, self.anchor)
         assert hold.day == windows["day"][1:]
         deadline = self.now + timedelta(milliseconds=LEASE_MS)
@@ -218,6 +261,29 @@ class Time(RuleBasedStateMachine):
                 is_over = local.date() == last
                 day = (day + timedelta(days=32)).replace(day=1) - timedelta(days=1) if is_over else last
         return datetime(day.year, day.month, day.day, tzinfo=ZONE).astimezone(UTC)
+
+    @rule(amount=st.sampled_from([2, 9]), seconds=st.sampled_from([5, 600, 100_000]))
+    def make_an_exception(self, amount: int, seconds: int) -> None:
+        """Of requests a day; it ends by itself."""
+        until = self.now + timedelta(seconds=seconds)
+        self.model.exception = amount, until
+        limited = {"unit": "requests", "window": "day", "scope": "organization", "model_id": None, "amount": amount}
+        organization = dataclasses.replace(
+            self.stage.caller.organization,
+            overrides=({**limited, "until_ms": int(until.timestamp() * 1000)},),
+            version=self.stage.caller.organization.version + 1,
+        )
+        self.stage.caller = self.stage.sources.caller = dataclasses.replace(
+            self.stage.caller, organization=organization
+        )
+        publish(self.store, self.stage.caller, self.stage.snapshot)
+
+    @precondition(lambda self: self.model.exception is not None)
+    @rule(seconds=st.sampled_from([-1, 0, 1]))
+    def go_to_the_end_of_the_exception(self, seconds: int) -> None:
+        assert self.model.exception is not None
+        self._move(self.model.exception[1] + timedelta(seconds=seconds))
+        self.reserve(prompt=20)
 
     def _some(self, number: int) -> Call:
         return self.model.calls[number % len(self.model.calls)]
@@ -282,8 +348,8 @@ class Time(RuleBasedStateMachine):
     @invariant()
     def counters_are_what_the_model_says(self) -> None:
         """Those that a limit names, and the day's, which are always kept."""
-        for window, unit in (("day", "requests"), ("day", "tokens"), ("month", "tokens"), ("lifetime", "requests")):
-            found = self.stage.counted(window[0])
+        for scope, unit, window in COUNTERS:
+            found = self.stage.counted(window[0], scope)
             names = {w for w, u in self.model.posted if w.startswith(window[0]) and u == unit}
             names |= {call.windows[window] for call in self.model.calls}
             unit_field = UNIT_FIELDS[unit]
