@@ -10,8 +10,9 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.db import connection
 from django.db.models import F
+from django.utils import timezone
 
-from billing import ladder, upgrade_facts, upgrades
+from billing import ladder, tasks, upgrade_facts, upgrades
 from billing.models import Notice, Tier, TierAssignment, TierChange, UpgradeNight
 from keys import organizations, records
 from keys.models import AuditEvent
@@ -170,6 +171,33 @@ def test_a_changed_rule_has_a_new_version_and_a_broken_one_is_refused(brand):
     tier.upgrade_rule = {"all": [{"fact": "luck"}]}
     with pytest.raises(ValidationError, match="luck"):
         ladder.save_tier(tier, actor="test")
+
+
+def test_a_change_keeps_the_version_of_the_rule_that_decided_and_what_it_saw(brand):
+    early, late = customer(brand), customer(brand)
+    for organization in (early, late):
+        busy(organization)
+    tier = Tier.objects.get(brand=brand, slug="tier-2")
+    steps = upgrades.steps_of(brand)  # a night has begun, and meanwhile somebody edits the rule
+    tier.upgrade_rule = {"all": [{"fact": "active_days", "days": 2, "within": 7}]}
+    ladder.save_tier(tier, actor="test")
+    below = Tier.objects.get(brand=brand, slug="tier-1").pk
+    (first,) = upgrades._moves(brand, [(early, below)], steps, START)
+    second = upgrades.judge_one(late, START)
+    assert second is not None
+    assert (first.rule_version, second.rule_version) == (1, 2)
+    kept = TierChange.objects.get(pk=first.pk).facts["conditions"]
+    assert [(met["have"], met["need"]) for met in kept] == [(3, 3), (1, 1), (1, 1)]
+    assert [met["text"] for met in second.facts["conditions"]] == ["Calls on 2 of the last 7 days"]
+
+
+def test_the_scheduled_task_judges_what_waits_and_once(brand):
+    organization = customer(brand)
+    busy(organization, last=upgrade_facts.day_before(timezone.now() - upgrades.GRACE, brand))
+    for _ in range(2):
+        tasks.judge_the_night(unknown="of a later release")
+    assert rank(organization) == 2
+    assert TierChange.objects.filter(organization=organization).count() == 1
 
 
 def test_people_see_the_way_up_from_the_same_judgement(brand):
