@@ -58,7 +58,7 @@ class House:
         """What a call with such a message takes, once that is known."""
         around = {"tokens_per_message": TEMPLATE_TOKENS, "tokens_per_call": TEMPLATE_TOKENS}
         self.models = [
-            shop.new_model(slug, there, **around)
+            shop.new_model(slug, there, per_million=None, **around)
             for slug, there in (("metered", "demo-chat"), ("metered-too", "demo-large"))
         ]
         for model in self.models:

@@ -214,7 +214,7 @@ class Shelf:
     def __init__(self, shop: Shop, client: httpx.Client) -> None:
         self.shop, self.client = shop, client
         shop.inference.engine.control.update({"rules": [{"do": "fill"}]})
-        self.model = shop.new_model("one", "demo-chat", tokens_per_message=3, tokens_per_call=3)
+        self.model = shop.new_model("one", "demo-chat", per_million=None, tokens_per_message=3, tokens_per_call=3)
         per_million = {"input": "0.001", "output": "0.001"}
         prices.set_price(
             model=self.model, actor=ACTOR, per_million=per_million, credits_per_request=1, credits_per_1000_tokens=80
