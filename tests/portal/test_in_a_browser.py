@@ -302,3 +302,26 @@ def test_every_page_is_clean_and_fits(open_window, cast, busy, tmp_path, size, d
         if size == "desk":
             window.check_accessibility()
         window.shoot(folder, f"{name}-{size}-{'dark' if dark else 'light'}")
+
+
+def test_sign_ups_that_are_not_taken_are_told_why_and_until_when(open_window, house):
+    house.sign_ups_per_address = 1
+    house.save()
+    window = open_window(size="phone")
+    page = window.page
+
+    def sign_up(email: str) -> None:
+        page.goto("/accounts/signup/")
+        page.get_by_label("E-mail address").fill(email)
+        page.get_by_label("Password", exact=True).fill(PASSWORD)
+        page.get_by_role("button", name="Create account").click()
+
+    sign_up("ada@mailinator.com")
+    expect(page.get_by_text("mailinator.com gives mailboxes to be thrown away")).to_be_visible()
+    window.check()
+    sign_up("ada@example.com")
+    expect(page.get_by_role("heading", name="Too many")).to_have_count(0)
+    window.check()
+    sign_up("bob@example.com")
+    expect(page.get_by_role("heading", name="Too many sign-ups from your network")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"Please wait \d+ (hour|minute)"))).to_be_visible()
