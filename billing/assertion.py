@@ -58,7 +58,8 @@ class Assertion:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        await self._renew()
+        if self._wal.has_file:
+            await self._renew()
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._watch_forever(), name="rebuild: watch"),
@@ -89,7 +90,8 @@ class Assertion:
         return not closed
 
     async def _assert(self, tokens: Mapping[int, str]) -> None:
-        await asyncio.to_thread(self._bring_in, self._wal.folder, tokens)
+        if self._wal.folder.is_dir():  # else no worker of this host has left anything there
+            await asyncio.to_thread(self._bring_in, self._wal.folder, tokens)
         running = [hold for hold in self._admission.holds() if hold.shard in tokens]
         self._wal.flush()  # whatever is not among them has its line now
         await self._assert_holds(running, tokens)
@@ -142,6 +144,7 @@ class Assertion:
         while True:
             is_open = False
             try:
+                await self._lease_late()
                 is_open = await self.watch()
             except (StoreUnavailable, ShardLost, psycopg.Error, PoolTimeout, OSError) as error:
                 log.debug("the shards cannot be watched: %s", error)
@@ -152,9 +155,16 @@ class Assertion:
     async def _renew_forever(self) -> None:
         while True:
             await asyncio.sleep(worker_leases.RENEW_SECONDS)
-            await self._renew()
+            if self._wal.is_leased:
+                await self._renew()
 
-    async def _renew(self) -> None:
+    async def _lease_late(self) -> None:
+        """A worker that began without a file has it now: a rebuild must wait for it before it takes a call."""
+        if self._wal.has_file and not self._wal.is_leased:
+            self._wal.is_leased = await self._renew()
+
+    async def _renew(self) -> bool:
+        """Whether the lease is there."""
         holds = self._admission.holds()
         try:
             await worker_leases.renew(
@@ -166,6 +176,8 @@ class Assertion:
             )
         except (psycopg.Error, PoolTimeout, OSError) as error:
             log.warning("this worker's lease could not be renewed: %s", error)
+            return False
+        return True
 
 
 def reassert_entry(hold: Hold, token: str) -> tuple[Any, ...]:

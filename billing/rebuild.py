@@ -20,6 +20,7 @@ import re
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -80,11 +81,27 @@ def ensure_epochs(client: SyncRedis, *, shards: Iterable[int] = range(SHARDS)) -
     waiting = _waiting(client, numbers)
     if not waiting:
         return []
-    replay.bring_in(client, settings.WAL_DIR, {shard.number: shard.token for shard in waiting})
+    _bring_in(client, waiting)
     opened = _through(OPENING, _acknowledged(waiting))
     if opened:
         log.warning("opened an epoch of shards %s", opened)
     return opened
+
+
+def _bring_in(client: SyncRedis, waiting: Sequence[Shard]) -> None:
+    """What dead workers of this host left. Where there is no folder, nobody left anything."""
+    if settings.WAL_DIR.is_dir():
+        replay.bring_in(client, settings.WAL_DIR, {shard.number: shard.token for shard in waiting})
+
+
+def awaited(client: SyncRedis) -> list[str]:
+    """The living workers that the rebuild of any shard waits for."""
+    workers = worker_leases.live(settings.WAL_DIR)
+    silent: set[str] = set()
+    for shard in _waiting(client, range(SHARDS)):
+        with suppress(RebuildLost):  # opened meanwhile
+            silent.update(shard.step("acks", shard.token, workers)[2])
+    return sorted(silent)
 
 
 def _prepare(client: SyncRedis, numbers: Sequence[int]) -> None:

@@ -152,9 +152,13 @@ def is_dead(folder: Path, worker: str) -> bool:
 
 @contextmanager
 def alone(folder: Path, wait_seconds: float = 0.0) -> Iterator[bool]:
-    """One replayer per host: False when another is at work, and still is after `wait_seconds`."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """One replayer per host: False when another is at work, and still is after `wait_seconds`. A folder that takes no
+    file (read-only, full) is locked itself: what lies in it can be read all the same. OSError: there is none."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield _locked(descriptor, time.monotonic() + wait_seconds)
     finally:

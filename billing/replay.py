@@ -84,11 +84,20 @@ def _replayed(client: SyncRedis, dead: remains.Remains) -> Replayed:
     calls = dead.calls()
     open_ids = unbooked(calls)
     if not open_ids:
-        dead.delete()
         worker_leases.forget(dead.worker)
-        return Replayed(retired=len(dead.paths))
+        return Replayed(retired=len(dead.paths) if _deleted(dead) else 0)
     settled = settle(client, [event for event in missing(client, calls, open_ids) if event is not None])
     return Replayed(settled=settled, left=len(open_ids))
+
+
+def _deleted(dead: remains.Remains) -> bool:
+    """Where the folder cannot be written the files stay, and harm nobody: everything in them is booked."""
+    try:
+        dead.delete()
+    except OSError as error:
+        log.warning("the files of dead worker %s cannot be deleted: %s", dead.worker, error)
+        return False
+    return True
 
 
 def bring_in(client: SyncRedis, folder: Path, tokens: Mapping[int, str]) -> int:

@@ -12,12 +12,14 @@ process that holds its flock, which the kernel frees at death; it gets its name 
 one segment may settle in the next: read a worker's segments together, in order.
 
 Where the folder takes no file (read-only, full, missing), a worker lives without one: it is not healthy, so it takes no
-calls and holds none, and tries again until it has its file.
+calls and holds none, and tries again until it has its file. It has no lease either, or a rebuild would wait for it: so
+when its file has come, its lease comes next (assertion.py), and its calls after that.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
@@ -128,7 +130,7 @@ def files(folder: Path) -> list[Path]:
 def claim(path: Path) -> int | None:
     """The file's descriptor, locked, when its worker is dead and nobody else took it; close it to let go."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = _opened(path)
     except FileNotFoundError:
         return None
     try:
@@ -137,6 +139,16 @@ def claim(path: Path) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def _opened(path: Path) -> int:
+    """For writing where that may be: some network file systems lock nothing else."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES):
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class _Segment(NamedTuple):
@@ -195,6 +207,11 @@ class Wal:
         self._thread = threading.Thread(target=self._sync_forever, name="wal-sync", daemon=True)
         self._thread.start()
         self._write(b"")
+        self.is_leased = self.has_file  # a worker that begins with its file leases itself before it serves
+
+    @property
+    def has_file(self) -> bool:
+        return self._segment is not None
 
     @property
     def path(self) -> Path:
@@ -204,7 +221,7 @@ class Wal:
     @property
     def healthy(self) -> bool:
         """False: take no new work."""
-        return self._can_write and self._can_sync
+        return self._can_write and self._can_sync and self.is_leased
 
     def append(self, kind: bytes, payload: bytes) -> asyncio.Future[None]:
         """Resolved when the line is written (not yet on the disk); WalUnavailable when it could not be."""

@@ -23,8 +23,8 @@ from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 from psycopg import sql
 
-from billing import journal, worker_leases
-from billing.models import CounterChange, DeadLetter, Model, Rate
+from billing import journal, rebuild, worker_leases
+from billing.models import CounterChange, DeadLetter, Model, Rate, WorkerLease
 from keys.connections import redis_client
 from keys.models import Publication
 
@@ -216,6 +216,16 @@ def calls_reach_the_books() -> Findings:
             yield problem(f"{waiting.entries} settled calls wait for the books, the oldest for {seconds} s.", JOURNAL)
 
 
+def no_rebuild_waits() -> Findings:
+    """While Redis is rebuilt every call is refused, and each living worker has to bring in what it holds."""
+    for lease in WorkerLease.objects.filter(name__in=rebuild.awaited(redis_client())).order_by("name"):
+        yield problem(
+            f"Calls are refused while the rebuild of Redis waits for worker {lease.name} on host {lease.host}, until"
+            f" {lease.expires_at:%H:%M:%S %Z} unless it renews its lease.",
+            f"See that worker's log, and that {lease.folder} on {lease.host} can be read; or end the worker.",
+        )
+
+
 def workers_left_nothing_behind() -> Findings:
     """A rebuild does not wait for a worker whose lease ran out: what it held is unknown until its WAL is replayed."""
     for lease in worker_leases.silent():
@@ -248,6 +258,7 @@ EXAMINATIONS: tuple[Callable[[], Findings], ...] = (
     logs_have_room,
     nothing_waits_too_long,
     calls_reach_the_books,
+    no_rebuild_waits,
     workers_left_nothing_behind,
     models_have_prices,
 )

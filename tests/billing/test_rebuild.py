@@ -1,6 +1,7 @@
 """A Redis that is new, restarted, emptied or behind decides nothing until its shards are opened; then it is right."""
 
 import asyncio
+import errno
 import os
 import subprocess
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ import pytest
 import redis
 from django.conf import settings
 
-from billing import rebuild, replay, script, worker_leases
+from billing import rebuild, remains, replay, script, worker_leases
 from billing.admission import StoreUnavailable
 from billing.assertion import Assertion
 from billing.journal import Journal
@@ -19,6 +20,7 @@ from billing.rebuild import ensure_epochs
 from billing.seeds import Seeds
 from billing.shard_leases import LeaseLost
 from billing.usage import Usage
+from billing.wal import Wal
 from keys import publication
 from keys.models import ApiKey
 from tests import cast
@@ -399,6 +401,54 @@ async def test_a_worker_that_says_nothing_is_waited_for_until_its_lease_is_gone(
 
 def _end_worker_leases():
     WorkerLease.objects.update(expires_at="2020-01-01T00:00:00Z")
+
+
+async def test_a_worker_without_a_file_is_waited_for_by_nobody_until_it_may_take_calls(
+    stage, redis_connection, tmp_path
+):
+    """Root may write everywhere, but not below a regular file."""
+    blocker = tmp_path / "file"
+    blocker.write_bytes(b"")
+    async with stage() as s, living(s, s.pool):
+        fileless = Wal(blocker / "wal")
+        late = Assertion(s.counters, s.admission, fileless, s.pool, bring_in)
+        await late.start()
+        try:
+            names = await in_thread(lambda: set(WorkerLease.objects.values_list("name", flat=True)))
+            assert names == {s.wal.worker}
+            blocker.unlink()
+            assert not fileless.probe()  # it has its file, and no lease yet
+            assert fileless.has_file
+            async with asyncio.timeout(5):
+                while not fileless.healthy:  # noqa: ASYNC110 - another task's turn
+                    await asyncio.sleep(0.02)
+            assert await in_thread(lambda: worker_leases.live(s.wal.folder)) == sorted([s.wal.worker, fileless.worker])
+        finally:
+            await late.stop()
+            fileless.close()
+
+
+async def test_a_folder_that_cannot_be_written_does_not_hold_up_a_rebuild(stage, redis_connection, monkeypatch):
+    real = os.open
+
+    def read_only(path, flags, *more, **fields):
+        if flags & (os.O_WRONLY | os.O_RDWR) and str(path).startswith(str(s.wal.folder)):
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(path, flags, *more, **fields)
+
+    async with stage() as s, living(s, s.pool) as worker:
+        hold = await s.reserve()
+        await s.admission.dispatched(hold, 3)
+        dead = s.wal.folder / s.wal.path.name.replace(s.wal.worker, "host-1-dead")
+        dead.write_bytes(s.wal.path.read_bytes().splitlines(keepends=True)[0])
+        (s.wal.folder / remains.LOCK_NAME).unlink()
+        monkeypatch.setattr(os, "open", read_only)
+        redis_connection.flushall()
+        await opened(redis_connection)
+        await worker.watch()
+        assert await opened(redis_connection) == list(range(64))
+        monkeypatch.undo()
+        await s.admission.void(hold)
 
 
 async def test_a_worker_of_this_host_whose_file_nobody_holds_is_not_waited_for(stage, redis_connection):

@@ -174,6 +174,9 @@ async def test_a_folder_that_cannot_be_made_is_tried_again(tmp_path, caplog):
     assert remains.is_dead(log.folder, log.worker)
     assert [record.levelname for record in caplog.records] == ["ERROR"]  # said once
     blocker.unlink()
+    assert not log.probe()
+    assert log.has_file
+    log.is_leased = True  # as its assertion does
     assert log.probe()
     await log.append(wal.DISPATCHED, b'{"n":1}')
     assert kinds(log.path) == b"HD"
@@ -191,6 +194,8 @@ async def test_a_full_disk_leaves_no_beginning_of_a_file_and_no_descriptor(wal_d
             assert not log.probe()
         assert list(wal_dir.iterdir()) == []
         assert len(os.listdir("/proc/self/fd")) == open_before
+    log.probe()
+    log.is_leased = True
     assert log.probe()
     assert kinds(log.path) == b"H"
     assert wal.claim(log.path) is None

@@ -8,7 +8,8 @@ from django.core.management import call_command
 from django.db import connection
 from django.utils import timezone
 
-from billing.models import DeadLetter, Model, Rate
+from billing import rebuild
+from billing.models import DeadLetter, Model, Rate, WorkerLease
 from keys.models import Publication
 from portal import checks, doctor
 from portal.doctor import Level
@@ -91,6 +92,17 @@ def test_calls_that_wait_for_the_books_are_counted(redis_connection):
     assert says(doctor.calls_reach_the_books) == ""
     redis_connection.xadd("{s6}:journal", {"e": b"x"}, id="1000-1")
     assert "2 settled calls wait" in says(doctor.calls_reach_the_books, Level.PROBLEM)
+
+
+def test_whom_a_rebuild_waits_for_is_named(redis_connection):
+    rebuild.ensure_epochs(redis_connection)
+    assert says(doctor.no_rebuild_waits) == ""
+    until = timezone.now() + timedelta(seconds=30)
+    WorkerLease.objects.create(name="w-1", host="host-7", folder="/logs/wal", expires_at=until)
+    redis_connection.flushall()
+    rebuild.ensure_epochs(redis_connection)
+    assert "waits for worker w-1 on host host-7" in says(doctor.no_rebuild_waits, Level.PROBLEM)
+    assert "that /logs/wal on host-7 can be read" in says(doctor.no_rebuild_waits)
 
 
 def test_a_live_model_without_a_price_is_named():
