@@ -16,6 +16,7 @@ from django.utils import timezone
 from billing import catalogue, engine_counters, engines, ladder, ledger, prices
 from billing.admin import pages
 from billing.journal import Journal, stream_of
+from billing.ladder_models import FirstAccount
 from billing.models import (
     CounterChange,
     DeadLetter,
@@ -40,6 +41,8 @@ from billing.models import (
     WalletMark,
     WorkerLease,
 )
+from billing.payment_models import AutoTopUp, Reversal, StripeAccount, StripeCustomer, StripeEvent, TopUp
+from billing.telling_models import AlertPreference, LimitAlert, NoticesSeen
 from keys import sealing
 from keys.connections import redis_client
 from keys.models import AuditEvent
@@ -85,6 +88,32 @@ def count_apart(now: datetime) -> None:
     assert len(engine_counters.compare(redis_client(), now)) == 1
 
 
+def pay_and_tell(who: Customer) -> None:
+    organization = who.organization
+    account = StripeAccount.objects.create(
+        brand=who.brand, stripe_id="acct_1", livemode=False, secret_key_sealed=sealing.seal_text(SECRET)
+    )
+    StripeCustomer.objects.create(account=account, organization=organization)
+    paid = TopUp.objects.create(account=account, organization=organization, amount_nanos=1, currency="USD", kind="auto")
+    Reversal.objects.create(top_up=paid, kind="refund", units=1)
+    AutoTopUp.objects.create(organization=organization, threshold_nanos=1, amount_nanos=1, monthly_cap_nanos=1)
+    StripeEvent.objects.create(
+        account=account, event_id="evt_1", kind="x", payload={}, source="webhook", happened_at=timezone.now()
+    )
+    AlertPreference.objects.create(organization=organization)
+    LimitAlert.objects.create(
+        organization=organization,
+        limit="organization.tokens.day",
+        scope="o",
+        window_id="d",
+        amount=1,
+        percent=1,
+        used=1,
+    )
+    NoticesSeen.objects.create(organization=organization, user=cast.person(), last_notice_id=1)
+    FirstAccount.objects.create(brand=who.brand, mailbox="a@example.com", organization=organization)
+
+
 @pytest.fixture
 def who(redis_connection) -> Customer:
     """A customer in a house where every table of the room has a row."""
@@ -117,6 +146,7 @@ def who(redis_connection) -> Customer:
     Notice.objects.create(organization=who.organization, kind="balance_low", unique_key="n")
     UpgradeNight.objects.create(brand=who.brand, night="2026-03-20")
     LimitOverride.objects.create(organization=who.organization, unit="requests", window="day", amount=5, reason="x")
+    pay_and_tell(who)
     count_apart(timezone.now())
     settle(redis_connection, who.event(agent="curl/8"))
     other = customer(who.brand)
