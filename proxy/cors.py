@@ -15,7 +15,7 @@ EXPOSED = (
     b"x-ratelimit-limit-credits, x-ratelimit-remaining-credits, x-ratelimit-reset-credits, "
     b"x-ratelimit-used-requests, x-ratelimit-used-tokens, x-ratelimit-used-credits, "
     b"x-ratelimit-limit, x-ratelimit-remaining, x-ratelimit-reset, "
-    b"x-session-dropped-turns"
+    b"x-session-dropped-turns, x-cost-nanos"
 )
 USUAL_HEADERS = b"authorization, content-type, x-api-key, idempotency-key"
 MAX_AGE_S = b"7200"

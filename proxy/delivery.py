@@ -12,7 +12,7 @@ import time
 import orjson
 
 from billing.hold import Outcome
-from proxy import engine_errors, rendering
+from proxy import costs, engine_errors, rendering
 from proxy.answers import EventStream, Send, send_whole
 from proxy.assistant import Listener, of_answer
 from proxy.call import Call
@@ -90,7 +90,9 @@ async def deliver_whole(call: Call, worker: Worker, response: Response, send: Se
     await settle(call, worker, measured)
     if call.part is not None:
         await keep(call, worker, measured, of_answer(answer, thinks=call.model.is_reasoning))
-    ours = orjson.dumps(rendering.whole(call, answer, measured))
+    told = rendering.whole(call, answer, measured)
+    costs.add(call, told)
+    ours = orjson.dumps(told)
     if call.idempotency is not None:
         await worker.idempotency.finish(call.idempotency, call.id, ours)
         call.idempotency = None
@@ -212,6 +214,8 @@ class Streamed:
         if trouble is not None:
             await self.out.end(self.rewriter.trouble(trouble, call.brand))
             return
+        if costs.is_asked(call):
+            self.rewriter.cost = costs.told(call)
         await self.out.end(self.rewriter.last(measured))
         if not self.response.complete:
             self.worker.own(_read_tail(self.response))

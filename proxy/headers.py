@@ -28,6 +28,8 @@ def answer_headers(call: Call, worker: Worker, used: Usage | None = None) -> lis
     headers += call.dialect.limit_headers(limits, worker.counters.now_ms(), refused=False)
     if hold.applied:
         headers.append((b"x-max-tokens-applied", b"%d" % hold.granted))
+    if used is not None and hold.charge is not None:
+        headers.append((b"x-cost-nanos", b"%d" % hold.charge.cost_nanos))
     if asked.dropped:
         headers.append((b"x-dropped-fields", dropped_header(asked.dropped)))
     if call.part is not None and call.part.conversation.forgotten:

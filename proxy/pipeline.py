@@ -13,7 +13,7 @@ from typing import Any
 from billing.counters import StoreUnavailable
 from billing.events import End
 from billing.hold import Outcome
-from proxy import conversations, standing
+from proxy import conversations, costs, standing
 from proxy.answers import EventStream, Send, send_body
 from proxy.authentication import authenticate, refresh, resolve_model
 from proxy.bodies import parse_object, read_body
@@ -86,6 +86,8 @@ def _read_asked(call: Call, fields: dict[str, Any]) -> None:
     else:
         call.asked = read(fields, call.endpoint, call.model, extras, brand)
     call.asked.split = split
+    if call.asked.stream and costs.is_asked(call):  # it is told with the usage, at the end
+        call.asked.include_usage = True
 
 
 async def _recorded(call: Call, worker: Worker, key: bytes, body: bytes) -> Replay | None:

@@ -28,6 +28,8 @@ class StreamRewriter:
         self._dialect = dialect
         self._stamp = stamp
         self._include_usage = include_usage
+        self.cost: str | None = None
+        """Told beside the usage at the end, where it was asked for."""
         self._object = "chat.completion.chunk"
         self._head_there = self._tail_there = b""
         self._head_ours = self._tail_ours = b""
@@ -51,7 +53,10 @@ class StreamRewriter:
 
     def usage(self, usage: Usage) -> bytes:
         """The last data event of a stream whose client asked for usage."""
-        chunk = self._dialect.usage_chunk(self._object, self._stamp, self._dialect.usage(usage))
+        told = self._dialect.usage(usage)
+        if self.cost is not None:
+            told["cost"] = self.cost
+        chunk = self._dialect.usage_chunk(self._object, self._stamp, told)
         return b"data: %b\n\n" % orjson.dumps(chunk)
 
     def _the_long_way(self, piece: bytes, parsed: dict[str, Any]) -> bytes:
