@@ -129,8 +129,9 @@ class Streamed:
             raise
         if call.gone and not self.meter.finished:
             ending = Ending.CLIENT_GONE
+        unread: list[Event] = []
         if ending is not Ending.COMPLETE:
-            self.meter.absorb(call.unread + self.response.close())
+            unread = self.meter.absorb(call.unread + self.response.close())
         measured = self.meter.result(ending)
         trouble = None if measured.succeeded or ending is Ending.CLIENT_GONE else self._trouble(ending)
         if trouble is not None and not self.out.began:
@@ -146,6 +147,8 @@ class Streamed:
         if call.idempotency is not None:  # streams are not kept: the same key may run again
             name, call.idempotency = call.idempotency, None
             await worker.idempotency.forget(name, call.id)
+        if ending is Ending.LAPSED and unread:  # its client is there, and pays for what came while this worker slept
+            await self.out.write(self._rewritten(unread), now=self.loop.time())
         await self._end(trouble, measured)
 
     async def _pass_on(self) -> Ending:

@@ -30,6 +30,9 @@ from proxy.response import Response
 
 BUFFER_HIGH_BYTES = 256 * 1024
 """Past this much unread answer the socket is not read any more; the engine feels it through TCP."""
+STOOD_STILL_S = 0.1
+"""A timer that is later than this was held up with the whole loop: a silence then says nothing about the engine."""
+LOOK_S = 1.0
 GOODBYE_S = 0.01
 """How long after an end of connection without an answer we wait for the reset that proves the request unread."""
 TCP_CLOSE = 7
@@ -175,8 +178,11 @@ class Connection(asyncio.Protocol):
     def _tick(self) -> None:
         self._timer = None
         self._timer_at = _FOREVER
-        now = self.loop.time()
-        if now < min(self._next_at, self._total_at):
+        now, due = self.loop.time(), min(self._next_at, self._total_at)
+        if now < due:
+            self._arm()
+        elif now - due > STOOD_STILL_S and now < self._total_at:
+            self._next_at = now + LOOK_S  # it was this process that stood still: what came meanwhile lies unread
             self._arm()
         elif self.response is None:
             self.fail(Cut("rested too long"))

@@ -153,11 +153,11 @@ class Meter:
         """The body has ended: an event that lacks its closing blank line counts."""
         return self._take(self._reader.finish()) if self.error is None else []
 
-    def absorb(self, rest: bytes) -> None:
-        """What an engine had sent when the exchange was broken off: counted, not delivered. A stream that only this
+    def absorb(self, rest: bytes) -> list[Event]:
+        """What an engine had sent when the exchange was broken off: counted, delivered or not. A stream that only this
         completes has not ended well."""
         self._broken_off = not self.finished
-        self.feed(rest)
+        return self.feed(rest)
 
     def whole(self, body: bytes) -> dict[str, Any] | None:
         """A whole answer, read; None (and `error` set) when it is no JSON object."""

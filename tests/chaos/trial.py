@@ -138,7 +138,7 @@ def _ended(
     left = _come_to_rest(world)
     log = [entry for entry in list(inference.engine.log) if entry["end"] != "refused"]
     connection.close()  # PostgreSQL has been away since it was opened
-    reconcile = _reconcile()
+    reconcile = reconcile_deep()
     limited = {each.organization_id: _tokens_of_a_day(seconds) for each in load.customers if each.name == LIMITED}
     verdict = judge(log, load.seen, Books.read(), priced=changes.priced, granted=changes.granted, limited=limited)
     return Report(
@@ -161,8 +161,8 @@ def _come_to_rest(world: World) -> list[str]:
     left = []
     if not world.replays:
         world.end_leases()  # nobody will replay what they were held for
-    if not _watch(world, lambda: not _open_ends(world), QUIET_SECONDS_MAX):
-        left += _open_ends(world)
+    if not _watch(world, lambda: not open_ends(world), QUIET_SECONDS_MAX):
+        left += open_ends(world)
     for proxy in world.proxies:
         if not world.stop_program(proxy.name):
             left.append(f"{proxy.name} had to be killed")
@@ -174,7 +174,7 @@ def _come_to_rest(world: World) -> list[str]:
     return left
 
 
-def _open_ends(world: World) -> list[str]:
+def open_ends(world: World) -> list[str]:
     """Shards that are closed, holds, and entries that are not booked."""
     store, found = world.store(), []
     if not world.is_open():
@@ -186,7 +186,7 @@ def _open_ends(world: World) -> list[str]:
     return found
 
 
-def _reconcile() -> list[str]:
+def reconcile_deep() -> list[str]:
     """The lines of `manage.py reconcile --deep`, when it finds a difference."""
     done = subprocess.run(
         [sys.executable, "manage.py", "reconcile", "--deep"],

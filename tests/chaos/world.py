@@ -96,12 +96,22 @@ class ProxyProgram(Program):
 
 
 class World:
-    """`replays`: whether dead workers' write-ahead logs are left where their successors find them."""
+    """`replays`: whether dead workers' write-ahead logs are left where their successors find them. `timeout`: seconds
+    after which gunicorn replaces a still worker; None: as shipped."""
 
-    def __init__(self, stores: Stores, loop: asyncio.AbstractEventLoop, *, seed: int, replays: bool = True) -> None:
+    def __init__(
+        self,
+        stores: Stores,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        seed: int,
+        replays: bool = True,
+        timeout: int | None = 240,
+    ) -> None:
         self.place = place = stores.place
         self.loop = loop
         self.replays = replays
+        self.timeout = timeout
         self.wal_dir = place.var / "wal"
         self.postgresql, self.redis = stores.postgresql, stores.redis
         self.redis_wire = Relay(place.run / "wire.sock", place.redis_socket, seed=seed)
@@ -137,8 +147,9 @@ class World:
         port, name = free_port(), f"proxy {number}"
         var = self.place.var / f"p{number}"  # gunicorn's control socket is one per VAR_DIR
         own = {"PORT": str(port), "BIND": "127.0.0.1", "SERVE": "proxy", "DRAIN_SECONDS": str(DRAIN_SECONDS)}
-        # A worker that is stopped for longer than its leases is to wake up again, not to be replaced.
-        options = ("-c", "portal/server.py", "--workers", "1", "--timeout", "240")
+        # A worker that is stopped for longer than its leases is to wake up again, not to be replaced, however late.
+        patience = () if self.timeout is None else ("--timeout", str(self.timeout))
+        options = ("-c", "portal/server.py", "--workers", "1", *patience)
         program = ProxyProgram(
             name,
             (sys.executable, "-m", "gunicorn", "portal.asgi:application", *options),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
+from typing import Any
 
 import orjson
 import pytest
@@ -154,3 +156,32 @@ def test_a_client_that_leaves_in_its_body_disturbs_nobody(gateway: Gateway) -> N
     time.sleep(0.1)
     link.close()
     assert gateway.chat().status_code == 200
+
+
+def test_what_came_while_a_worker_stood_still_is_passed_on_and_charged_though_the_call_lapsed(gateway: Gateway) -> None:
+    """More than it reads at once is in its socket when it wakes up and finds the lease gone."""
+    said: list[Any] = []
+    deadline = time.monotonic() + 30
+    words = "demo:fill demo:delay=300"
+    client = threading.Thread(target=lambda: said.append(gateway.stream(words, max_tokens=3_000)))
+    client.start()
+    admission = gateway.worker.admission
+    while not admission.running:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    def sleep_past_the_lease() -> None:
+        time.sleep(1.5)
+        for hold in admission.holds():
+            hold.lapsed = True
+
+    gateway.worker.counters.loop.call_soon_threadsafe(sleep_past_the_lease)
+    client.join()
+    (streamed,) = said
+    *chunks, last = streamed.events
+    assert last["error"]["code"] == "call_lapsed"
+    event = gateway.shop.event(streamed.call_id)
+    made = gateway.shop.inference.entry(streamed.call_id)["output_tokens"]
+    got = sum(bool(choice["delta"].get("content")) for chunk in chunks for choice in chunk["choices"])
+    assert event.end_reason == "lapsed"
+    assert got == event.output_tokens == made

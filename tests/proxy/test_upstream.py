@@ -7,6 +7,7 @@ import random
 import select
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -271,6 +272,17 @@ async def test_silence_in_the_body_is_idle_timeout_after_what_came(pool):
         with pytest.raises(IdleTimeout):
             await anext(response)
     assert seen == b"abcd"
+
+
+async def test_silence_is_not_the_engines_while_this_process_slept(pool):
+    """What the engine sent meanwhile is read before anything is said of it; its own silence ends the answer."""
+    async with serving(answers(CHUNKED, b"2\r\nab\r\n", b"2\r\ncd\r\n", pause=0.1)) as server:
+        response = await pool.send(engine(server.port), "/x", b"{}", (), QUICK)
+        assert await anext(response) == b"ab"
+        time.sleep(QUICK.idle_ms / 1000 + 0.3)  # noqa: ASYNC251 - the whole loop is to stand still
+        assert await anext(response) == b"cd"
+        with pytest.raises(IdleTimeout):
+            await anext(response)
 
 
 async def test_slow_but_steady_stream_meets_the_total_deadline(pool):
