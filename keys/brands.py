@@ -15,14 +15,7 @@ from django.db import transaction
 from keys import audit, parameters, publication, tokens
 from keys.audit import Actor
 from keys.models import Brand, Scope
-
-RESERVED_SLUGS = frozenset(
-    {
-        *("admin", "accounts", "api", "static", "v1", "media", "metrics", "health", "mailbox", "docs"),
-        *("open", "overview", "webhooks", "keys", "usage", "balance", "requests"),
-    }
-)
-"""First path segments that belong to the house, so no brand may be dispatched by them."""
+from keys.reserved import RESERVED_SLUGS
 
 UNCHANGEABLE = frozenset({"id", "slug", "version", "created_at", "state", "currency"})
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")

@@ -10,15 +10,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from billing.snapshot import BrandRecord
+from keys.reserved import RESERVED_SLUGS
 from proxy.refusals import Declined, Reason, decline
-
-RESERVED = frozenset(
-    {
-        *("admin", "accounts", "api", "static", "media", "v1", "v2", "health", "metrics", "docs", "demo", "mailbox"),
-        *("webhooks", "usage", "keys", "models", "billing", "login", "logout", "signup", "favicon.ico", "robots.txt"),
-    }
-)
-"""First segments that are never a brand's slug."""
 
 USUAL_BASE_PATHS = ("/v1", "/api/v1")
 HOSTS_REMEMBERED = 1024
@@ -38,7 +31,7 @@ class Brands:
 
     def __init__(self, brands: Iterable[BrandRecord], *, default_brand: str, allowed_hosts: Sequence[str]) -> None:
         self.by_id = {brand.id: brand for brand in brands}
-        self._by_slug = {brand.slug: brand for brand in self.by_id.values() if brand.slug not in RESERVED}
+        self._by_slug = {brand.slug: brand for brand in self.by_id.values() if brand.slug not in RESERVED_SLUGS}
         self._by_host = {host.lower(): brand for brand in self.by_id.values() for host in brand.hosts}
         self.default = self._by_slug.get(default_brand)
         self._allowed = tuple(host.lower() for host in allowed_hosts)
@@ -81,7 +74,7 @@ class Brands:
 
     def _is_below_a_slug(self, path: str) -> bool:
         slug, slash, rest = path[1:].partition("/")
-        return bool(slash) and slug not in RESERVED and self._is_under_a_base("/" + rest)
+        return bool(slash) and slug not in RESERVED_SLUGS and self._is_under_a_base("/" + rest)
 
     def _is_under_a_base(self, path: str) -> bool:
         return any(path.startswith(base) and path[len(base) : len(base) + 1] in ("", "/") for base in self._bases)

@@ -3,7 +3,7 @@ import ipaddress
 import pytest
 from django.http import HttpResponse
 
-from keys.brands import RESERVED_SLUGS
+from keys.reserved import RESERVED_SLUGS
 from portal.middleware import BrandMiddleware
 from portal.urls import urlpatterns
 from tests import cast as casting
