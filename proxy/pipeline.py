@@ -145,10 +145,11 @@ async def answer_again(call: Call, worker: Worker, replay: Replay, asgi_send: Se
 
 
 async def abandon(call: Call, worker: Worker, problem: Problem | None) -> None:
-    """After a call that ended without being settled: everything it held is given back."""
+    """After a call that ended without being settled: everything it held is given back. Its name first, before the
+    client hears of it: who tries again at once must not be told that the call is still running."""
     if call.idempotency is not None:
         name, call.idempotency = call.idempotency, None
-        worker.own(worker.idempotency.forget(name, call.id))
+        await worker.idempotency.forget(name, call.id)
     hold, engine = call.known("hold"), call.known("engine")
     if hold is None or hold.charge is not None:
         return

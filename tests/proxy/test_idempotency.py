@@ -1,13 +1,16 @@
-"""The same call again under one Idempotency-Key: answered from record, or told to wait."""
+"""The same call again under one Idempotency-Key: answered import asyncio
+from record, or told to wait."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import httpx
 import pytest
 
 from keys import issuing
+from proxy.idempotency import Idempotency
 from tests.proxy.shop import Gateway
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -72,6 +75,19 @@ def test_a_call_that_failed_may_run_again(gateway: Gateway) -> None:
     assert gateway.chat(headers=headers).status_code == 429
     gateway.shop.grant(poor.organization, 10**9)
     assert gateway.chat(headers=headers).status_code == 200
+
+
+def test_a_failed_call_may_run_again_the_moment_its_answer_is_there(gateway: Gateway, monkeypatch) -> None:
+    """A 409 here would send a client that retries as it was told into the next wait."""
+    forget = Idempotency.forget
+
+    async def slowly(self: Idempotency, name: str, call_id: str) -> None:
+        await asyncio.sleep(0.1)
+        await forget(self, name, call_id)
+
+    monkeypatch.setattr(Idempotency, "forget", slowly)
+    headers = gateway.shop.customer().headers | {"idempotency-key": "impatient"}
+    assert [gateway.chat(model="aion-broken", headers=headers).status_code for _ in range(2)] == [502, 502]
 
 
 def test_a_revoked_key_gets_no_replay(gateway: Gateway) -> None:
