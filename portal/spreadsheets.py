@@ -15,6 +15,12 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What makes a spreadsheet program read a text as a formula (OWASP, CSV injection)."""
 
 
+class Number(str):
+    """The digits of an exact amount, perhaps with a sign: a number, so it is not escaped."""
+
+    __slots__ = ()
+
+
 class Download(StreamingHttpResponse):
     """A file of `rows` under `head`. Under ASGI its chunks are read in a thread, one by one; Django itself would read
     a plain iterator to its end first."""
@@ -45,6 +51,6 @@ def chunks(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[bytes
 
 def cell(value: Any) -> Any:
     """Texts that a spreadsheet would run get an apostrophe in front; numbers stay numbers, absent is empty."""
-    if isinstance(value, str) and value.startswith(FORMULA):
+    if isinstance(value, str) and not isinstance(value, Number) and value.startswith(FORMULA):
         return f"'{value}"
     return value

@@ -20,6 +20,7 @@ from portal.views import (
     requests,
     sessions,
     settings,
+    statements,
     usage,
 )
 
@@ -34,6 +35,7 @@ account: list[URLPattern] = [
     path("limits/live/", limits.limits_live, name="limits_live"),
     path("balance/", balance.balance, name="balance"),
     path("balance/code/", balance.promo, name="promo"),
+    path("balance/statements/", statements.statements_page, name="statements"),
     path("balance/add/", payments.top_up, name="top_up"),
     path("balance/payments/", payments.top_ups_page, name="top_ups"),
     path("balance/automatic/", payments.auto_top_up, name="auto_top_up"),

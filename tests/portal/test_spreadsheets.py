@@ -18,6 +18,10 @@ def test_other_cells_stay_as_they_are(value):
     assert spreadsheets.cell(value) == value
 
 
+def test_exact_amounts_are_numbers_below_nothing_too():
+    assert spreadsheets.cell(spreadsheets.Number("-0.000000001")) == "-0.000000001"
+
+
 def test_cells_come_back_as_they_went_in():
     given: list[list[object]] = [["a,b", 'say "x"', "two\nlines"], ["ö", "", 3]]
     text = b"".join(spreadsheets.chunks(("one", "two", "three"), given)).decode()

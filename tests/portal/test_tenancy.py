@@ -11,7 +11,7 @@ from tests import cast as casting
 
 NAMES = [str(pattern.name) for pattern in account]
 TAKES_A_KEY = {str(pattern.name) for pattern in account if "key" in pattern.pattern.converters}
-ABOUT_MONEY = {"promo", "top_up", "auto_top_up", "card", "billing_portal"}
+ABOUT_MONEY = {"promo", "top_up", "auto_top_up", "card", "billing_portal", "statements"}
 """Pages of those who look after money, which a developer does not."""
 MISSING_ORGANIZATION, MISSING_KEY = "org_22222222222222222222", "key_22222222222222222222"
 
