@@ -94,6 +94,13 @@ def is_set(*, model: Model, **terms: Unpack[Terms]) -> bool:
     return _same(_worded(model, None, timezone.now(), terms), standing) if standing else False
 
 
+def proposed(*, model: Model, **terms: Unpack[Terms]) -> tuple[Rate, list[str]]:
+    """Everybody's price of `model` as it would be, unsaved, and what about it looks like a slip. ValidationError as
+    set_price raises it."""
+    rate = _worded(model, None, timezone.now(), terms)
+    return rate, _slips(rate)
+
+
 def end_price(*, rate: Rate, actor: Actor, address: str | None = None) -> None:
     """The price in force ends now: a customer's own gives way to everybody's; without everybody's, calls are refused.
     ValidationError when it is not in force."""
