@@ -9,7 +9,7 @@ from typing import Any
 from celery import shared_task
 from django.utils import timezone
 
-from billing import alerts, auto_top_ups, expiry, reconcile, seals, stripe_events, upgrades
+from billing import alerts, auto_top_ups, expiry, price_announcements, reconcile, seals, stripe_events, upgrades
 from keys import publication
 from keys.connections import redis_client
 
@@ -42,6 +42,11 @@ def expire_grants(**_: Any) -> None:
 @shared_task
 def warn_of_expiry(**_: Any) -> None:
     expiry.warn(timezone.now())
+
+
+@shared_task
+def announce_prices(**_: Any) -> None:
+    price_announcements.run(timezone.now())
 
 
 @shared_task

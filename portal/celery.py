@@ -36,6 +36,7 @@ SCHEDULE: tuple[tuple[str, float], ...] = (
     ("billing.tasks.top_up_automatically", 15.0),
     ("billing.tasks.expire_grants", 60.0),
     ("billing.tasks.warn_of_expiry", 3600.0),
+    ("billing.tasks.announce_prices", 300.0),
     ("billing.tasks.forget_old_publications", 3600.0),
     ("proxy.tasks.forget_expired_conversations", 600.0),
 )

@@ -16,9 +16,11 @@ from django.core.mail import EmailMessage
 from django.db import transaction
 from django.template.loader import select_template
 
+from billing import notices
 from billing.models import Notice
 from keys.models import Membership, Role
 from portal import sites
+from portal.docs.pages import CHANGELOG, has_page
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,9 @@ def deliver(*, now: datetime, limit: int = BATCH) -> int:
             )
             if notice is None:
                 break
+            if notice.kind == notices.PRICES and not _still_true(notice):
+                done += 1
+                continue
             try:
                 _send(notice)
             except (OSError, SMTPException) as error:
@@ -49,6 +54,13 @@ def deliver(*, now: datetime, limit: int = BATCH) -> int:
             notice.save(update_fields=["sent_at"])
             done += 1
     return done
+
+
+def _still_true(notice: Notice) -> bool:
+    """A price may have been withdrawn while its notice waited."""
+    rates = notices.standing(notice)
+    notices.change(notice, rates)
+    return bool(rates)
 
 
 def _send(notice: Notice) -> None:
@@ -61,6 +73,7 @@ def _send(notice: Notice) -> None:
         "brand": brand,
         "currency": brand.currency,
         "notice": notice,
+        "changelog": sites.address_of(brand, "docs_page", CHANGELOG) if has_page(brand, CHANGELOG) else "",
         "address": sites.address_of(brand, "limits", organization.public_id),
         **notice.payload,
     }

@@ -17,6 +17,7 @@ from django.utils import timezone
 from billing import notices
 from keys import access
 from keys.models import Organization, Role
+from portal.docs.pages import CHANGELOG, has_page
 from portal.middleware import MemberRequest
 
 Rest = ParamSpec("Rest")
@@ -97,6 +98,7 @@ def page(
         ],
         "accounts": list(access.organizations_of(request.user, request.brand)[:ACCOUNTS_LISTED]),
         "may_issue": access.may(role, Role.DEVELOPER),
+        "has_changelog": has_page(organization.brand, CHANGELOG),
         "banner": notices.banner(organization, request.user, timezone.now()),
     }
     return render(request, template, {**shared, **(context or {})}, status=status)

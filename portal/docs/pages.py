@@ -35,19 +35,27 @@ PAGES = {
         Page("model-naming", "Model naming and compatibility", "Ids, aliases, features and accepted parameters."),
         Page("image-generation", "Image generation", "Pictures through the chat endpoint."),
         Page("tiers-and-limits", "Tiers and limits", "What each plan may use, and how answers tell what is left."),
+        Page("changelog", "Changelog", "Prices that are to change, and those that did."),
         Page("security", "Security", "Keeping keys safe."),
     )
 }
 USUAL = (
     *("quick-start", "authentication", "endpoints", "error-codes", "pricing", "tiers-and-limits", "examples"),
-    "security",
+    *("changelog", "security"),
 )
 """For a brand whose row names none."""
+
+
+CHANGELOG = "changelog"
 
 
 def pages_of(brand: Brand) -> list[Page]:
     """In the brand's order. A name that this release does not know is left out: `unknown` tells writers in time."""
     return [PAGES[name] for name in brand.docs_pages or USUAL if name in PAGES]
+
+
+def has_page(brand: Brand, name: str) -> bool:
+    return any(page.name == name for page in pages_of(brand))
 
 
 def unknown(names: Iterable[str]) -> list[str]:

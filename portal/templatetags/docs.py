@@ -11,13 +11,15 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
-from portal.docs import costs, examples, quality, refused, service, tables
+from portal.docs import changes, costs, examples, quality, refused, service, tables
 from portal.docs.pages import PAGES, pages_of
 from portal.docs.surface import Surface
 
 register = template.Library()
 
 TABLES = tables.TABLES | {
+    "prices-to-come": changes.prices_to_come,
+    "price-history": changes.price_history,
     "errors": refused.errors,
     "service-day": lambda surface: service.table(surface, "day"),
     "service-month": lambda surface: service.table(surface, "month"),
