@@ -168,12 +168,12 @@ class _House:
         keys: Sequence[ApiKey],
     ) -> Iterator[Gauge]:
         in_force, _ = limits.in_force(tuple(own), [_fact(each) for each in overrides], self.now_ms)
-        exceptions = {_place(override): override for override in overrides}
-        amounts = {_place(limit): limit.amount for limit in own}
+        amounts = {limits.place_of(limit): limit.amount for limit in own}
+        exceptions = {limits.place_overridden(override, amounts): override for override in overrides}
         for limit in in_force:
             if limit.is_shadow:
                 continue
-            place = _place(limit)
+            place = limits.place_of(limit)
             for gauge in self._bound(limit, keys, tier):
                 yield replace(gauge, override=exceptions.get(place), tier_amount=amounts.get(place))
 
@@ -204,10 +204,6 @@ class _House:
 
 def _unlocks(tier: Tier | None, model: Model) -> bool:
     return tier is None or tier.model_slugs is None or model.slug in tier.model_slugs
-
-
-def _place(limit: LimitRecord | LimitOverride) -> tuple[str, str, str, int | None]:
-    return limit.unit, "" if limit.unit == CONCURRENT else limit.window, limit.scope, limit.model_id
 
 
 def _fact(override: LimitOverride) -> dict[str, Any]:

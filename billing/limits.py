@@ -6,8 +6,8 @@ scope fields `o`, `k<key id>`, `m<model id>`; unit fields in UNIT_FIELDS; window
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -134,21 +134,50 @@ def in_force(
     limits: tuple[LimitRecord, ...], overrides: Sequence[Mapping[str, Any]], now_ms: int
 ) -> tuple[tuple[LimitRecord, ...], int | None]:
     """A tier's limits as they hold for one organization now, and until when that is so (None: for good). An override
-    stands in place of the limit of its unit, window, scope and model; where the tier has none, it is one more."""
+    stands in place of a limit of its unit, window, scope and model (`place_overridden`); where the tier has none, it is
+    one more."""
     running = [found for found in overrides if found["until_ms"] is None or now_ms < found["until_ms"]]
     if not running:
         return limits, None
-    kept = {_place(found): found for found in limits}
+    kept = {place_of(found): found for found in limits}
     for found in running:
         record = LimitRecord(**{name: found[name] for name in ("unit", "window", "scope", "model_id", "amount")})
-        place = _place(record)
+        place = place_overridden(record, kept)
         known = kept.get(place)
         kept[place] = record if known is None else msgspec.structs.replace(known, amount=record.amount)
     return tuple(kept.values()), min((f["until_ms"] for f in running if f["until_ms"] is not None), default=None)
 
 
-def _place(limit: LimitRecord) -> tuple[str, str, str, int | None]:
-    return limit.unit, "" if limit.unit == CONCURRENT else limit.window, limit.scope, limit.model_id
+Place = tuple[str, str, str, int | None, bool]
+"""Where a tier has at most one limit: unit, window ("" of concurrent ones), scope, model, whether an allotment."""
+
+
+class Placed(Protocol):
+    """A limit, or an exception to one."""
+
+    @property
+    def unit(self) -> str: ...
+    @property
+    def window(self) -> str: ...
+    @property
+    def scope(self) -> str: ...
+    @property
+    def model_id(self) -> int | None: ...
+
+
+def place_of(limit: LimitRecord) -> Place:
+    return _place(limit, limit.is_allotment)
+
+
+def place_overridden(override: Placed, known: Container[Place]) -> Place:
+    """Of a tier's allotment and its ceiling on one counter, an exception changes the ceiling; the allotment where it
+    is alone."""
+    ceiling, allotment = _place(override, False), _place(override, True)
+    return allotment if ceiling not in known and allotment in known else ceiling
+
+
+def _place(limit: Placed, is_allotment: bool) -> Place:
+    return limit.unit, "" if limit.unit == CONCURRENT else limit.window, limit.scope, limit.model_id, is_allotment
 
 
 class Shadow(NamedTuple):

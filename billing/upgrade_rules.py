@@ -10,7 +10,7 @@ and the progress bars people see use the same `judge`, so what is shown is what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from typing import Any, Literal, NamedTuple
 
@@ -203,13 +203,15 @@ def _utilisation(condition: Utilisation, facts: Facts) -> Progress:
 
 
 def _is_busy(condition: Utilisation, facts: Facts, day: date) -> bool:
-    """In integers: used · 100 ≥ limit · percent. A tier without a daily limit in a unit cannot be used up in it."""
-    used = facts.days.get(day, DayUse())
-    return any(
-        getattr(used, unit) * 100 >= facts.daily_limits[unit] * condition.percent
-        for unit in condition.of
-        if facts.daily_limits.get(unit, 0) > 0
-    )
+    use = facts.days.get(day, DayUse())
+    return share_used(condition.of, use._asdict(), facts.daily_limits) >= condition.percent
+
+
+def share_used(units: Iterable[str], use: Mapping[str, int], daily_limits: Mapping[str, int]) -> int:
+    """Of a day's limits in `units` the one that was used most, in whole percent rounded down. A tier without a daily
+    limit in a unit cannot be used up in it."""
+    found = (use[unit] * 100 // daily_limits[unit] for unit in units if daily_limits.get(unit, 0) > 0)
+    return max(found, default=0)
 
 
 def _active_days(condition: ActiveDays, facts: Facts) -> Progress:

@@ -11,7 +11,7 @@ from billing import money, upgrade_facts, upgrades
 from billing.gauges import Gauge, Reading
 from billing.limits import CONCURRENT
 from billing.models import Payer, Tier, TierChange, TierLimit
-from billing.upgrade_rules import COOL_DOWN, Progress, Utilisation
+from billing.upgrade_rules import COOL_DOWN, Progress, Utilisation, share_used
 from keys.models import Brand, Organization
 
 GROUPS_MAX = 10
@@ -176,22 +176,12 @@ def way_up(organization: Organization, reading: Reading, tiers: Sequence[Tier]) 
     judged = upgrades.standing_judgement(organization, reading.at)
     if judged is None or judged[0].to_tier.pk != above.pk:
         return Way(above, [], None)
-    used = max(
-        (_used_today(asks.of, reading) for asks in judged[0].rule.all if isinstance(asks, Utilisation)), default=0
-    )
+    daily = upgrade_facts.daily_limits([mine])[mine.id]
+    asked = [asks.of for asks in judged[0].rule.all if isinstance(asks, Utilisation)]
+    used = max((share_used(units, reading.today, daily) for units in asked), default=0)
     conditions = [_condition(progress, used, brand.currency) for progress in judged[1].conditions]
     today = upgrade_facts.day_before(reading.at, brand) + timedelta(days=1)
     return Way(above, conditions, upgrade_facts.moment_after(today, brand))
-
-
-def _used_today(units: Iterable[str], reading: Reading) -> int:
-    """In percent of the tier's own daily limits, as the rule has it: without exceptions of this account."""
-    amounts = [(gauge.used, gauge.tier_amount) for gauge in reading.included() if _is_daily(gauge, units)]
-    return max((used * 100 // amount for used, amount in amounts if amount), default=0)
-
-
-def _is_daily(gauge: Gauge, units: Iterable[str]) -> bool:
-    return gauge.limit.window == "day" and gauge.limit.unit in units
 
 
 def _condition(progress: Progress, used_today: int, currency: str) -> Condition:

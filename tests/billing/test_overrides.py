@@ -10,8 +10,8 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from billing import ladder, limits, overrides
-from billing.models import LimitOverride, Tier
+from billing import gauges, ladder, limits, overrides
+from billing.models import LimitOverride, Tier, TierLimit
 from billing.snapshot import LimitRecord
 from keys import records
 from keys.models import AuditEvent
@@ -115,4 +115,29 @@ def test_what_is_in_force_is_pure_and_keeps_what_nobody_changed():
         ("requests", 9, False),
         ("tokens", 7, True),
         ("credits", 3, False),
+    ]
+
+
+def test_an_exception_changes_the_ceiling_and_leaves_the_allotment_beside_it():
+    ceiling, allotment = record(5_000, "tokens"), record(1_000, "tokens", is_allotment=True)
+    for tier in ((ceiling, allotment), (allotment, ceiling)):
+        found, _ = limits.in_force(tier, (said(9, None, "concurrent", "minute"),), 0)
+        assert found[:2] == tier, "an exception to another limit changes neither"
+        found, _ = limits.in_force(tier, (said(7_000, None, "tokens"),), 0)
+        assert {(one.amount, one.is_allotment) for one in found} == {(7_000, False), (1_000, True)}
+
+
+def test_the_gauge_of_the_ceiling_shows_the_exception_and_that_of_the_allotment_does_not(organization):
+    tier = Tier(
+        brand=organization.brand, rank=1, slug="pro", name="Pro", payer="included_then_prepaid", is_default=True
+    )
+    ladder.save_tier(tier, actor="test")
+    for amount, is_allotment in ((5_000, False), (1_000, True)):
+        fields = {"unit": "tokens", "window": "day", "amount": amount, "is_allotment": is_allotment}
+        ladder.save_limit(TierLimit(tier=tier, **fields), actor="test")
+    override = put(organization, unit="tokens", amount=7_000)
+    found = gauges.of(organization, tier, timezone.now()).gauges
+    assert [(one.limit.amount, one.tier_amount, one.override) for one in found] == [
+        (7_000, 5_000, override),
+        (1_000, 1_000, None),
     ]

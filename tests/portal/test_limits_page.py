@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisGone
 from billing import alerts, ladder, overrides, upgrade_facts, upgrades
 from billing.models import AlertPreference, Notice, Payer, Tier, TierLimit, UsageDay
 from billing.windows import window_at
-from keys import issuing
+from keys import issuing, organizations
 from keys.caller import shard_of
 from portal import notify
 from tests import cast as casting
@@ -391,3 +391,13 @@ def test_putting_away_what_is_not_there_does_nothing(climb, asked):
     )
     assert answer["Location"] == f"/{climb.organization.public_id}/limits/"
     assert "You moved up" in limits_page(climb)
+
+
+@pytest.mark.parametrize("pays", ["further", "prepaid"])
+def test_what_today_comes_to_counts_as_the_rule_does_whoever_pays(climb, redis_connection, pays):
+    if pays == "further":
+        organizations.change(organization=climb.organization, actor="operator", is_further=True)
+    else:
+        Tier.objects.filter(brand=climb.brand).update(payer=Payer.PREPAID)
+    count(redis_connection, climb.organization, "day", o_req_p=500)
+    assert "today stands at 50 %" in limits_page(climb)
