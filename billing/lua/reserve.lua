@@ -173,18 +173,26 @@ local function choose(asked, all, needs, least, wanted, most)
       break
     end
   end
-  return best, granted, mildest and mildest.reply
+  return best, granted, mildest
 end
 
+-- A taken slot is free as soon as a call ends; where none is given at all it never is.
 local function slots_taken(asked)
+  local longest = nil
   for n = 1, #asked.slots do
     local name, most = asked.slots[n][1], asked.slots[n][2]
     local running = redis.call('ZCOUNT', name, '(' .. text(now), '+inf')
     if running >= most then
-      return {'NO', now, 1, -n, most > 0 and 'in_flight' or 'exhausted', text(most), '0', text(running), 0, '1'}
+      local state, rank = 'in_flight', 0
+      if most <= 0 then
+        state, rank = 'exhausted', NEVER
+      end
+      if longest == nil or rank > longest.rank then
+        longest = {rank = rank, reply = {'NO', now, 1, -n, state, text(most), '0', text(running), 0, '1'}}
+      end
     end
   end
-  return nil
+  return longest
 end
 
 -- What is held on each judged counter, of `needed` by unit; fails before any write when one has no room in its int64.
@@ -314,15 +322,14 @@ local function reserve(entry)
   if #all.unseeded > 0 then
     return {'UNSEEDED', now, all.unseeded}
   end
-  local refused = slots_taken(asked)
-  if refused then
-    return refused
-  end
   local wanted, least, needs = entry[6], entry[7], entry[8]
   local most = needs_at(needs, wanted)
+  local taken = slots_taken(asked)
   local number, granted, worst = choose(asked, all, needs, least, wanted, most)
-  if number == nil then
-    return worst
+  if taken and (number ~= nil or taken.rank >= worst.rank) then
+    return taken.reply
+  elseif number == nil then
+    return worst.reply
   end
   local needed = granted == wanted and most or needs_at(needs, granted)
   return hold(shard, call_id, asked, all, needed, number, granted, entry[9], entry[11])

@@ -114,12 +114,18 @@ class Oracle:
         return (None if refusing else granted), refusing
 
     def reserve(self, call_id: str, asked: Asked, now: int) -> tuple[str, Any]:
-        """("OK", (plan, granted)), ("slot", number) or ("NO", {plan: refusing})."""
-        for number, (scope, limit) in enumerate(asked.slots, start=1):
-            if sum(scope in hold.scopes and hold.deadline > now for hold in self.holds.values()) >= limit:
-                return "slot", number
+        """("OK", (plan, granted)), ("slot", number) or ("NO", {plan: refusing}). Of a taken slot and a limit the one
+        that lasts longer: a slot passes with a call, and never where there are none."""
+        taken = self.taken(asked, now)
         answers = [self.judged(asked, number, now) for number in range(len(asked.plans))]
         fitting = [(granted, number) for number, (granted, _) in enumerate(answers) if granted is not None]
+        passing = any(
+            all(is_in_flight and (not place or asked.counters[place - 1][0] != "minute") for place, is_in_flight in own)
+            for granted, own in answers
+            if granted is None
+        )
+        if taken and (fitting or passing or not asked.slots[taken - 1][1]):
+            return "slot", taken
         if not fitting:
             return "NO", {number: refusing for number, (_, refusing) in enumerate(answers)}
         full = [number for granted, number in fitting if granted == asked.wanted]
@@ -128,6 +134,12 @@ class Oracle:
         assert granted is not None
         self.hold(call_id, asked, number, granted, now)
         return "OK", (number, granted)
+
+    def taken(self, asked: Asked, now: int) -> int | None:
+        for number, (scope, limit) in enumerate(asked.slots, start=1):
+            if sum(scope in hold.scopes and hold.deadline > now for hold in self.holds.values()) >= limit:
+                return number
+        return None
 
     def hold(self, call_id: str, asked: Asked, number: int, granted: int, now: int) -> None:
         asks_money = asked.plans[number][0]

@@ -182,6 +182,34 @@ async def test_a_minute_says_when_there_is_room_again(stage):
         assert 30_000 < wait_ms <= 60_000 + 31_000  # the second of the two has faded by half a minute after
 
 
+async def test_of_full_slots_and_a_used_up_month_the_month_is_named(stage):
+    """What a retry helps with is named only where a retry helps."""
+    limits = (limit("concurrent", "minute", 1), limit("requests", "month", 2))
+    async with stage(*limits) as s:
+        await s.settle(await s.reserve())
+        await s.admission.drain(5)
+        running = await s.reserve()
+        with pytest.raises(Refused) as refused:
+            await s.reserve()
+        assert refused.value.refusal.reason == "concurrency", "the month is held by the one that runs, as the slot is"
+        s.caller = with_overrides(s.caller, override("requests", "month", 1))
+        publish(s.sync, s.caller, s.snapshot)
+        with pytest.raises(Refused) as refused:
+            await s.reserve()
+        refusal = refused.value.refusal
+        assert (refusal.name, refusal.reason) == ("organization.requests.month", "insufficient_quota")
+        await s.settle(running)
+        await s.admission.drain(5)
+        assert s.nothing_is_held()
+
+
+async def test_where_no_call_is_let_run_nothing_else_is_named(stage):
+    async with stage(limit("concurrent", "minute", 0), limit("requests", "day", 0)) as s:
+        with pytest.raises(Refused) as refused:
+            await s.reserve()
+        assert (refused.value.refusal.name, refused.value.refusal.exhausted) == ("organization.concurrent", True)
+
+
 async def test_slots_of_key_and_organization_are_counted_apart(stage):
     async with stage(limit("concurrent", "minute", 3), limit("concurrent", "minute", 2, "key")) as s:
         other = dataclasses.replace(s.caller, key_id=12)
