@@ -1,4 +1,5 @@
-"""What billing adds to keys' records: a brand's snapshot, the tier an organization stands on, and its exceptions."""
+"""What billing adds to keys' records: a brand's snapshot, the tier an organization stands on, and its exceptions.
+And it hears of revoked keys."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ class BillingConfig(AppConfig):
     name = "billing"
 
     def ready(self) -> None:
-        from billing import catalogue, ladder, overrides
-        from keys import publication, records
+        from billing import catalogue, ladder, overrides, webhook_deliveries
+        from keys import issuing, publication, records
 
         publication.register(publication.BRAND, catalogue.render)
         for name, sql in (ladder.ORGANIZATION_FACTS | overrides.ORGANIZATION_FACTS).items():
             records.register_organization_fact(name, sql)
+        issuing.when_revoked(webhook_deliveries.key_revoked)

@@ -12,7 +12,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from billing import ledger, notices, upgrade_rules
+from billing import ledger, notices, upgrade_rules, webhook_deliveries
 from billing.choices import reach
 from billing.models import (
     FirstAccount,
@@ -110,6 +110,8 @@ def _tell(change: TierChange) -> None:
     payload = {"from": change.from_tier.name, "to": change.to_tier.name, "is_up": is_up, "reason": change.reason}
     once = f"tier-changed:{change.pk}"
     notices.tell(organization=change.organization, kind="tier_changed", once=once, payload=payload)
+    data = {"from": change.from_tier.slug, "to": change.to_tier.slug, "is_up": is_up}
+    webhook_deliveries.record(change.organization, "tier.changed", data)
 
 
 def welcome(*, organization: Organization, actor: Actor, address: str | None = None) -> None:

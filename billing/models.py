@@ -18,6 +18,7 @@ from billing.payment_models import TopUp
 from billing.reading_models import EngineFinding, EngineReading
 from billing.telling_models import AlertPreference, LimitAlert, NoticesSeen
 from billing.wallet_models import Grant, GrantEnd, LedgerSeal, LedgerSealPart, PromoClaim, PromoCode, WalletMark
+from billing.webhook_models import WebhookDelivery, WebhookEndpoint
 from billing.windows import month_of_day
 from keys.models import Brand, Organization, User
 
@@ -41,6 +42,8 @@ __all__ = [
     "Unit",
     "UpgradeNight",
     "WalletMark",
+    "WebhookDelivery",
+    "WebhookEndpoint",
     "Window",
 ]  # words and tables of this room that have a module of their own
 

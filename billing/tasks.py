@@ -9,7 +9,18 @@ from typing import Any
 from celery import shared_task
 from django.utils import timezone
 
-from billing import alerts, auto_top_ups, expiry, price_announcements, reconcile, seals, stripe_events, upgrades
+from billing import (
+    alerts,
+    auto_top_ups,
+    expiry,
+    price_announcements,
+    reconcile,
+    seals,
+    stripe_events,
+    upgrades,
+    webhook_balances,
+    webhook_deliveries,
+)
 from keys import publication
 from keys.connections import redis_client
 
@@ -78,3 +89,18 @@ def ask_stripe(**_: Any) -> None:
 @shared_task
 def top_up_automatically(**_: Any) -> None:
     auto_top_ups.run(timezone.now())
+
+
+@shared_task
+def send_webhooks(**_: Any) -> None:
+    webhook_deliveries.send_due()
+
+
+@shared_task
+def look_at_balances(**_: Any) -> None:
+    webhook_balances.look()
+
+
+@shared_task
+def forget_old_deliveries(**_: Any) -> None:
+    webhook_deliveries.forget(timezone.now())

@@ -8,7 +8,7 @@ Redis is away, and the sweeper applies the change as soon as it is back.
 from __future__ import annotations
 
 import secrets as randomness
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from ipaddress import ip_network
@@ -23,6 +23,7 @@ from keys import audit, publication, tokens
 from keys.audit import Actor
 from keys.models import ApiKey, Brand, Organization, Scope
 
+_when_revoked: list[Callable[[ApiKey], None]] = []
 CHANGEABLE = ("name", "scopes", "model_slugs", "cidrs", "limits", "expires_at")
 SCOPES = tuple(scope.value for scope in Scope)
 CIDRS_MAX = 100
@@ -135,6 +136,13 @@ def change(*, key: ApiKey, actor: Actor, address: str | None = None, **values: A
     return version
 
 
+def when_revoked(listener: Callable[[ApiKey], None]) -> None:
+    """Have `listener` called with each key that is revoked, once, in the transaction that revokes it: what it writes
+    stands exactly when the revocation does."""
+    if listener not in _when_revoked:
+        _when_revoked.append(listener)
+
+
 def revoke(*, key: ApiKey, actor: Actor, address: str | None = None) -> publication.Version:
     """For good. Every request that starts after this returned is refused, when the version says applied. Revoking
     twice changes nothing, and applies what the first time could not."""
@@ -145,6 +153,8 @@ def revoke(*, key: ApiKey, actor: Actor, address: str | None = None) -> publicat
             locked.save(update_fields=["revoked_at"])
             version = publication.record(publication.KEY, locked.id)
             audit.note("key.revoked", locked.public_id, actor=actor, organization=locked.organization, address=address)
+            for listener in _when_revoked:
+                listener(locked)
         else:
             version = publication.again(publication.KEY, locked.id, locked.version)
     key.revoked_at, key.version = locked.revoked_at, version

@@ -41,13 +41,14 @@ SECTIONS = {
     "balance": "Balance",
     "requests": "Requests",
     "members": "Members",
+    "webhooks": "Webhooks",
     "activity": "Activity",
     "settings": "Settings",
 }
 """In the order of the navigation. The name of a section is the name of its URL and of its icon."""
 
 
-NEEDS = {"activity": Role.ADMIN}
+NEEDS = {"activity": Role.ADMIN, "webhooks": Role.ADMIN}
 """Sections that not every member sees."""
 
 

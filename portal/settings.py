@@ -127,6 +127,11 @@ X_FRAME_OPTIONS = "DENY"
 SECURE_REFERRER_POLICY = "same-origin"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1_000_000
 
+# Where webhooks of customers may go besides https at public addresses (billing/webhook_sending.py)
+
+WEBHOOK_NETWORKS = env.networks("WEBHOOK_NETWORKS")
+WEBHOOK_HTTP = env.flag("WEBHOOK_HTTP", default=False)
+
 # The pages
 
 INSTALLED_APPS = [

@@ -57,6 +57,7 @@ RULES = {
     "top_up": Rule("payments", address="30/h", person="20/h"),
     "card": Rule("cards", address="20/h", person="10/h"),
     "promo": Rule("codes", address="30/h", person="10/h"),
+    "webhook": Rule("changes of webhooks", address="240/h", person="120/h"),
     "key_new": Rule("new keys", address="120/h", person="60/h"),
     "key_rotate": Rule("new keys", address="120/h", person="60/h"),
 }

@@ -36,6 +36,14 @@ ACTIONS = {
     "organization.suspended": "suspended the account",
     "organization.tier_changed": "changed the tier",
     "organization.alerts_chosen": "changed at which shares of a limit to be written to",
+    "webhook.added": "added a webhook endpoint",
+    "webhook.changed": "changed a webhook endpoint",
+    "webhook.removed": "removed a webhook endpoint",
+    "webhook.rotated": "rotated a webhook's secret",
+    "webhook.sent_again": "sent an event to a webhook endpoint again",
+    "webhook.tested": "sent a test to a webhook endpoint",
+    "webhook.turned_off": "turned a webhook endpoint off",
+    "webhook.turned_on": "turned a webhook endpoint on",
 }
 SUBJECTS = {
     "balance": "Balance",
@@ -45,6 +53,7 @@ SUBJECTS = {
     "limit": "Limits",
     "member": "Members",
     "organization": "Account",
+    "webhook": "Webhooks",
 }
 """What events are about, by the first word of their action."""
 PAGE = 500

@@ -23,6 +23,7 @@ from portal.views import (
     statements,
     usage,
 )
+from portal.views import webhooks as webhooks_out
 
 account: list[URLPattern] = [
     path("", home.overview, name="overview"),
@@ -43,6 +44,10 @@ account: list[URLPattern] = [
     path("balance/stripe/", payments.billing_portal, name="billing_portal"),
     path("requests/", requests.requests, name="requests"),
     path("activity/", activity.activity, name="activity"),
+    path("webhooks/", webhooks_out.webhooks, name="webhooks"),
+    path("webhooks/new/", webhooks_out.webhook_new, name="webhook_new"),
+    path("webhooks/<slug:endpoint>/", webhooks_out.webhook, name="webhook"),
+    path("webhooks/<slug:endpoint>/rotate/", webhooks_out.webhook_rotate, name="webhook_rotate"),
     path("settings/", settings.settings, name="settings"),
     path("members/", people.members, name="members"),
     path("members/invite/", people.member_invite, name="member_invite"),

@@ -2,6 +2,30 @@
 and published like any other change; money and usage are read-only; no page shows an engine's key or a header's value.
 """
 
-from billing.admin import books, calls, engines, ladder, models, operation, payments, prices, promo_codes, telling
+from billing.admin import (
+    books,
+    calls,
+    engines,
+    ladder,
+    models,
+    operation,
+    payments,
+    prices,
+    promo_codes,
+    telling,
+    webhooks,
+)
 
-__all__ = ["books", "calls", "engines", "ladder", "models", "operation", "payments", "prices", "promo_codes", "telling"]
+__all__ = [
+    "books",
+    "calls",
+    "engines",
+    "ladder",
+    "models",
+    "operation",
+    "payments",
+    "prices",
+    "promo_codes",
+    "telling",
+    "webhooks",
+]

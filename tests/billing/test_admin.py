@@ -43,6 +43,7 @@ from billing.models import (
 )
 from billing.payment_models import AutoTopUp, Reversal, StripeAccount, StripeCustomer, StripeEvent, TopUp
 from billing.telling_models import AlertPreference, LimitAlert, NoticesSeen
+from billing.webhook_models import WebhookDelivery, WebhookEndpoint
 from keys import sealing
 from keys.connections import redis_client
 from keys.models import AuditEvent
@@ -76,7 +77,7 @@ MACHINES = [
         "tierchange",
     ),
     *("journalshard", "journalwriter", "workerlease", "deadletter", "notice"),
-    *("enginefinding", "enginereading", "upgradenight"),
+    *("enginefinding", "enginereading", "upgradenight", "webhookendpoint", "webhookdelivery"),
 ]
 """What no form writes."""
 
@@ -111,6 +112,10 @@ def pay_and_tell(who: Customer) -> None:
         used=1,
     )
     NoticesSeen.objects.create(organization=organization, user=cast.person(), last_notice_id=1)
+    hook = WebhookEndpoint.objects.create(
+        organization=organization, url="https://x.example/", events=[], secret_sealed=sealing.seal_text(SECRET)
+    )
+    WebhookDelivery.objects.create(endpoint=hook, event_id="evt_1", event="key.revoked", body="{}")
     FirstAccount.objects.create(brand=who.brand, mailbox="a@example.com", organization=organization)
 
 
@@ -184,6 +189,7 @@ def test_every_list_and_every_row_opens_and_shows_no_secret(browser, name):
         assert SECRET not in shown
         assert HUSH not in shown
         assert bytes(Engine.objects.get().api_key_sealed or b"").decode() not in shown
+        assert WebhookEndpoint.objects.get().secret_sealed not in shown
 
 
 @pytest.mark.parametrize("name", MACHINES)

@@ -3,6 +3,8 @@
 import pytest
 from django.urls import URLPattern, reverse
 
+from billing import webhook_endpoints
+from billing.webhook_models import WebhookEndpoint
 from keys import issuing
 from keys.models import Role
 from portal.pages import SECTIONS
@@ -10,18 +12,26 @@ from portal.urls import account, urlpatterns
 from tests import cast as casting
 
 NAMES = [str(pattern.name) for pattern in account]
+TAKES_AN_ENDPOINT = {str(pattern.name) for pattern in account if "endpoint" in pattern.pattern.converters}
 TAKES_A_KEY = {str(pattern.name) for pattern in account if "key" in pattern.pattern.converters}
+EVENTS = ["key.revoked"]
 ABOUT_MONEY = {"promo", "top_up", "auto_top_up", "card", "billing_portal", "statements"}
 """Pages of those who look after money, which a developer does not."""
 MISSING_ORGANIZATION, MISSING_KEY = "org_22222222222222222222", "key_22222222222222222222"
+MISSING_ENDPOINT = "hook_22222222222222222222"
 
 
 def address(name, organization, key):
+    """An endpoint's page: of the one there is."""
+    if name in TAKES_AN_ENDPOINT:
+        return reverse(name, args=[organization, WebhookEndpoint.objects.get().public_id])
     return reverse(name, args=[organization, key] if name in TAKES_A_KEY else [organization])
 
 
 @pytest.fixture
 def key(cast) -> str:
+    """And an endpoint, for the pages that take one."""
+    webhook_endpoints.add(organization=cast.organization, url="https://x.example/", events=EVENTS, actor="tests")
     return str(issuing.issue(organization=cast.organization, name="server", actor=cast.owner).key.public_id)
 
 
@@ -51,6 +61,23 @@ def test_a_key_of_one_account_is_not_under_the_other(cast, key, name):
     assert casting.browser_of(cast.owner).get(address(name, cast.elsewhere.public_id, key)).status_code == 404
 
 
+@pytest.mark.parametrize("name", sorted(TAKES_AN_ENDPOINT))
+@pytest.mark.parametrize("method", ["get", "post"])
+def test_an_endpoint_is_under_its_own_account_only(cast, key, name, method):
+    """Neither for a stranger under an account of theirs, nor for who belongs to both."""
+    endpoint = WebhookEndpoint.objects.get()
+    casting.join(cast.owner, cast.elsewhere, Role.OWNER)
+    for person in (cast.stranger, cast.owner):
+        ask = getattr(casting.browser_of(person), method)
+        answer, missing = (
+            ask(reverse(name, args=[cast.elsewhere.public_id, public_id]), {"act": "remove"})
+            for public_id in (endpoint.public_id, MISSING_ENDPOINT)
+        )
+        assert (answer.status_code, missing.status_code) == (404, 404)
+        assert casting.text_of(answer) == casting.text_of(missing)
+    assert WebhookEndpoint.objects.get() == endpoint
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_nobody_signed_in_is_asked_to(client, cast, key, name):
     path = address(name, cast.organization.public_id, key)
@@ -65,7 +92,10 @@ def test_a_former_member_is_a_stranger(cast, key, name):
 
 
 DEVELOPERS_ONLY = {"key_new", "key_rotate", "key_revoke"}
-ADMINS_ONLY = {"activity", "member_invite", "member_role", "invitation_resend", "invitation_revoke"}
+ADMINS_ONLY = {
+    *("activity", "member_invite", "member_role", "invitation_resend", "invitation_revoke"),
+    *("webhooks", "webhook_new", "webhook", "webhook_rotate"),
+}
 OWNERS_ONLY = {"member_hand_over"}
 
 
