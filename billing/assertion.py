@@ -146,6 +146,8 @@ class Assertion:
             try:
                 await self._lease_late()
                 is_open = await self.watch()
+            except replay.ReplayBusy as busy:
+                log.warning("this worker acknowledges nothing before dead workers' calls are brought in: %s", busy)
             except (StoreUnavailable, ShardLost, psycopg.Error, PoolTimeout, OSError) as error:
                 log.debug("the shards cannot be watched: %s", error)
             except Exception:

@@ -28,7 +28,7 @@ import redis
 from django.conf import settings
 from django.db import connection, transaction
 
-from billing import replay, script, shard_leases, worker_leases
+from billing import remains, replay, script, shard_leases, worker_leases
 from billing.models import JournalShard
 from billing.script import SyncRedis
 from keys import publication
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 ABANDONED_MS: Final = 60_000
 """A rebuild whose token is older than this has lost its process; another begins again. On its own host that is seen at
 once."""
+HINDERED_SECONDS: Final = 1.0
 NAMES_PER_STEP: Final = 500
 HOLDS_PER_STEP: Final = 100
 
@@ -81,7 +82,11 @@ def ensure_epochs(client: SyncRedis, *, shards: Iterable[int] = range(SHARDS)) -
     waiting = _waiting(client, numbers)
     if not waiting:
         return []
-    _bring_in(client, waiting)
+    try:
+        _bring_in(client, waiting)
+    except replay.ReplayBusy as busy:
+        log.warning("no shard is opened before dead workers' calls are brought in: %s", busy)
+        return []
     opened = _through(OPENING, _acknowledged(waiting))
     if opened:
         log.warning("opened an epoch of shards %s", opened)
@@ -89,7 +94,7 @@ def ensure_epochs(client: SyncRedis, *, shards: Iterable[int] = range(SHARDS)) -
 
 
 def _bring_in(client: SyncRedis, waiting: Sequence[Shard]) -> None:
-    """What dead workers of this host left. Where there is no folder, nobody left anything."""
+    """What dead workers of this host left. Where there is no folder, nobody left anything. ReplayBusy."""
     if settings.WAL_DIR.is_dir():
         replay.bring_in(client, settings.WAL_DIR, {shard.number: shard.token for shard in waiting})
 
@@ -102,6 +107,14 @@ def awaited(client: SyncRedis) -> list[str]:
         with suppress(RebuildLost):  # opened meanwhile
             silent.update(shard.step("acks", shard.token, workers)[2])
     return sorted(silent)
+
+
+def hindered_by(client: SyncRedis) -> str:
+    """While shards wait: the process of this host that keeps dead workers' calls from being brought in, its id or
+    "unknown". Empty: none does."""
+    if not settings.WAL_DIR.is_dir() or not _waiting(client, range(SHARDS)):
+        return ""
+    return remains.replayer(settings.WAL_DIR, HINDERED_SECONDS)
 
 
 def _prepare(client: SyncRedis, numbers: Sequence[int]) -> None:

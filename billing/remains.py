@@ -12,7 +12,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +26,7 @@ from keys.caller import shard_of
 
 LOCK_NAME: Final = "replay.lock"
 POLL_SECONDS: Final = 0.05
+PID_BYTES_MAX: Final = 20
 
 
 class _Named(msgspec.Struct):
@@ -153,16 +154,44 @@ def is_dead(folder: Path, worker: str) -> bool:
 @contextmanager
 def alone(folder: Path, wait_seconds: float = 0.0) -> Iterator[bool]:
     """One replayer per host: False when another is at work, and still is after `wait_seconds`. A folder that takes no
-    file (read-only, full) is locked itself: what lies in it can be read all the same. OSError: there is none."""
+    file (read-only, full) is locked itself: what lies in it can be read all the same. Its holder's death frees the
+    lock. OSError: there is no folder."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield _locked(descriptor, time.monotonic() + wait_seconds)
+        is_ours = _locked(descriptor, time.monotonic() + wait_seconds)
+        if is_ours:
+            _sign(descriptor)
+        yield is_ours
     finally:
         os.close(descriptor)
+
+
+def replayer(folder: Path, wait_seconds: float) -> str:
+    """Who is at work in `alone`, and still is after `wait_seconds`: its process id, "unknown" where the lock could not
+    be signed; empty: nobody. Makes no file: whoever looks may be another user. OSError: there is no folder."""
+    try:
+        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _locked(descriptor, time.monotonic() + wait_seconds):
+            return ""
+        with suppress(OSError):
+            return os.pread(descriptor, PID_BYTES_MAX, 0).decode("ascii", "replace").strip() or "unknown"
+        return "unknown"
+    finally:
+        os.close(descriptor)
+
+
+def _sign(descriptor: int) -> None:
+    """For whoever wants to know whom the others wait for. A disk that takes nothing is no reason not to work."""
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
 
 
 def _locked(descriptor: int, until: float) -> bool:

@@ -49,6 +49,11 @@ _CALL_ID: Final = re.compile(r"^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$")
 _T = TypeVar("_T")
 
 
+class ReplayBusy(Exception):
+    """Another process of this host is at the dead workers' files, and does not end: busy, or stopped. What they left is
+    not known to be in Redis, so no shard may open on it."""
+
+
 class Replayed(NamedTuple):
     """`settled`: calls sent to Redis in this turn; `left`: calls that are not booked yet; `retired`: files."""
 
@@ -103,10 +108,10 @@ def _deleted(dead: remains.Remains) -> bool:
 def bring_in(client: SyncRedis, folder: Path, tokens: Mapping[int, str]) -> int:
     """During a rebuild: what dead workers of this host settled or sent to engines, and Redis lost, back into the shards
     that wait with these tokens. How many calls were brought in. When another process of this host is at it, this waits
-    for that one."""
+    for that one. ReplayBusy: in vain, and nothing can be said of those files; to be tried again before an opening."""
     with remains.alone(folder, BRING_IN_SECONDS_MAX) as is_ours:
         if not is_ours:
-            return 0
+            raise ReplayBusy(f"process {remains.replayer(folder, 0) or 'unknown'} is at the files in {folder}")
         with remains.dead(folder) as found:
             return sum(_brought_in(client, each.calls(), tokens) for each in found)
 

@@ -224,6 +224,13 @@ def no_rebuild_waits() -> Findings:
             f" {lease.expires_at:%H:%M:%S %Z} unless it renews its lease.",
             f"See that worker's log, and that {lease.folder} on {lease.host} can be read; or end the worker.",
         )
+    process = rebuild.hindered_by(redis_client())
+    if process:
+        yield problem(
+            f"Calls are refused while process {process} is at the files of dead workers in {settings.WAL_DIR}: no shard"
+            " of Redis opens before what they charged is brought in.",
+            "If it takes longer than some seconds, that process is stopped: let it go on (kill -CONT), or end it.",
+        )
 
 
 def workers_left_nothing_behind() -> Findings:

@@ -4,7 +4,7 @@ import asyncio
 import errno
 import os
 import subprocess
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import psycopg_pool
 import pytest
@@ -449,6 +449,48 @@ async def test_a_folder_that_cannot_be_written_does_not_hold_up_a_rebuild(stage,
         assert await opened(redis_connection) == list(range(64))
         monkeypatch.undo()
         await s.admission.void(hold)
+
+
+@contextmanager
+def held_by_somebody(folder):
+    """The replayers' lock, as a process of this host holds it that was stopped at its work."""
+    with remains.alone(folder) as is_ours:
+        assert is_ours
+        yield
+
+
+async def test_no_shard_opens_before_the_dead_workers_files_are_brought_in(stage, redis_connection, monkeypatch):
+    monkeypatch.setattr(replay, "BRING_IN_SECONDS_MAX", 0.2)
+    async with stage() as s:
+        await opened(redis_connection)
+        await s.settle(await s.reserve())
+        await s.admission.drain(5)
+        s.wal.flush()
+        (s.wal.folder / "host-1-dead.000001.wal").write_bytes(s.wal.path.read_bytes())
+        redis_connection.flushall()
+        with held_by_somebody(s.wal.folder):
+            assert await opened(redis_connection) == []
+            assert await opened(redis_connection) == []
+            with pytest.raises(StoreUnavailable):
+                await s.reserve()
+        assert await opened(redis_connection) == list(range(64))
+        await s.admission.void(await s.reserve())
+        await s.admission.drain(5)
+        assert s.account() == {"bal": 10**12 - 38_000, "seq": 0, "held": 0}
+
+
+async def test_a_worker_acknowledges_nothing_before_the_dead_workers_files_are_brought_in(
+    stage, redis_connection, monkeypatch
+):
+    monkeypatch.setattr(replay, "BRING_IN_SECONDS_MAX", 0.2)
+    async with stage() as s, living(s, s.pool) as worker:
+        redis_connection.flushall()
+        assert await opened(redis_connection) == []
+        with held_by_somebody(s.wal.folder), pytest.raises(replay.ReplayBusy, match=f"process {os.getpid()} "):
+            await worker.watch()
+        assert await in_thread(lambda: rebuild.awaited(redis_connection)) == [s.wal.worker]
+        await worker.watch()
+        assert await opened(redis_connection) == list(range(64))
 
 
 async def test_a_worker_of_this_host_whose_file_nobody_holds_is_not_waited_for(stage, redis_connection):

@@ -1,3 +1,4 @@
+import os
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -8,7 +9,7 @@ from django.core.management import call_command
 from django.db import connection
 from django.utils import timezone
 
-from billing import rebuild
+from billing import rebuild, remains, replay
 from billing.models import DeadLetter, Model, Rate, WorkerLease
 from keys.models import Publication
 from portal import checks, doctor
@@ -103,6 +104,17 @@ def test_whom_a_rebuild_waits_for_is_named(redis_connection):
     rebuild.ensure_epochs(redis_connection)
     assert "waits for worker w-1 on host host-7" in says(doctor.no_rebuild_waits, Level.PROBLEM)
     assert "that /logs/wal on host-7 can be read" in says(doctor.no_rebuild_waits)
+
+
+def test_a_process_that_keeps_the_shards_closed_is_named(redis_connection, wal_dir, monkeypatch):
+    """It was stopped while it brought in what dead workers left."""
+    monkeypatch.setattr(replay, "BRING_IN_SECONDS_MAX", 0.1)
+    monkeypatch.setattr(rebuild, "HINDERED_SECONDS", 0.1)
+    with remains.alone(wal_dir):
+        assert rebuild.ensure_epochs(redis_connection) == []
+        assert f"process {os.getpid()} is at the files" in says(doctor.no_rebuild_waits, Level.PROBLEM)
+    assert says(doctor.no_rebuild_waits) == ""
+    assert len(rebuild.ensure_epochs(redis_connection)) == 64
 
 
 def test_a_live_model_without_a_price_is_named():
