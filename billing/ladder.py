@@ -39,6 +39,8 @@ TIER_FIELDS = (
     *("rank", "slug", "name", "label", "payer", "model_slugs", "monthly_price_nanos", "priority", "is_default"),
     *("is_listed", "upgrade_rule"),
 )
+SIGN_UP = "sign-up"
+"""The reason of the tier that an account begins on."""
 PREMIUM = "premium"
 """A tier with this label is entered by people or payment only."""
 LIMIT_FIELDS = ("unit", "window", "scope", "model_id", "amount", "is_allotment", "is_shadow")
@@ -124,7 +126,7 @@ def welcome(*, organization: Organization, actor: Actor, address: str | None = N
         if isinstance(actor, User) and not _is_first(organization, actor):
             organizations.change(organization=organization, actor=actor, address=address, is_further=True)
         if tier is not None and not TierAssignment.objects.filter(organization=organization).exists():
-            assign(organization=organization, tier=tier, reason="sign-up", actor=actor, address=address)
+            assign(organization=organization, tier=tier, reason=SIGN_UP, actor=actor, address=address)
         if brand.sign_up_grant_nanos and not organization.is_further:
             ledger.grant(
                 organization=organization,

@@ -46,7 +46,7 @@ class ActiveDays(_Condition, frozen=True, tag="active_days", forbid_unknown_fiel
 
 
 class Paid(_Condition, frozen=True, tag="paid", forbid_unknown_fields=True):
-    """At least `nanos` paid in all (10⁻⁹ of the brand's currency unit)."""
+    """At least `nanos` paid in all and not given back (10⁻⁹ of the brand's currency unit)."""
 
     nanos: int
 
@@ -97,7 +97,8 @@ class DayUse(NamedTuple):
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """As of the end of `night`, the brand day that is judged. `daily_limits`: of the tier it stands on, per unit.
-    `paid_on`: day of the first payment. `changed_on`: the brand day of its last change of tier."""
+    `paid_on`: day of the first payment of which something was kept. `changed_on`: the brand day on which its last
+    change of tier began to hold, from its midnight on unless people made it (`is_changed_by_hand`)."""
 
     night: date
     days: Mapping[date, DayUse]
@@ -106,6 +107,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     paid_on: date | None = None
     opened_on: date
     changed_on: date | None = None
+    is_changed_by_hand: bool = False
     is_verified: bool = False
     is_in_good_standing: bool = False
 
@@ -179,7 +181,8 @@ def judge(rule: Rule, facts: Facts) -> Judgement:
     """Every condition as it stands, the time since the last change last."""
     found = [_named(_JUDGES[type(condition)](condition, facts), _tag(condition)) for condition in rule.all]
     if rule.cool_down_days and facts.changed_on is not None:
-        passed = (facts.night - facts.changed_on).days + 1
+        # People change a tier in the midst of a day: only days that it held wholly have passed since.
+        passed = (facts.night - facts.changed_on).days + (not facts.is_changed_by_hand)
         text = f"{_number_of_days(rule.cool_down_days)} since the last change of tier"
         found.append(_named(_days(text, passed, rule.cool_down_days), COOL_DOWN))
     return Judgement(all(progress.is_met for progress in found), tuple(found))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from billing import upgrade_facts
 from billing.models import Tier
-from billing.upgrade_facts import History
+from billing.upgrade_facts import History, Standing
 from billing.upgrade_rules import Judgement, Rule, days_looked_at, judge
 from billing.upgrades import Step, steps_of
 from keys.models import Brand, Organization
@@ -103,21 +103,21 @@ def _replay(
 ) -> None:
     first, last = span
     organization = path.history.organization
-    tier, changed_on = path.tier_on(first), path.history.changed_on(first - timedelta(days=1))
-    day = first
+    tier, standing = path.tier_on(first), path.history.standing(first - timedelta(days=1))
+    day = max(first, path.history.opened_on)
     while tier is not None and day <= last:
         real = path.tier_on(day)
         decided = path.decided_on(day) if day > first else None
         if decided is not None:
-            tier, changed_on = decided, day
+            tier, standing = decided, Standing(day, by_hand=True)
         if real is not None and tier.rank > real.rank:
             found.higher.add((organization.id, day))
         step = steps.get(tier.id)
-        if step is not None:
-            judgement = judge(step.rule, path.history.facts(day, limits[tier.id], changed_on))
+        if step is not None and path.decided_on(day) is None:  # as the night's job: that day judges nothing
+            judgement = judge(step.rule, path.history.facts(day, limits[tier.id], standing))
             if judgement.is_met:
                 found.moves.append(Move(day, organization, tier, step.to_tier, judgement))
-                tier, changed_on = step.to_tier, day + timedelta(days=1)
+                tier, standing = step.to_tier, Standing(day + timedelta(days=1), by_hand=False)
         day += timedelta(days=1)
 
 

@@ -2,6 +2,11 @@
 
 A night is a brand day that has ended. Safe to run twice, late, or by two at once: an organization moves at most once
 for a night (a unique constraint), only from the tier it was judged on, and missed nights are judged in their order.
+What people decided stays: nights up to that day move the organization no more. Brands without rules have their nights
+recorded too, so that a rule judges none from before it was made.
+
+One organization that cannot be judged holds up nobody else: it is logged, its brand's nights are judged for all others
+and stay open, and the next beat tries again.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from django.db.models import Q
 
 from billing import ladder, upgrade_facts
 from billing.models import Tier, TierChange, UpgradeNight
+from billing.upgrade_facts import History
 from billing.upgrade_rules import Judgement, Rule, RuleInvalid, days_looked_at, judge, read
 from keys.models import Brand, Organization
 
@@ -39,10 +45,20 @@ class Step(NamedTuple):
 
 def run(now: datetime) -> list[TierChange]:
     """Judge every night of every brand that has ended and was not judged yet."""
-    changes = []
-    for brand in Brand.objects.filter(tiers__upgrade_rule__isnull=False).distinct().order_by("pk"):
-        for night in due(brand, now):
-            changes += judge_night(brand, night)
+    changes: list[TierChange] = []
+    for brand in Brand.objects.order_by("pk"):
+        try:
+            changes += _catch_up(brand, now)
+        except Exception:  # the other brands' nights are not to wait for this one's
+            log.exception("the nights of %s could not be judged; the next beat tries again", brand.slug)
+    return changes
+
+
+def _catch_up(brand: Brand, now: datetime) -> list[TierChange]:
+    changes: list[TierChange] = []
+    failed: set[int] = set()
+    for night in due(brand, now):
+        changes += judge_night(brand, night, failed)
     return changes
 
 
@@ -54,31 +70,36 @@ def due(brand: Brand, now: datetime) -> list[date]:
     return [last - timedelta(days=number) for number in reversed(range(waiting))]
 
 
-def judge_night(brand: Brand, night: date) -> list[TierChange]:
-    """The changes of one night; none where it is known to be done."""
+def judge_night(brand: Brand, night: date, failed: set[int] | None = None) -> list[TierChange]:
+    """The changes of one night; none where it is known to be done. Organizations (ids) in `failed` are left out, those
+    that fail now are added to it; while there are any the night stays open."""
     if UpgradeNight.objects.filter(brand=brand, night=night).exists():
         return []
+    failed = set() if failed is None else failed
     changes, judged = [], 0
     steps = steps_of(brand)
-    for standings in _batches(brand, steps):
+    for standings in _batches(brand, steps, night):
         judged += len(standings)
-        changes += _moves(brand, standings, steps, night)
-    UpgradeNight.objects.get_or_create(brand=brand, night=night, defaults={"judged": judged, "moved": len(changes)})
+        changes += _moves(brand, [one for one in standings if one[0].pk not in failed], steps, night, failed)
+    if not failed:
+        done = {"judged": judged, "moved": len(changes)}
+        UpgradeNight.objects.get_or_create(brand=brand, night=night, defaults=done)
     if changes:
         log.info("%s, night of %s: %d of %d moved up", brand.slug, night, len(changes), judged)
     return changes
 
 
 def judge_one(organization: Organization, night: date) -> TierChange | None:
-    """The night of a single organization, whether or not its brand's is done; None where it stays, also because it
-    moved for this night before."""
+    """The night of a single organization, whether or not its brand's is done and it existed then; None where it stays,
+    also because it moved for this night before."""
     brand = organization.brand
     tier, _ = ladder.standing_of(organization)
     step = steps_of(brand).get(tier.id) if tier else None
     if step is None:
         return None
     below = step.from_tier.id
-    return next(iter(_moves(brand, [(organization, below)], {below: step}, night)), None)
+    (known,) = _known(brand, [(organization, below)], {below: step}, night)
+    return _moved(known, step, night)
 
 
 def steps_of(brand: Brand, rules: dict[str, Rule] | None = None) -> dict[int, Step]:
@@ -101,8 +122,8 @@ def standing_judgement(organization: Organization, now: datetime) -> tuple[Step,
     if step is None:
         return None
     today = upgrade_facts.day_before(now, brand) + timedelta(days=1)
-    ((_, found, judgement),) = _judgements(brand, [(organization, step.from_tier.id)], {step.from_tier.id: step}, today)
-    return found, judgement
+    standings, steps = [(organization, step.from_tier.id)], {step.from_tier.id: step}
+    return step, _judgement(_known(brand, standings, steps, today)[0], step, today)
 
 
 def _rule(tier: Tier) -> Rule | None:
@@ -115,39 +136,67 @@ def _rule(tier: Tier) -> Rule | None:
         return None
 
 
-def _batches(brand: Brand, steps: dict[int, Step]) -> Iterator[list[tuple[Organization, int]]]:
-    """(organization, id of its tier) for all that stand below a rule."""
+def _batches(brand: Brand, steps: dict[int, Step], night: date) -> Iterator[list[tuple[Organization, int]]]:
+    """(organization, id of its tier) for all that stand below a rule and existed before the night was over."""
     default = Tier.objects.filter(brand=brand, is_default=True).values_list("pk", flat=True).first()
     below = Q(standing__tier_id__in=list(steps))
     if default in steps:
         below |= Q(standing=None)
-    found = Organization.objects.filter(below, brand=brand).select_related("standing").order_by("pk")
+    ended_at = upgrade_facts.moment_after(night, brand)
+    found = Organization.objects.filter(below, brand=brand, created_at__lt=ended_at)
+    found = found.select_related("standing").order_by("pk")
     last = 0
     while batch := list(found.filter(pk__gt=last)[:BATCH]):
         last = batch[-1].pk
         yield [(one, one.standing.tier_id if hasattr(one, "standing") else default or 0) for one in batch]
 
 
-def _judgements(
+class _Known(NamedTuple):
+    """`limits`: of the tier it stands on."""
+
+    history: History
+    tier_id: int
+    limits: dict[str, int]
+
+
+def _known(
     brand: Brand, standings: list[tuple[Organization, int]], steps: dict[int, Step], night: date
-) -> Iterator[tuple[Organization, Step, Judgement]]:
+) -> list[_Known]:
     within = max((days_looked_at(step.rule) for step in steps.values()), default=0)
     organizations = [organization for organization, _ in standings]
     first = night - timedelta(days=max(0, within - 1))
-    known = upgrade_facts.histories(brand, organizations, first=first, last=night)
+    histories = upgrade_facts.histories(brand, organizations, first=first, last=night)
     limits = upgrade_facts.daily_limits(step.from_tier for step in steps.values())
-    for organization, tier_id in standings:
-        history = known[organization.id]
-        facts = history.facts(night, limits[tier_id], history.changed_on(night))
-        yield organization, steps[tier_id], judge(steps[tier_id].rule, facts)
+    return [_Known(histories[organization.id], tier_id, limits[tier_id]) for organization, tier_id in standings]
+
+
+def _judgement(known: _Known, step: Step, night: date) -> Judgement:
+    return judge(step.rule, known.history.facts(night, known.limits, known.history.standing(night)))
 
 
 def _moves(
-    brand: Brand, standings: list[tuple[Organization, int]], steps: dict[int, Step], night: date
+    brand: Brand, standings: list[tuple[Organization, int]], steps: dict[int, Step], night: date, failed: set[int]
 ) -> list[TierChange]:
-    met = (found for found in _judgements(brand, standings, steps, night) if found[2].is_met)
-    made = (_move(organization, step, judgement, night) for organization, step, judgement in met)
-    return [change for change in made if change is not None]
+    """Who cannot be judged or moved is added to `failed`."""
+    changes = []
+    for known in _known(brand, standings, steps, night):
+        organization = known.history.organization
+        try:
+            change = _moved(known, steps[known.tier_id], night)
+        except Exception:  # one organization's trouble is not to stop the others
+            log.exception("%s, night of %s: %s could not be judged", brand.slug, night, organization.public_id)
+            failed.add(organization.pk)
+            continue
+        if change is not None:
+            changes.append(change)
+    return changes
+
+
+def _moved(known: _Known, step: Step, night: date) -> TierChange | None:
+    if not known.history.is_open(night):
+        return None
+    judgement = _judgement(known, step, night)
+    return _move(known.history.organization, step, judgement, night) if judgement.is_met else None
 
 
 def _move(organization: Organization, step: Step, judgement: Judgement, night: date) -> TierChange | None:

@@ -182,7 +182,7 @@ def test_a_change_keeps_the_version_of_the_rule_that_decided_and_what_it_saw(bra
     tier.upgrade_rule = {"all": [{"fact": "active_days", "days": 2, "within": 7}]}
     ladder.save_tier(tier, actor="test")
     below = Tier.objects.get(brand=brand, slug="tier-1").pk
-    (first,) = upgrades._moves(brand, [(early, below)], steps, START)
+    (first,) = upgrades._moves(brand, [(early, below)], steps, START, set())
     second = upgrades.judge_one(late, START)
     assert second is not None
     assert (first.rule_version, second.rule_version) == (1, 2)

@@ -15,6 +15,7 @@ from billing.models import AlertPreference, Notice, Payer, Tier, TierLimit, Usag
 from billing.windows import window_at
 from keys import issuing, organizations
 from keys.caller import shard_of
+from keys.models import Organization
 from portal import notify
 from tests import cast as casting
 
@@ -263,6 +264,8 @@ def test_a_tier_without_a_rule_is_given_by_the_brand(climb):
 
 def test_how_an_account_came_here_has_reasons_and_facts(climb, monkeypatch):
     monkeypatch.setattr(upgrade_facts, "_verified_of", [set])
+    opened_at = datetime.now(UTC) - timedelta(days=4)
+    Organization.objects.filter(pk=climb.organization.pk).update(created_at=opened_at)
     for days_ago in range(1, 4):
         used(climb.organization, days_ago=days_ago, requests=800)
     (change,) = upgrades.judge_night(climb.brand, datetime.now(UTC).date() - timedelta(days=1))
