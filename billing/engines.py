@@ -8,14 +8,17 @@ one that changes, so whoever changes it knows every brand that must hear of it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.utils import timezone
 from django.utils.text import slugify
 
+from billing import engine_costs
 from billing.engine_facts import model_problems, problems, without_values
 from billing.models import Engine, Model, ModelEngine
 from billing.snapshot import Capabilities
@@ -54,6 +57,8 @@ def register(
     _check(engine)
     with transaction.atomic():
         engine.save(force_insert=True)
+        if engine.cost_per_hour_nanos:
+            engine_costs.put(engine, engine.cost_per_hour_nanos, timezone.now())
         after = {"name": name, "kind": kind, "base_url": engine.base_url}
         audit.note("engine.registered", name, actor=actor, brand=brand, after=after, address=address)
     return engine
@@ -77,6 +82,8 @@ def change(
             return ()
         _check(row)
         row.save()
+        if "cost_per_hour_nanos" in after:
+            engine_costs.put(row, row.cost_per_hour_nanos, timezone.now())
         versions = _publish(Model.objects.filter(routes__engine=row))
         before, after = without_values(before), without_values(after)
         audit.note(
@@ -84,6 +91,25 @@ def change(
         )
     engine.refresh_from_db()
     return versions
+
+
+def set_cost(
+    *, engine: Engine, per_hour_nanos: int, since: datetime, actor: Actor, now: datetime, address: str | None = None
+) -> None:
+    """What the engine cost from `since`, which has been, until the next cost that is known: for one that was told too
+    late. `change` sets it from now on."""
+    if since > now:
+        raise ValidationError({"since": "A cost is set when it holds; this moment is yet to come."})
+    if per_hour_nanos < 0:
+        raise ValidationError({"per_hour_nanos": "A cost is not negative."})
+    with transaction.atomic():
+        row = _locked(engine)
+        if engine_costs.put(row, per_hour_nanos, since):
+            row.cost_per_hour_nanos = per_hour_nanos
+            row.save(update_fields=["cost_per_hour_nanos"])
+        after = {"cost_per_hour_nanos": per_hour_nanos, "since": since.isoformat()}
+        audit.note("engine.cost_set", row.name, actor=actor, brand=row.brand, after=after, address=address)
+    engine.refresh_from_db()
 
 
 def create_model(

@@ -53,3 +53,13 @@ def percentile(histogram: Sequence[int], bounds: Sequence[int], per_mille: int) 
             return lower + (bounds[bucket] - lower) * (wanted - seen) // number
         seen += number
     raise AssertionError("the counts add up to their total")
+
+
+def estimated_sum(histogram: Sequence[int], bounds: Sequence[int]) -> int:
+    """About what the observations add up to: each counts as the middle of its bucket, above the last bound as that."""
+    total = 0
+    for bucket, number in enumerate(histogram):
+        upper = bounds[min(bucket, len(bounds) - 1)]
+        lower = 0 if bucket == 0 else upper if bucket >= len(bounds) else bounds[bucket - 1]
+        total += number * (lower + upper) // 2
+    return total

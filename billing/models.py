@@ -13,6 +13,7 @@ from django.db.models import TextChoices  # by name: mypy loses models.TextChoic
 from django.db.models.functions import Now
 
 from billing.choices import LimitScope, Payer, Unit, Window, reach
+from billing.cost_models import EngineCost
 from billing.ladder_models import FirstAccount, LimitOverride, UpgradeNight
 from billing.payment_models import TopUp
 from billing.reading_models import EngineFinding, EngineReading
@@ -24,6 +25,7 @@ from keys.models import Brand, Organization, User
 
 __all__ = [
     "AlertPreference",
+    "EngineCost",
     "EngineFinding",
     "EngineReading",
     "FirstAccount",

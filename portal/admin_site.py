@@ -36,12 +36,16 @@ class OperationsSite(AdminSite):
         return super().login(request, extra_context)
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
+        from portal.views.money_reports import deferred_report, engines_report, revenue_report
         from portal.views.price_previewer import preview_prices
         from portal.views.support import support
         from portal.views.tier_simulator import simulate_tiers
 
         return [
             path("support/", self.admin_view(support), name="support"),
+            path("reports/", self.admin_view(revenue_report), name="report_revenue"),
+            path("reports/engines/", self.admin_view(engines_report), name="report_engines"),
+            path("reports/deferred/", self.admin_view(deferred_report), name="report_deferred"),
             path("simulate-tiers/", self.admin_view(simulate_tiers), name="simulate_tiers"),
             path("preview-prices/", self.admin_view(preview_prices), name="preview_prices"),
             *super().get_urls(),

@@ -11,9 +11,9 @@ from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
 
-from billing import engine_facts, engines
+from billing import engine_facts, engines, money
 from billing.admin.pages import NanosField, Written, say
-from billing.models import Engine, ModelEngine
+from billing.models import Engine, EngineCost, ModelEngine
 from billing.snapshot import Capabilities
 from keys.admin import Form, Kept, ReadOnly, Tabular, by
 
@@ -62,6 +62,19 @@ class _Served(ReadOnly, Tabular):
     readonly_fields = fields
 
 
+class _Costs(ReadOnly, Tabular):
+    model = EngineCost
+    verbose_name_plural = "costs per hour so far (one that was told late: manage.py engine cost --since)"
+    extra = 0
+    fields = ("since", "per_hour")
+    readonly_fields = fields
+    ordering = ("-since",)
+
+    @admin.display(description="Cost per hour")
+    def per_hour(self, cost: EngineCost) -> str:
+        return money.amount(cost.per_hour_nanos)
+
+
 @admin.register(Engine)
 class EngineAdmin(Kept, Written):
     """Engines are drained and taken down, never deleted: events name them."""
@@ -71,7 +84,7 @@ class EngineAdmin(Kept, Written):
     list_filter = ("state", "kind", "brand")
     list_select_related = ("brand",)
     search_fields = ("name", "base_url")
-    inlines = (_Served,)
+    inlines = (_Served, _Costs)
     actions = ("drain", "take_down", "bring_live")
     readonly_fields = ("has_key", "created_at")
     fieldsets = (

@@ -64,7 +64,7 @@ def limit(number: int, **fields: str) -> dict[str, str | int]:
 
 SECRET, HUSH = "engine-key-12345", "header-value-12345"
 ROOM = {model._meta.model_name: model for model in admin.site._registry if model._meta.app_label == "billing"}
-INLINE = {"modelengine", "tierlimit", "postingline", "ledgersealpart"}
+INLINE = {"enginecost", "modelengine", "tierlimit", "postingline", "ledgersealpart"}
 MACHINES = [
     *(
         "ledgeraccount",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from datetime import UTC, datetime
 
 import pytest
 from django.core.management import CommandError, call_command
 
-from billing import catalogue, ledger, pricing
+from billing import catalogue, engine_costs, ledger, pricing
 from billing.models import Engine, Model, ModelEngine
 from keys.models import Brand, Organization
 from tests import cast
@@ -115,3 +116,21 @@ def test_brand_is_not_made_twice():
     run("brand", "new", "acme")
     with pytest.raises(CommandError, match="already"):
         run("brand", "new", "acme")
+
+
+def test_what_an_engine_costs_is_said_from_now_or_from_when_it_was(inference):
+    cast.brand(slug="acme")
+    run("engine", "add", inference.base_url, "--brand", "acme", "--model", "demo-chat", "--name", "gpu", "--free")
+    assert "costs 2.49 per hour since" in run("engine", "cost", "gpu", "2.49")
+    run("engine", "cost", "gpu", "1.00", "--since", "2026-01-01T00:00:00+01:00")
+    gpu = Engine.objects.get()
+    first, second = engine_costs.histories()[gpu.pk]
+    assert first == (datetime(2025, 12, 31, 23, tzinfo=UTC), 10**9)
+    assert second.per_hour_nanos == gpu.cost_per_hour_nanos == 2_490_000_000
+    for words, says in (
+        (("gpu", "a lot"), "an amount is a plain decimal"),
+        (("gpu", "1", "--since", "9999-01-01"), "yet to come"),
+        (("none", "1"), "there are: gpu"),
+    ):
+        with pytest.raises(CommandError, match=says):
+            run("engine", "cost", *words)

@@ -1,4 +1,4 @@
-"""Inference engines from the command line: add one by asking it what it is and serves, list, drain, resume."""
+"""Inference engines from the command line: add one by asking it what it is and serves, list, drain, resume, cost."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
 
-from billing import engine_counters, engines, prices
+from billing import engine_counters, engines, money, prices
 from billing.models import Engine, Model, Rate
 from billing.snapshot import Capabilities
 from keys.models import Brand
-from portal.management.choosing import brand_named, complaint, prices_of
+from portal.management.choosing import brand_named, complaint, moment_named, prices_of
 from portal.management.commands.price import add_price_options
 from proxy.probe import Found, FoundModel, ProbeFailed, probe
 
@@ -24,7 +25,7 @@ TOKENS_PER_MESSAGE, TOKENS_PER_CALL = 16, 64
 
 
 class Command(BaseCommand):
-    help = "Add, list, drain or resume inference engines."
+    help = "Add, list, drain or resume inference engines, and say what they cost."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         acts = parser.add_subparsers(dest="act", required=True)
@@ -42,6 +43,10 @@ class Command(BaseCommand):
         add_price_options(add)
         for act, what in (("drain", "let running calls end, send no new ones"), ("resume", "send calls again")):
             acts.add_parser(act, help=what).add_argument("name")
+        cost = acts.add_parser("cost", help="what it costs per hour, which reports on its margin need")
+        cost.add_argument("name")
+        cost.add_argument("amount", help='currency units per hour, e.g. "2.49"; 0 ends it')
+        cost.add_argument("--since", help="ISO 8601, a moment that has been; now when not given")
         acts.add_parser("list", help="all engines")
 
     def handle(self, *, act: str, **options: Any) -> None:
@@ -50,6 +55,8 @@ class Command(BaseCommand):
                 self._add(options)
             elif act == "list":
                 self._list()
+            elif act == "cost":
+                self._cost(options["name"], options["amount"], options["since"])
             else:
                 self._switch(act, options["name"])
         except ValidationError as error:
@@ -142,18 +149,34 @@ class Command(BaseCommand):
         return f"Live, {prices.described(rate)}."
 
     def _switch(self, act: str, name: str) -> None:
-        engine = Engine.objects.filter(name=name).first()
-        if engine is None:
-            names = ", ".join(Engine.objects.order_by("name").values_list("name", flat=True)) or "none yet"
-            raise CommandError(f"There is no engine {name!r}; there are: {names}.")
+        engine = _named(name)
         state = Engine.State.DRAINING if act == "drain" else Engine.State.LIVE
         engines.change(engine=engine, state=state, actor=ACTOR)
         self.stdout.write(f"Engine {name} is {state}.")
+
+    def _cost(self, name: str, amount: str, since: str | None) -> None:
+        engine = _named(name)
+        try:
+            nanos = money.nanos(amount)
+        except money.AmountInvalid as error:
+            raise CommandError(str(error)) from error
+        now = timezone.now()
+        begins = moment_named(since, "--since") or now
+        engines.set_cost(engine=engine, per_hour_nanos=nanos, since=begins, actor=ACTOR, now=now)
+        self.stdout.write(f"Engine {name} costs {money.amount(nanos)} per hour since {begins.isoformat()}.")
 
     def _list(self) -> None:
         for engine in Engine.objects.order_by("name").prefetch_related("routes__model"):
             models = ", ".join(route.model.slug for route in engine.routes.all())
             self.stdout.write(f"{engine.name:20} {engine.kind:12} {engine.state:9} {engine.base_url}  {models}")
+
+
+def _named(name: str) -> Engine:
+    engine = Engine.objects.filter(name=name).first()
+    if engine is None:
+        names = ", ".join(Engine.objects.order_by("name").values_list("name", flat=True)) or "none yet"
+        raise CommandError(f"There is no engine {name!r}; there are: {names}.")
+    return engine
 
 
 def abilities(known: Capabilities) -> str:

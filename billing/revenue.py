@@ -1,0 +1,198 @@
+"""What a brand earned and what that cost, by brand day, from rollups and postings alone.
+
+Revenue is what was charged, on the brand day of the call. The cost of an engine's day (engine_costs.py) is divided
+among the calls it served that day by their tokens, those of other brands too; by requests where it counted no token. A
+day on which an engine of the brand served nothing is the brand's own cost: idle. An idle engine that every brand may
+use belongs to none of them. So shares of an engine's day add up to what it cost.
+
+Money is integer nanos; costs and margins are exact fractions of nanos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from fractions import Fraction
+from typing import Any, Literal
+
+from django.db.models import F, Sum
+
+from billing import engine_costs
+from billing.engine_costs import Step
+from billing.models import Engine, LedgerAccount, Model, Posting, PostingLine, UsageDay
+from billing.upgrade_facts import moment_after
+from keys.models import Brand, Organization
+
+By = Literal["day", "model", "engine", "organization"]
+COLUMNS = {"model": "model_id", "engine": "engine_id", "organization": "organization_id"}
+TOKENS = F("uncached_input_tokens") + F("cache_read_tokens") + F("cache_write_tokens") + F("output_tokens")
+USAGE = (Posting.Kind.USAGE, Posting.Kind.CORRECTION)
+
+
+@dataclass(slots=True, kw_only=True)
+class Line:
+    """Sums of some calls of a brand. Of the four, what was not grouped by is None; `is_idle`: an engine's time without
+    calls."""
+
+    day: date | None = None
+    model_id: int | None = None
+    engine_id: int | None = None
+    organization_id: int | None = None
+    is_idle: bool = False
+    requests: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    list_nanos: int = 0
+    revenue_nanos: int = 0
+    cost_nanos: Fraction = Fraction(0)
+
+    @property
+    def tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    @property
+    def margin_nanos(self) -> Fraction:
+        return self.revenue_nanos - self.cost_nanos
+
+    @property
+    def margin(self) -> Fraction | None:
+        """Of the revenue; None where there was none."""
+        return self.margin_nanos / self.revenue_nanos if self.revenue_nanos else None
+
+    def add(self, other: Line) -> None:
+        self.requests += other.requests
+        self.input_tokens += other.input_tokens
+        self.output_tokens += other.output_tokens
+        self.list_nanos += other.list_nanos
+        self.revenue_nanos += other.revenue_nanos
+        if other.cost_nanos:
+            self.cost_nanos += other.cost_nanos
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moves:
+    """Entries of a period beside usage, by when they were posted: paid in less what was paid back, credit given away
+    less what of it expired, revenue that was no call (paid credit that expired), adjustments in customers' favour."""
+
+    received_nanos: int
+    given_nanos: int
+    other_revenue_nanos: int
+    adjusted_nanos: int
+
+
+def grouped(brand: Brand, *, by: By, first: date, last: date, now: datetime) -> list[Line]:
+    """A line per day, model, engine or organization: days in order, the others by revenue. Idle time is a line of its
+    own among models and organizations."""
+    columns = [by] if by in ("model", "organization") else []
+    found: dict[object, Line] = {}
+    for line in lines(brand, first=first, last=last, now=now, by=columns):
+        place = getattr(line, COLUMNS.get(by, by))
+        if place not in found:
+            is_idle = line.is_idle and place is None
+            found[place] = Line(is_idle=is_idle, **{COLUMNS.get(by, by): place})
+        found[place].add(line)
+    if by == "day":
+        return sorted(found.values(), key=lambda line: line.day or first)
+    return sorted(found.values(), key=lambda line: (line.is_idle, -line.revenue_nanos, -line.cost_nanos))
+
+
+def total(lines: Sequence[Line]) -> Line:
+    found = Line()
+    for line in lines:
+        found.add(line)
+    return found
+
+
+def lines(
+    brand: Brand, *, first: date, last: date, now: datetime, by: Sequence[str] = ("model", "organization")
+) -> Iterator[Line]:
+    """A line per day, engine and `by`, and one per idle day of an engine; read day by day."""
+    histories = engine_costs.histories()
+    own = set(Engine.objects.filter(brand=brand).values_list("pk", flat=True))
+    day = first
+    while day <= last:
+        since, until = moment_after(day - timedelta(days=1), brand), min(moment_after(day, brand), now)
+        costs = _costs(histories, since, until)
+        loads = _loads(day, costs)
+        for row in _sums(brand, day, by):
+            yield _line(day, row, costs, loads)
+        for engine_id in sorted(own & set(costs) - set(loads)):
+            yield Line(day=day, engine_id=engine_id, is_idle=True, cost_nanos=costs[engine_id])
+        day += timedelta(days=1)
+
+
+def _costs(histories: Mapping[int, Sequence[Step]], since: datetime, until: datetime) -> dict[int, Fraction]:
+    found = {engine_id: engine_costs.nanos_between(steps, since, until) for engine_id, steps in histories.items()}
+    return {engine_id: cost for engine_id, cost in found.items() if cost}
+
+
+def _loads(day: date, costs: Mapping[int, Fraction]) -> dict[int, tuple[int, int]]:
+    """Tokens and requests of the engines that cost something, of all brands' days of that date."""
+    rows = UsageDay.objects.filter(day=day, engine_id__in=list(costs)).values("engine_id")
+    found = rows.annotate(tokens=Sum(TOKENS), calls=Sum("requests"))
+    return {row["engine_id"]: (int(row["tokens"]), int(row["calls"])) for row in found if row["tokens"] or row["calls"]}
+
+
+def _sums(brand: Brand, day: date, by: Sequence[str]) -> Iterable[dict[str, Any]]:
+    groups = dict.fromkeys(["engine_id", *(COLUMNS[name] for name in by)])
+    rows = UsageDay.objects.filter(brand_id=brand.pk, day=day).values(*groups)
+    sums = rows.annotate(
+        calls=Sum("requests"),
+        read=Sum(F("uncached_input_tokens") + F("cache_read_tokens") + F("cache_write_tokens")),
+        written=Sum("output_tokens"),
+        listed=Sum("list_cost_nanos"),
+        charged=Sum("cost_nanos"),
+    )
+    found: Iterable[dict[str, Any]] = sums.order_by(*groups).iterator()
+    return found
+
+
+def _line(day: date, row: dict[str, Any], costs: Mapping[int, Fraction], loads: Mapping[int, tuple[int, int]]) -> Line:
+    engine_id = row["engine_id"]
+    line = Line(
+        day=day,
+        engine_id=engine_id,
+        model_id=row.get("model_id"),
+        organization_id=row.get("organization_id"),
+        requests=int(row["calls"]),
+        input_tokens=int(row["read"]),
+        output_tokens=int(row["written"]),
+        list_nanos=int(row["listed"]),
+        revenue_nanos=int(row["charged"]),
+    )
+    if engine_id in loads:
+        tokens, calls = loads[engine_id]
+        share = Fraction(line.tokens, tokens) if tokens else Fraction(line.requests, calls)
+        line.cost_nanos = costs[engine_id] * share
+    return line
+
+
+def names(brand: Brand, by: By, lines: Sequence[Line]) -> dict[int, str]:
+    """Of the ids in those lines, what people call them. Engine 0 is none: the call ended before it was sent."""
+    ids = {getattr(line, COLUMNS[by]) for line in lines} if by != "day" else set()
+    if by == "model":
+        return dict(Model.objects.filter(pk__in=ids).values_list("pk", "slug"))
+    if by == "organization":
+        return dict(Organization.objects.filter(pk__in=ids, brand=brand).values_list("pk", "name"))
+    return dict(Engine.objects.filter(pk__in=ids).values_list("pk", "name")) | {0: "no engine"}
+
+
+def moves(brand: Brand, *, first: date, last: date) -> Moves:
+    """By the brand's days. Usage is left out: its postings are as many as there were batches."""
+    since, until = moment_after(first - timedelta(days=1), brand), moment_after(last, brand)
+    kinds = LedgerAccount.Kind
+    rows = PostingLine.objects.filter(
+        account__brand=brand,
+        account__organization=None,
+        posting__brand=brand,
+        posting__posted_at__gte=since,
+        posting__posted_at__lt=until,
+    ).exclude(posting__kind__in=USAGE)
+    sums = dict(rows.values_list("account__kind").annotate(Sum("amount_nanos")))
+    return Moves(
+        received_nanos=-int(sums.get(kinds.CASH, 0)),
+        given_nanos=-int(sums.get(kinds.PROMOTION, 0)),
+        other_revenue_nanos=int(sums.get(kinds.REVENUE, 0)),
+        adjusted_nanos=-int(sums.get(kinds.ADJUSTMENT, 0)),
+    )
