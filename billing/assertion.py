@@ -58,8 +58,7 @@ class Assertion:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        if self._wal.has_file:
-            await self._renew()
+        await self._lease()
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._watch_forever(), name="rebuild: watch"),
@@ -144,7 +143,7 @@ class Assertion:
         while True:
             is_open = False
             try:
-                await self._lease_late()
+                await self._lease()
                 is_open = await self.watch()
             except replay.ReplayBusy as busy:
                 log.warning("this worker acknowledges nothing before dead workers' calls are brought in: %s", busy)
@@ -160,8 +159,9 @@ class Assertion:
             if self._wal.is_leased:
                 await self._renew()
 
-    async def _lease_late(self) -> None:
-        """A worker that began without a file has it now: a rebuild must wait for it before it takes a call."""
+    async def _lease(self) -> None:
+        """Until it is there this worker takes no call, because no rebuild would wait for it: where it began without a
+        file, or while PostgreSQL was away."""
         if self._wal.has_file and not self._wal.is_leased:
             self._wal.is_leased = await self._renew()
 

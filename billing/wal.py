@@ -12,8 +12,8 @@ process that holds its flock, which the kernel frees at death; it gets its name 
 one segment may settle in the next: read a worker's segments together, in order.
 
 Where the folder takes no file (read-only, full, missing), a worker lives without one: it is not healthy, so it takes no
-calls and holds none, and tries again until it has its file. It has no lease either, or a rebuild would wait for it: so
-when its file has come, its lease comes next (assertion.py), and its calls after that.
+calls and holds none, and tries again until it has its file. It has no lease either, or a rebuild would wait for it:
+its lease comes once it has a file and PostgreSQL takes it (assertion.py), and its calls after that.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class Wal:
         self._thread = threading.Thread(target=self._sync_forever, name="wal-sync", daemon=True)
         self._thread.start()
         self._write(b"")
-        self.is_leased = self.has_file  # a worker that begins with its file leases itself before it serves
+        self.is_leased = False  # until its assertion has written the lease
 
     @property
     def has_file(self) -> bool:

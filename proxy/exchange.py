@@ -33,6 +33,7 @@ BUFFER_HIGH_BYTES = 256 * 1024
 STOOD_STILL_S = 0.1
 """A timer that is later than this was held up with the whole loop: a silence then says nothing about the engine."""
 LOOK_S = 1.0
+"""How long it then has to read what came meanwhile: once in a silence, or one that is always late waits for ever."""
 GOODBYE_S = 0.01
 """How long after an end of connection without an answer we wait for the reset that proves the request unread."""
 TCP_CLOSE = 7
@@ -88,6 +89,7 @@ class Connection(asyncio.Protocol):
         self._deadlines = Deadlines()
         self._total_at = _FOREVER
         self._next_at = _FOREVER  # first byte, then idle; the pool's limit while resting
+        self._looks_until = -1.0  # the value of `_next_at` that was put off already
         self._body_begun = False
         self._readable: select.poll | None = None
 
@@ -181,8 +183,9 @@ class Connection(asyncio.Protocol):
         now, due = self.loop.time(), min(self._next_at, self._total_at)
         if now < due:
             self._arm()
-        elif now - due > STOOD_STILL_S and now < self._total_at:
-            self._next_at = now + LOOK_S  # it was this process that stood still: what came meanwhile lies unread
+        elif now - due > STOOD_STILL_S and now < self._total_at and self._next_at != self._looks_until:
+            # It was this process that stood still: what came meanwhile lies unread.
+            self._next_at = self._looks_until = now + LOOK_S
             self._arm()
         elif self.response is None:
             self.fail(Cut("rested too long"))

@@ -172,6 +172,7 @@ class Stage:
         self.client = self.connect(self.url)
         self.counters = Counters(self.client)
         self.wal = Wal(self.folder)
+        self.wal.is_leased = True  # as its assertion does
         self.seeds = GivenSeeds(self.counters, self.balance)
         self.admission = Admission(
             self.counters,

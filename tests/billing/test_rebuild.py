@@ -10,6 +10,7 @@ import psycopg_pool
 import pytest
 import redis
 from django.conf import settings
+from psycopg import OperationalError
 
 from billing import rebuild, remains, replay, script, worker_leases
 from billing.admission import StoreUnavailable
@@ -426,6 +427,32 @@ async def test_a_worker_without_a_file_is_waited_for_by_nobody_until_it_may_take
         finally:
             await late.stop()
             fileless.close()
+
+
+async def test_a_worker_that_begins_while_postgresql_is_away_takes_no_call_before_it_has_its_lease(
+    stage, wal_dir, monkeypatch
+):
+    """It has its file; but a rebuild would not wait for it."""
+    really = worker_leases.renew
+
+    async def away(*arguments, **fields):
+        raise OperationalError("the server closed the connection")
+
+    async with stage() as s, living(s, s.pool):
+        monkeypatch.setattr(worker_leases, "renew", away)
+        young = Wal(wal_dir)
+        its = Assertion(s.counters, s.admission, young, s.pool, bring_in)
+        await its.start()
+        try:
+            assert (young.has_file, young.healthy) == (True, False)
+            monkeypatch.setattr(worker_leases, "renew", really)
+            async with asyncio.timeout(5):
+                while not young.healthy:  # noqa: ASYNC110 - another task's turn
+                    await asyncio.sleep(0.02)
+            assert young.worker in await in_thread(lambda: worker_leases.live(s.wal.folder))
+        finally:
+            await its.stop()
+            young.close()
 
 
 async def test_a_folder_that_cannot_be_written_does_not_hold_up_a_rebuild(stage, redis_connection, monkeypatch):

@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 async def log(wal_dir):
     found = Wal(wal_dir)
+    found.is_leased = True  # as its assertion does
     yield found
     found.close()
 

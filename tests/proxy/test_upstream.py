@@ -285,6 +285,17 @@ async def test_silence_is_not_the_engines_while_this_process_slept(pool):
             await anext(response)
 
 
+async def test_a_silence_ends_though_this_process_is_always_late(pool, monkeypatch):
+    """It is given time to read what came once, not again and again until the call's total deadline."""
+    monkeypatch.setattr(exchange, "STOOD_STILL_S", -1.0)  # each timer counts as late
+    monkeypatch.setattr(exchange, "LOOK_S", 0.05)
+    async with serving(answers(CHUNKED, b"2\r\nab\r\n")) as server:
+        response = await pool.send(engine(server.port), "/x", b"{}", (), QUICK)
+        assert await anext(response) == b"ab"
+        with pytest.raises(IdleTimeout):
+            await anext(response)
+
+
 async def test_slow_but_steady_stream_meets_the_total_deadline(pool):
     steady = [b"1\r\na\r\n"] * 20
     async with serving(answers(CHUNKED, *steady, pause=0.05)) as server:
