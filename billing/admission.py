@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 from billing import crash, events, facts, pricing, wal
 from billing.counters import Counters, StoreUnavailable
 from billing.events import Event
-from billing.hold import Charge, Hold, LimitState, Outcome, Reason, Refusal, Refused, limit_states, refusal_of
+from billing.hold import Charge, Hold, LimitState, Outcome, Reason, Refusal, Refused, Standing, refusal_of, standing_of
 from billing.limits import Estimate
 from billing.script import Verdict
 from billing.seeds import Seeds, SeedUnavailable
@@ -35,6 +35,7 @@ __all__ = [
     "Reason",
     "Refusal",
     "Refused",
+    "Standing",
     "StoreUnavailable",
 ]
 
@@ -165,6 +166,10 @@ class Admission:
 
     async def usage(self, caller: Caller, snapshot: Snapshot) -> tuple[LimitState, ...]:
         """The counters of a key's and its organization's windows as they stand, the balance last; holds nothing."""
+        return (await self.standing(caller, snapshot)).every
+
+    async def standing(self, caller: Caller, snapshot: Snapshot) -> Standing:
+        """How a key and its organization stand with their limits; holds nothing."""
         redis_ms: int | None = None
         for _ in range(ATTEMPTS_MAX):
             try:
@@ -175,7 +180,7 @@ class Admission:
             entry = ("look", caller.shard, self._counters.epochs[caller.shard], "", template.static)
             verdict = await self._counters.submit(entry)
             if verdict[0] == "OK":
-                return limit_states(template, verdict, plan=None)
+                return standing_of(template, verdict)
             redis_ms = verdict[1]
             if verdict[0] == "STALE" and verdict[2] != "clock":
                 caller, snapshot, _ = await self._reloaded(verdict[2], caller, snapshot, None)

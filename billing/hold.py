@@ -367,6 +367,29 @@ def limit_states(
     return tuple(found)
 
 
+class Standing(NamedTuple):
+    """How a key and its organization stand between calls. `every`: all counters, each with its first limit, and the
+    balance. `upcoming`: the limits of the plan that would take the next call. `refusing`: those that can refuse one;
+    while the balance has anything left a used-up allotment is none of them."""
+
+    every: tuple[LimitState, ...]
+    upcoming: tuple[LimitState, ...]
+    refusing: tuple[LimitState, ...]
+
+
+def standing_of(template: Template, verdict: Verdict) -> Standing:
+    """A look's OK in words."""
+    every = limit_states(template, verdict, plan=None)
+    plans = [limit_states(template, verdict, plan=number) for number in range(len(template.payers))]
+    refusing = plans[-1] if _has_room(every[-1]) else plans[0]
+    upcoming = next((plan for plan in plans if all(_has_room(state) for state in plan)), refusing)
+    return Standing(every, upcoming, refusing)
+
+
+def _has_room(state: LimitState) -> bool:
+    return state.limit is None or state.limit > state.posted + state.held
+
+
 def refusal_of(template: Template, verdict: Verdict) -> Refusal:
     """A NO verdict in words."""
     number, state = verdict[3], verdict[4]

@@ -25,7 +25,7 @@ def answer_headers(call: Call, worker: Worker, used: Usage | None = None) -> lis
     hold, asked = call.hold, call.asked
     limits = hold.limits if used is None else hold.limits_after(used)
     headers = common_headers(call)
-    headers += call.dialect.limit_headers(limits, worker.counters.now_ms(), refused=False)
+    headers += call.dialect.limit_headers(limits, worker.counters.now_ms())
     if hold.applied:
         headers.append((b"x-max-tokens-applied", b"%d" % hold.granted))
     if used is not None and hold.charge is not None:

@@ -59,6 +59,15 @@ def tightest(states: Iterable[LimitState], units: tuple[str, ...], now_ms: int, 
     return Shown(best.name, best.limit, room, reset_ms, best.resets_at_ms)
 
 
+def shown_of(
+    states: Iterable[LimitState], units: tuple[str, ...], now_ms: int, refused_by: LimitState | None
+) -> Shown | None:
+    """Of `units` the limit that refused, where it is one of them; else the tightest."""
+    if refused_by is not None and refused_by.unit in units:
+        states = (refused_by,)
+    return tightest(states, units, now_ms, with_held=refused_by is None)
+
+
 def _lasts_longer(one: LimitState, other: LimitState) -> bool:
     if one.resets_at_ms is None or other.resets_at_ms is None:
         return one.resets_at_ms is None and other.resets_at_ms is not None

@@ -61,15 +61,15 @@ async def answer(call: Call, worker: Worker, send: Send) -> None:
     if kind is Kind.SESSION:
         await sessions.answer(call, worker, send)
         return
-    states = await worker.admission.usage(call.caller, call.snapshot)
+    stands = await worker.admission.standing(call.caller, call.snapshot)
     if kind is Kind.USAGE:
-        if _may_be_settling(states):
+        if _may_be_settling(stands.every):
             await asyncio.sleep(SETTLING_SECONDS)
-            states = await worker.admission.usage(call.caller, call.snapshot)
-        body = call.dialect.usage_report(await _usage_report(call, worker, states), call.snapshot.brand)
+            stands = await worker.admission.standing(call.caller, call.snapshot)
+        body = call.dialect.usage_report(await _usage_report(call, worker, stands.every), call.snapshot.brand)
     else:
         body = _catalogue(call, worker, call.caller)
-    await _answer(call, body, send, call.dialect.limit_headers(states, worker.counters.now_ms(), refused=False))
+    await _answer(call, body, send, call.dialect.limit_headers(stands.upcoming, worker.counters.now_ms()))
 
 
 async def _answer(call: Call, body: dict[str, Any], send: Send, limits: Iterable[Header] = ()) -> None:

@@ -8,7 +8,7 @@ from redis.exceptions import RedisError
 
 from billing.admission import StoreUnavailable
 from billing.catalogue import BrandUnknown
-from billing.hold import LimitState
+from billing.hold import LimitState, Standing
 from billing.tiers import TierUnknown
 from keys.directory import DirectoryUnavailable, KeyRefused
 from proxy.answers import Header
@@ -24,20 +24,23 @@ _UNASKED = frozenset({Reason.STORE_UNAVAILABLE, Reason.TOO_MANY_REFUSED})
 """Refusals that the store cannot be, or is not to be, asked more about."""
 
 
-async def look(call: Call, worker: Worker) -> States:
-    """The counters of the call's key and organization; none where nobody is known, or the store says nothing."""
+_NOTHING = Standing((), (), ())
+
+
+async def look(call: Call, worker: Worker) -> Standing:
+    """How the call's key and organization stand; nothing where nobody is known, or the store says nothing."""
     caller, snapshot = call.known("caller"), call.known("snapshot")
     if caller is None or snapshot is None:
-        return ()
+        return _NOTHING
     try:
-        return await worker.admission.usage(caller, snapshot)
+        return await worker.admission.standing(caller, snapshot)
     except _UNKNOWN:
-        return ()
+        return _NOTHING
 
 
 async def headers(call: Call, worker: Worker) -> list[Header]:
     """The limit headers of an answer that reserved nothing."""
-    return call.dialect.limit_headers(await look(call, worker), worker.counters.now_ms(), refused=False)
+    return call.dialect.limit_headers((await look(call, worker)).upcoming, worker.counters.now_ms())
 
 
 async def of_refusal(call: Call, worker: Worker, trouble: Problem) -> tuple[Problem, list[Header]]:
@@ -47,14 +50,13 @@ async def of_refusal(call: Call, worker: Worker, trouble: Problem) -> tuple[Prob
     everywhere = call.dialect.limits_everywhere and trouble.status != 401
     if (quota is None and not everywhere) or trouble.reason in _UNASKED:
         return trouble, []
-    states = await look(call, worker)
+    stands = await look(call, worker)
     now_ms = worker.counters.now_ms()
     if quota is None:
-        return trouble, call.dialect.limit_headers(states, now_ms, refused=False)
-    states = (*states, state_of(quota))
-    longest = _longest(quota, states, trouble, now_ms)
+        return trouble, call.dialect.limit_headers(stands.upcoming, now_ms)
+    longest = _longest(quota, stands.refusing, trouble, now_ms)
     named = call.dialect.worded(replace(trouble, quota=longest), call.brand)
-    return named, call.dialect.limit_headers(states, now_ms, refused=True)
+    return named, call.dialect.limit_headers(stands.refusing, now_ms, refused_by=state_of(longest))
 
 
 def _longest(quota: Quota, states: States, trouble: Problem, now_ms: int) -> Quota:

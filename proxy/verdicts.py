@@ -30,14 +30,15 @@ def of_refusal(refusal: Refusal, *, model: str, now_ms: int) -> Problem:
     reason = Reason(refusal.reason.value)
     if reason in (Reason.PRICE_MISSING, Reason.HOLD_TOO_LARGE):
         return problem(reason, model=model)
+    is_concurrency, running = refusal.reason is BillingReason.CONCURRENCY, refusal.held
     quota = Quota(
         name=refusal.name,
         unit=refusal.unit,
         window=refusal.window,
         scope=refusal.scope,
         limit=refusal.limit,
-        used=refusal.used,
-        held=refusal.held,
+        used=running if is_concurrency else refusal.used,
+        held=0 if is_concurrency else running,
         resets_at_ms=refusal.resets_at_ms,
     )
     wait_ms: int | None = None

@@ -82,7 +82,7 @@ def _states(surface: Surface) -> Iterator[LimitState]:
 def limit_headers(surface: Surface) -> str:
     """Headers as the dialect writes them, from the limits of the tier that everybody starts on."""
     states = list(_states(surface))
-    found = surface.dialect.limit_headers(states, surface.now_ms, refused=False)
+    found = surface.dialect.limit_headers(states, surface.now_ms)
     return "\n".join(f"{name.decode()}: {value.decode()}" for name, value in found)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from billing.snapshot import BrandRecord
 from proxy.dialects.openai import OpenAI
 from proxy.dialects.protocol import Header, Stamp
-from proxy.limits import CREDIT_UNITS, REQUEST_UNITS, TOKEN_UNITS, LimitState, iso_time, tightest
+from proxy.limits import CREDIT_UNITS, REQUEST_UNITS, TOKEN_UNITS, LimitState, iso_time, shown_of
 from proxy.refusals import Problem, Reason
 
 _TITLES = {
@@ -31,7 +31,12 @@ _TITLES = {
     504: "Gateway timeout",
 }
 _WINDOWS = {"day": "Daily", "month": "Monthly", "lifetime": "Total"}
-_UNITS = {"credits": "credit", "requests": "request", "tokens": "token", "input": "token", "output": "token"}
+_UNITS = {
+    "credits": "credit",
+    "requests": "request",
+    **dict.fromkeys(("tokens", "input", "output"), "token"),
+    "nanos": "spend",
+}
 
 
 class AimiChat(OpenAI):
@@ -62,10 +67,16 @@ class AimiChat(OpenAI):
             body["resetAt"] = None if quota.resets_at_ms is None else iso_time(quota.resets_at_ms)
         return body
 
-    def limit_headers(self, states: Sequence[LimitState], now_ms: int, *, refused: bool) -> list[Header]:
-        """Of credits, else of requests, else of tokens: the window with the least room left."""
-        for units in (CREDIT_UNITS, REQUEST_UNITS, TOKEN_UNITS):
-            shown = tightest(states, units, now_ms, with_held=not refused)
+    def limit_headers(
+        self, states: Sequence[LimitState], now_ms: int, *, refused_by: LimitState | None = None
+    ) -> list[Header]:
+        """The limit that refused, unless it is one of money; else of credits, else of requests, else of tokens the
+        window with the least room left."""
+        groups: tuple[tuple[str, ...], ...] = (CREDIT_UNITS, REQUEST_UNITS, TOKEN_UNITS)
+        if refused_by is not None and refused_by.unit != "nanos":
+            groups = ((refused_by.unit,), *groups)
+        for units in groups:
+            shown = shown_of(states, units, now_ms, refused_by)
             if shown is not None:
                 break
         else:

@@ -9,7 +9,7 @@ from typing import Any
 from billing.snapshot import BrandRecord
 from proxy.dialects.openai import SHOWN, OpenAI
 from proxy.dialects.protocol import Header, Listed
-from proxy.limits import REQUEST_UNITS, TOKEN_UNITS, LimitState, iso_time, tightest
+from proxy.limits import REQUEST_UNITS, TOKEN_UNITS, LimitState, iso_time, shown_of
 from proxy.refusals import RATE, Problem, Reason
 
 _DAY_CODES = {
@@ -45,11 +45,13 @@ class Axione(OpenAI):
             }
         }
 
-    def limit_headers(self, states: Sequence[LimitState], now_ms: int, *, refused: bool) -> list[Header]:
+    def limit_headers(
+        self, states: Sequence[LimitState], now_ms: int, *, refused_by: LimitState | None = None
+    ) -> list[Header]:
         """Besides limit, remaining and reset, what is used."""
-        headers = super().limit_headers(states, now_ms, refused=refused)
+        headers = super().limit_headers(states, now_ms, refused_by=refused_by)
         for word, units in SHOWN:
-            shown = tightest(states, units, now_ms, with_held=not refused)
+            shown = shown_of(states, units, now_ms, refused_by)
             if shown is not None:
                 headers.append((b"x-ratelimit-used-" + word, b"%d" % (shown.limit - shown.remaining)))
         return headers

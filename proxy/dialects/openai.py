@@ -9,7 +9,7 @@ from typing import Any
 from billing.snapshot import BrandRecord
 from billing.usage import Usage
 from proxy.dialects.protocol import Header, Listed, Stamp, UsageReport
-from proxy.limits import CREDIT_UNITS, REQUEST_UNITS, TOKEN_UNITS, LimitState, go_duration, tightest
+from proxy.limits import CREDIT_UNITS, REQUEST_UNITS, TOKEN_UNITS, LimitState, go_duration, shown_of
 from proxy.refusals import Problem, Reason
 
 SHOWN = ((b"requests", REQUEST_UNITS), (b"tokens", TOKEN_UNITS), (b"credits", CREDIT_UNITS))
@@ -41,10 +41,12 @@ class OpenAI:
     def error_event(self, problem: Problem, brand: BrandRecord | None) -> dict[str, Any]:
         return self.error(problem, brand)
 
-    def limit_headers(self, states: Sequence[LimitState], now_ms: int, *, refused: bool) -> list[Header]:
+    def limit_headers(
+        self, states: Sequence[LimitState], now_ms: int, *, refused_by: LimitState | None = None
+    ) -> list[Header]:
         headers: list[Header] = []
         for word, units in SHOWN:
-            shown = tightest(states, units, now_ms, with_held=not refused)
+            shown = shown_of(states, units, now_ms, refused_by)
             if shown is None:
                 continue
             headers.append((b"x-ratelimit-limit-" + word, b"%d" % shown.limit))

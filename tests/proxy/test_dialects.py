@@ -132,7 +132,7 @@ def test_axione_words_an_unknown_model_as_its_page_does() -> None:
 
 def test_axione_says_what_is_used_and_who_made_a_model() -> None:
     states = [state("requests", "day", 1000, 400, 1), state("tokens", "day", 250_000, 1_000)]
-    headers = dict(dialect_named("axione").limit_headers(states, DAY_MS - 60_000, refused=False))
+    headers = dict(dialect_named("axione").limit_headers(states, DAY_MS - 60_000))
     assert headers[b"x-ratelimit-limit-requests"] == b"1000"
     assert headers[b"x-ratelimit-used-requests"] == b"401"
     assert headers[b"x-ratelimit-reset-requests"] == b"1m0s"
@@ -172,14 +172,14 @@ def test_aimichat_shows_the_tighter_of_day_and_month() -> None:
     month = state("credits", "month", 1_000, 950, resets=DAY_MS + 86_400_000)
     day = state("credits", "day", 100, 24, 1)
     tokens = state("tokens", "day", 10, 10)
-    headers = dict(dialect.limit_headers([day, tokens, month], 0, refused=False))
+    headers = dict(dialect.limit_headers([day, tokens, month], 0))
     assert headers == {
         b"x-ratelimit-limit": b"1000",
         b"x-ratelimit-remaining": b"50",
         b"x-ratelimit-reset": b"2024-01-20T00:00:00Z",
     }
-    assert dict(dialect.limit_headers([day, tokens], 0, refused=False))[b"x-ratelimit-remaining"] == b"75"
-    assert dialect.limit_headers([], 0, refused=False) == []
+    assert dict(dialect.limit_headers([day, tokens], 0))[b"x-ratelimit-remaining"] == b"75"
+    assert dialect.limit_headers([], 0) == []
 
 
 def test_every_delta_of_aimichat_has_a_content() -> None:
