@@ -40,6 +40,8 @@ class Plain:
 def kept(email: str) -> str:
     """The address, where the brand of the page takes it."""
     brand = get_adapter().request.brand
+    if mailboxes.is_needlessly_quoted(email):
+        raise ValidationError("Please write the address without quotation marks: mail reaches it just as well.")
     if brand.disposable_mail == Brand.DisposableMail.REFUSED and mailboxes.is_disposable(email):
         raise ValidationError(
             f"{email.rpartition('@')[2]} gives mailboxes to be thrown away. Please use an address that you keep: "

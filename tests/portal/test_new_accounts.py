@@ -103,6 +103,29 @@ def test_a_throw_away_mailbox_is_refused_in_words(client, generous):
     assert not mail.outbox
 
 
+@pytest.mark.parametrize("email", ["ada@ｍailinator.com", "ada@mail\u00adinator.com", '"ada,x"@mailinator.com'])
+def test_no_spelling_hides_a_throw_away_mailbox(client, generous, email):
+    answer = client.post("/accounts/signup/", {**NEW, "email": email})
+    assert "thrown away" in answer.content.decode()
+    assert not User.objects.exists()
+
+
+@pytest.mark.parametrize("email", ['"ada"@gmail.com', '"a\\da"@gmail.com'])
+def test_quotation_marks_that_say_nothing_are_refused_in_words(client, generous, email):
+    answer = client.post("/accounts/signup/", {**NEW, "email": email})
+    assert "write the address without quotation marks" in answer.content.decode()
+    assert not User.objects.exists()
+
+
+@pytest.mark.parametrize("email", ["ada@xn--bcher-kva.de", '"ada+x,y"@bücher.de'])
+def test_a_second_account_by_another_spelling_has_no_credit(client, generous, email):
+    join_up(client, email="ada@bücher.de")
+    client.logout()
+    join_up(client, email=email)
+    assert User.objects.count() == 2
+    assert Grant.objects.count() == 1
+
+
 def test_a_brand_may_take_throw_away_mailboxes_without_credit(client, generous):
     generous.disposable_mail = Brand.DisposableMail.WITHOUT_CREDIT
     generous.save()
