@@ -20,19 +20,25 @@ from typing import NamedTuple
 import msgspec
 from django.db import IntegrityError, transaction
 from django.db.models import Q
+from redis.exceptions import RedisError
 
-from billing import ladder, upgrade_facts
+from billing import journal, ladder, upgrade_facts
 from billing.models import Tier, TierChange, UpgradeNight
 from billing.upgrade_facts import History
 from billing.upgrade_rules import Judgement, Rule, RuleInvalid, days_looked_at, judge, read
+from keys.connections import redis_client
 from keys.models import Brand, Organization
 
 ACTOR = "the ladder"
+WAITS_MAX = timedelta(hours=6)
+"""How long a night waits for the journal, counted from when a process first saw that it must."""
 GRACE = timedelta(minutes=5)
 """After the brand's midnight: calls of the day that has ended are still being settled and booked."""
 NIGHTS_MAX = 31
 BATCH = 500
 log = logging.getLogger(__name__)
+_waiting_since: dict[tuple[int, date], datetime] = {}
+"""(brand id, night) → when this process first saw that calls of the day were not booked."""
 
 
 class Step(NamedTuple):
@@ -58,6 +64,8 @@ def _catch_up(brand: Brand, now: datetime) -> list[TierChange]:
     changes: list[TierChange] = []
     failed: set[int] = set()
     for night in due(brand, now):
+        if not _is_booked(brand, night, now):
+            break
         changes += judge_night(brand, night, failed)
     return changes
 
@@ -68,6 +76,26 @@ def due(brand: Brand, now: datetime) -> list[date]:
     done = UpgradeNight.objects.filter(brand=brand).order_by("-night").values_list("night", flat=True).first()
     waiting = 1 if done is None else min(NIGHTS_MAX, (last - done).days)
     return [last - timedelta(days=number) for number in reversed(range(waiting))]
+
+
+def _is_booked(brand: Brand, night: date, now: datetime) -> bool:
+    """Whether the journal has booked what was settled on that day: late use would otherwise be lost for it. A journal
+    that stands still does not hold up the ladder for ever."""
+    ended_at = upgrade_facts.moment_after(night, brand)
+    try:
+        oldest_ms = journal.lag(redis_client()).oldest_ms
+        waits = oldest_ms is not None and oldest_ms < ended_at.timestamp() * 1000
+    except (RedisError, OSError):
+        waits = True
+    if not waits:
+        _waiting_since.pop((brand.pk, night), None)
+        return True
+    since = _waiting_since.setdefault((brand.pk, night), now)
+    if now - since < WAITS_MAX:
+        log.warning("%s, night of %s: waits for the journal to book that day", brand.slug, night)
+        return False
+    log.error("%s, night of %s: judged although calls of that day are not booked yet", brand.slug, night)
+    return True
 
 
 def judge_night(brand: Brand, night: date, failed: set[int] | None = None) -> list[TierChange]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from billing import ladder, upgrade_facts, upgrades
+from billing.journal import stream_of
 from billing.models import Tier, TierChange, UpgradeNight
 from keys.models import Brand, Organization
 from tests import cast
@@ -176,3 +177,34 @@ def test_one_brand_that_cannot_be_judged_holds_up_no_other(brand, monkeypatch, c
     monkeypatch.setattr(upgrades, "due", stumbles)
     assert len(upgrades.run(night_of(day(0)))) == 1
     assert brand.slug in caplog.text
+
+
+@pytest.fixture
+def nothing_waited(monkeypatch):
+    monkeypatch.setattr(upgrades, "_waiting_since", {})
+
+
+@pytest.mark.usefixtures("nothing_waited")
+def test_a_night_waits_until_the_journal_has_booked_its_day(brand, redis_connection, caplog):
+    organization = customer(brand)
+    for number in range(3):
+        used(organization, day(-number), requests=700)
+    before_midnight = int(upgrade_facts.moment_after(day(0), brand).timestamp() * 1000) - 1
+    redis_connection.xadd(stream_of(7), {"e": b"x"}, id=f"{before_midnight}-1")
+    assert upgrades.run(night_of(day(0))) == []
+    assert not UpgradeNight.objects.exists()
+    redis_connection.delete(stream_of(7))
+    redis_connection.xadd(stream_of(7), {"e": b"x"}, id=f"{before_midnight + 1}-1")
+    assert len(upgrades.run(night_of(day(0)))) == 1, "calls of the next day may wait"
+    assert "waits for the journal" in caplog.text
+
+
+@pytest.mark.usefixtures("nothing_waited")
+def test_a_journal_that_stands_still_is_not_waited_for_for_ever(brand, redis_connection, caplog):
+    redis_connection.xadd(stream_of(7), {"e": b"x"}, id="1000-1")
+    upgrades.run(night_of(day(0)))
+    upgrades.run(night_of(day(0)) + upgrades.WAITS_MAX - timedelta(minutes=1))
+    assert not UpgradeNight.objects.exists()
+    upgrades.run(night_of(day(0)) + upgrades.WAITS_MAX)
+    assert UpgradeNight.objects.exists()
+    assert "not booked yet" in caplog.text

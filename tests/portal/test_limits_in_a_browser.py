@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.utils import timezone
 from playwright.sync_api import Page, expect
 from redis import Redis
 
@@ -16,6 +17,7 @@ from billing.models import Tier, TierLimit, UsageDay
 from billing.windows import window_at
 from keys import issuing
 from keys.caller import shard_of
+from keys.models import Organization
 from tests import cast as casting
 from tests.portal.browsing import Window
 from tests.portal.test_in_a_browser import chromium  # noqa: F401 - fixture
@@ -55,6 +57,8 @@ def climber(cast, redis_connection, monkeypatch):
             end_reason="stop",
             requests=3_000 if days_ago == 1 else 700,
         )
+    opened_at = timezone.now() - timedelta(days=30)
+    Organization.objects.filter(pk=cast.organization.pk).update(created_at=opened_at)
     upgrades.judge_night(cast.brand, today - timedelta(days=1))
     overrides.put(
         organization=cast.organization,
