@@ -148,7 +148,7 @@ async def _dispatch(call: Call, worker: Worker, send: Send) -> None:
     elif worker.draining:
         raise decline(Reason.DRAINING)
     elif endpoint.kind is Kind.METERED:
-        worker.room.enter(call.body_bytes)
+        worker.room.enter()
         try:
             await pipeline.run(call, worker, send)
         finally:

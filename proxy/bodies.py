@@ -13,12 +13,14 @@ from proxy.refusals import Reason, decline
 
 BODY_BYTES_MAX = 8 * 1024 * 1024
 BODY_SECONDS_MAX = 60.0
+SILENT_SECONDS_MAX = 10.0
+"""Without any byte of a body that is not whole."""
 DEPTH_MAX = 64
 HEADER_COUNT_MAX = 100
 HEADER_BYTES_MAX = 32 * 1024
 
 LATE = "the body did not arrive in time"
-"""Whoever cancels a task that reads a body says so (proxy.heart, after BODY_SECONDS_MAX)."""
+"""Whoever cancels a task that reads a body says so (proxy.heart, after BODY_SECONDS_MAX or a long silence)."""
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -47,8 +49,8 @@ def check_headers(headers: list[tuple[bytes, bytes]], fields: dict[bytes, bytes]
 
 
 async def read_body(receive: Receive, took: Callable[[int], None]) -> bytes:
-    """The whole body, at most BODY_BYTES_MAX. `took` hears the bytes of each piece before the next is read, and may
-    raise."""
+    """The whole body, at most BODY_BYTES_MAX. Of one that comes in pieces `took` hears the bytes of each before the
+    next is read, and may raise."""
     try:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -56,7 +58,6 @@ async def read_body(receive: Receive, took: Callable[[int], None]) -> bytes:
         if message.get("more_body"):
             return await _rest(receive, message, took)
         body: bytes = message.get("body", b"")
-        took(len(body))
     except asyncio.CancelledError as cancelled:
         task = asyncio.current_task()
         if cancelled.args == (LATE,) and task is not None and task.uncancel() == 0:

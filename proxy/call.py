@@ -77,8 +77,7 @@ class Call:
         self.dialect = dialect
         self.address = ""
         self.agent = fields.get(b"user-agent", b"")[:AGENT_CHARS_MAX].decode("latin-1")
-        length = fields.get(b"content-length", b"")
-        self.body_bytes = int(length) if length.isdigit() and len(length) <= 12 else 0  # as worker.room counts it
+        self.body_bytes = 0  # that came, as worker.room counts them
         self.brand: BrandRecord | None = None
         self.schemes: tuple[str, ...] | None = None  # the last rule that takes the key the way it came
         self.model_name = ""

@@ -7,7 +7,7 @@ import asyncio
 import time
 
 from proxy.answers import EventStream
-from proxy.bodies import BODY_SECONDS_MAX, LATE
+from proxy.bodies import BODY_SECONDS_MAX, LATE, SILENT_SECONDS_MAX
 from proxy.call import Call
 from proxy.watching import Watch
 
@@ -20,6 +20,7 @@ class Heart:
         self._streams: set[EventStream] = set()
         self._unwatched: set[Watch] = set()
         self._awaited: set[Call] = set()
+        self._silent: dict[Call, tuple[int, int]] = {}  # of these: bytes that had come, for how many beats no more
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -68,7 +69,13 @@ class Heart:
                     stream.task.cancel()
 
     def _end_late_bodies(self, now: float) -> None:
-        for call in [call for call in self._awaited if now - call.began > BODY_SECONDS_MAX]:
-            self._awaited.discard(call)
-            if call.task is not None:
-                call.task.cancel(LATE)
+        """Silence is counted in beats: while this worker stood still, nobody could be heard."""
+        before, self._silent = self._silent, {}
+        for call in list(self._awaited):
+            size, beats = before.get(call, (0, 0))
+            beats = beats + 1 if size == call.body_bytes else 0
+            self._silent[call] = call.body_bytes, beats
+            if beats * BEAT_SECONDS > SILENT_SECONDS_MAX or now - call.began > BODY_SECONDS_MAX:
+                self._awaited.discard(call)
+                if call.task is not None:
+                    call.task.cancel(LATE)

@@ -52,11 +52,7 @@ async def run(call: Call, worker: Worker, asgi_send: Send) -> None:
 
 async def read_request(call: Call, worker: Worker) -> Replay | None:
     """Body → what is asked. An answer from record, where the same call was answered before."""
-    worker.heart.await_body(call)
-    try:
-        body = await read_body(call.receive, _uncounted if call.body_bytes else partial(_count, call, worker))
-    finally:
-        worker.heart.body_came(call)
+    body = await _body(call, worker)
     fields = parse_object(body)
     call.model_name = model_named(fields, call.snapshot.brand.default_model)
     call.model = await resolve_model(call, worker)
@@ -66,13 +62,24 @@ async def read_request(call: Call, worker: Worker) -> Replay | None:
     return None if key is None else await _recorded(call, worker, key, body)
 
 
-def _uncounted(size: int) -> None:
-    """The body was counted as its head declared it."""
+async def _body(call: Call, worker: Worker) -> bytes:
+    """Counted as it comes, whatever its head declares: a declaration costs its sender nothing."""
+    room, organization_id = worker.room, call.caller.organization.id
+    room.await_body(organization_id)
+    worker.heart.await_body(call)
+    try:
+        body = await read_body(call.receive, partial(_count, call, worker))
+    finally:
+        worker.heart.body_came(call)
+        room.body_came(organization_id, call.body_bytes)
+    if not call.body_bytes:  # it came in one piece
+        room.grow(len(body))
+        call.body_bytes = len(body)
+    return body
 
 
 def _count(call: Call, worker: Worker, size: int) -> None:
-    """A body that comes in chunks is counted as it comes: nobody knows how long it will be."""
-    worker.room.grow(size)
+    worker.room.grow_waiting(call.caller.organization.id, size)
     call.body_bytes += size
 
 

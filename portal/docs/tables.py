@@ -299,6 +299,7 @@ def network(surface: Surface) -> Table:
     """What a request may not pass, from the tables that judge it."""
     rows = [
         ("Body", f"{bodies.BODY_BYTES_MAX // 1024**2} MiB, sent within {bodies.BODY_SECONDS_MAX:g} s"),
+        ("Silence within a body", f"{bodies.SILENT_SECONDS_MAX:g} s"),
         ("Nesting of JSON", f"{bodies.DEPTH_MAX} levels"),
         ("Headers", f"{bodies.HEADER_COUNT_MAX}, {bodies.HEADER_BYTES_MAX // 1024} KiB in all"),
         ("metadata", f"{fields.METADATA_PAIRS_MAX} pairs"),

@@ -123,6 +123,38 @@ async def test_a_body_that_never_ends_is_a_timeout(monkeypatch) -> None:
     await beating.stop()
 
 
+async def test_a_body_of_which_nothing_comes_is_a_timeout_sooner(monkeypatch) -> None:
+    """And one that keeps coming is not, however slowly."""
+    monkeypatch.setattr(heart, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(heart, "SILENT_SECONDS_MAX", 0.1)
+    scope = {"method": "POST", "path": "/", "query_string": b"", "headers": []}
+    silent = Call(scope, receiving(), {}, dialect_named("openai"))
+
+    async def drop() -> dict[str, object]:
+        await asyncio.sleep(0.02)
+        slow.body_bytes += 1
+        return {"type": "http.request", "body": b"x", "more_body": slow.body_bytes < 20}
+
+    slow = Call(scope, drop, {}, dialect_named("openai"))
+    beating = heart.Heart()
+    beating.start()
+
+    async def read(call: Call) -> bytes:
+        call.task = asyncio.current_task()
+        beating.await_body(call)
+        try:
+            return await read_body(call.receive, ignored)
+        finally:
+            beating.body_came(call)
+
+    slowly = asyncio.ensure_future(read(slow))
+    with pytest.raises(Declined) as caught:
+        await asyncio.wait_for(asyncio.ensure_future(read(silent)), 5)
+    assert caught.value.problem.reason is Reason.BODY_TIMEOUT
+    assert await slowly == b"x" * 20
+    await beating.stop()
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
