@@ -141,10 +141,10 @@ def files(draw: Any) -> BrandFile:
 @given(files())
 def test_import_and_export_are_each_others_inverse(file: BrandFile) -> None:
     with transaction.atomic():
-        assert import_brand(read(as_text(file).encode()), actor=ACTOR)
-        assert import_brand(file, actor=ACTOR) == []
+        assert import_brand(read(as_text(file).encode()), actor=ACTOR, confirmed="drawn by chance")
+        assert import_brand(file, actor=ACTOR, confirmed="drawn by chance") == []
         exported = brand_file(Brand.objects.get(slug="acme"))
         assert read(as_text(exported).encode()) == exported
-        assert import_brand(exported, actor=ACTOR) == []
-        assert import_brand(file, actor=ACTOR) == []
+        assert import_brand(exported, actor=ACTOR, confirmed="drawn by chance") == []
+        assert import_brand(file, actor=ACTOR, confirmed="drawn by chance") == []
         transaction.set_rollback(True)
