@@ -226,9 +226,9 @@ def tier_problems(tier: Tier) -> dict[str, str]:
         other = others.filter(**{name: getattr(tier, name)}).first()
         if other is not None:
             found[name] = f"{other.name} has it: each tier of a ladder has its own {name}."
-    rule_problem = _rule_problem(tier)
-    if rule_problem:
-        found["upgrade_rule"] = rule_problem
+    unfit_rule = rule_problem(tier)
+    if unfit_rule:
+        found["upgrade_rule"] = unfit_rule
     if tier.monthly_price_nanos is not None and tier.monthly_price_nanos < 0:
         found["monthly_price_nanos"] = "Not below nothing."
     limits = known.limits.all() if known else ()
@@ -238,7 +238,8 @@ def tier_problems(tier: Tier) -> dict[str, str]:
     return found
 
 
-def _rule_problem(tier: Tier) -> str:
+def rule_problem(tier: Tier) -> str:
+    """Why nobody may enter the tier by its rule; empty where somebody may."""
     if tier.upgrade_rule is None:
         return ""
     if tier.label.strip().lower() == PREMIUM or not tier.is_listed or tier.monthly_price_nanos is not None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from billing import upgrade_facts
 from billing.models import Tier
 from billing.upgrade_facts import History, Standing
-from billing.upgrade_rules import Judgement, Rule, days_looked_at, judge
+from billing.upgrade_rules import DayUse, Judgement, Rule, days_looked_at, judge
 from billing.upgrades import Step, steps_of
 from keys.models import Brand, Organization
 
@@ -33,15 +33,22 @@ class Move(NamedTuple):
 
 @dataclass(slots=True)
 class Simulation:
-    """`higher`: brand days on which an organization (id, day) would have stood higher than it did."""
+    """`higher`: brand days on which an organization (id, day) would have stood higher than it did, and how many more
+    calls that tier's daily limits had had room for; None: any number. `seen`: ids of those that were judged."""
 
     judged: int = 0
     moves: list[Move] = field(default_factory=list)
-    higher: set[tuple[int, date]] = field(default_factory=set)
+    higher: dict[tuple[int, date], int | None] = field(default_factory=dict)
+    seen: set[int] = field(default_factory=set)
 
     def spared(self, refusals: Mapping[tuple[int, date], int]) -> int:
-        """Of the refusals for a used-up quota (by organization and day), those on days it would have stood higher."""
-        return sum(count for place, count in refusals.items() if place in self.higher)
+        """Of the refusals for a used-up daily limit (by organization and day), those on days it would have stood
+        higher, and at most what the higher tier had had room for."""
+        return sum(
+            count if (room := self.higher[place]) is None else min(count, room)
+            for place, count in refusals.items()
+            if place in self.higher
+        )
 
 
 def simulate(
@@ -68,6 +75,7 @@ def simulate(
             path = _Path(known[organization.id], _standing(organization, tiers), tiers)
             _replay(path, steps, limits, found, (first, last))
         found.judged += len(batch)
+        found.seen.update(organization.pk for organization in batch)
         progress(found.judged, total)
     return found
 
@@ -111,7 +119,7 @@ def _replay(
         if decided is not None:
             tier, standing = decided, Standing(day, by_hand=True)
         if real is not None and tier.rank > real.rank:
-            found.higher.add((organization.id, day))
+            found.higher[organization.id, day] = _room(limits[tier.id], path.history.days.get(day, DayUse()))
         step = steps.get(tier.id)
         if step is not None and path.decided_on(day) is None:  # as the night's job: that day judges nothing
             judgement = judge(step.rule, path.history.facts(day, limits[tier.id], standing))
@@ -119,6 +127,13 @@ def _replay(
                 found.moves.append(Move(day, organization, tier, step.to_tier, judgement))
                 tier, standing = step.to_tier, Standing(day + timedelta(days=1), by_hand=False)
         day += timedelta(days=1)
+
+
+def _room(limits: Mapping[str, int], used: DayUse) -> int | None:
+    """How many more calls like that day's the limits had let through; None: any number."""
+    per_call = {unit: max(1, -(-getattr(used, unit) // max(1, used.requests))) for unit in limits}
+    rooms = [max(0, limit - getattr(used, unit)) // per_call[unit] for unit, limit in limits.items()]
+    return min(rooms, default=None)
 
 
 def _batches(brand: Brand, at_most: int | None) -> Iterator[list[Organization]]:

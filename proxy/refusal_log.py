@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from billing import script
 from keys.caller import SHARDS, shard_of
 from proxy.call import Call
-from proxy.refusals import Problem
+from proxy.refusals import Problem, Reason
 
 STREAM = "refusals"
 STREAM_LENGTH_MAX = 2_000
@@ -30,6 +30,8 @@ WRITE_SECONDS = 1.0
 SECONDS_MAX = 2.0
 TRIAL = "trial "
 """Begins the reason of what no call was refused for: a limit on trial would have."""
+USED_UP = "used up "
+"""Begins the reason that is counted besides insufficient_quota, and names the limit (or the balance)."""
 
 
 class RefusalLog:
@@ -61,6 +63,8 @@ class RefusalLog:
         organization_id = 0 if caller is None else caller.organization.id
         brand_id = 0 if call.brand is None else call.brand.id
         self._count((minute, brand_id, organization_id, problem.reason.value))
+        if problem.reason is Reason.INSUFFICIENT_QUOTA and problem.quota is not None:
+            self._count((minute, brand_id, organization_id, f"{USED_UP}{problem.quota.name}"[:40]))
         subject: int | str = organization_id or call.address
         noted = self._noted.get(subject, 0)
         if noted >= ROWS_PER_MINUTE_MAX or self._waiting >= ROWS_WAITING_MAX or len(self._noted) >= SUBJECTS_MAX:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -75,9 +75,11 @@ def keep(now: datetime) -> list[str]:
     return old
 
 
-def counted(*, brand_id: int, reason: str, since: datetime, until: datetime, zone: str) -> dict[tuple[int, date], int]:
-    """How often a reason was given, by organization and day in `zone`. `until` is not included."""
-    rows = RefusalCount.objects.filter(brand_id=brand_id, reason=reason, minute__gte=since, minute__lt=until)
+def counted(
+    *, brand_id: int, reasons: Sequence[str], since: datetime, until: datetime, zone: str
+) -> dict[tuple[int, date], int]:
+    """How often any of these reasons was given, by organization and day in `zone`. `until` is not included."""
+    rows = RefusalCount.objects.filter(brand_id=brand_id, reason__in=reasons, minute__gte=since, minute__lt=until)
     by_day = rows.values("organization_id", day=TruncDate("minute", tzinfo=ZoneInfo(zone))).annotate(times=Sum("count"))
     return {(row["organization_id"], row["day"]): row["times"] for row in by_day}
 

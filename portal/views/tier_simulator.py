@@ -75,6 +75,7 @@ def _result(form: SimulationForm) -> dict[str, object]:
     shown = found.simulation.moves[:SHOWN_MAX]
     return {
         "found": found,
+        "rules_said": tier_simulation.rules_said(found),
         "rows": [(move, tier_simulation.reasons_of(move)) for move in shown],
         "hidden": len(found.simulation.moves) - len(shown),
         "unjudged": found.organizations - found.simulation.judged,

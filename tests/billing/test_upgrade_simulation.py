@@ -10,6 +10,7 @@ from billing import ladder, upgrade_facts, upgrades
 from billing.models import Tier, TierChange
 from billing.upgrade_rules import read
 from billing.upgrade_simulation import simulate
+from keys.models import Organization
 from portal.tier_simulation import rules_in_force
 from tests.billing.climbing import LADDER, START, climbing_brand, customer, night_of, rank, used
 
@@ -81,3 +82,19 @@ def test_what_people_decided_is_decided_again(brand):
     simulation = simulate(brand, {"tier-2": EASY}, first=START, last=LAST)
     assert [move.night for move in simulation.moves] == [START]
     assert {day for _, day in simulation.higher} == {START + timedelta(days=number) for number in range(1, 5)}
+
+
+def test_no_more_is_spared_than_the_higher_tier_had_room_for(brand):
+    (eager,) = live(brand, 50)
+    simulation = simulate(brand, {"tier-2": EASY}, first=START, last=LAST)
+    day = START + timedelta(days=4)
+    assert simulation.spared({(eager.pk, day): 10**6}) == 4_000 - 500
+    assert simulation.seen == {eager.pk}
+
+
+def test_nobody_moves_before_its_account_was_opened(brand):
+    organization = customer(brand)
+    Organization.objects.filter(pk=organization.pk).update(created_at=night_of(START + timedelta(days=10)))
+    rules = {"tier-2": read({"all": [{"fact": "verified"}]})}
+    (move,) = simulate(brand, rules, first=START, last=LAST).moves
+    assert move.night == START + timedelta(days=11), "ten past midnight"

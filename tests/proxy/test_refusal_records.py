@@ -11,7 +11,7 @@ from django.db import connection
 
 from proxy import refusal_records
 from proxy.models import RefusalCount, RefusalRecord
-from proxy.refusal_log import ROWS_PER_MINUTE_MAX
+from proxy.refusal_log import ROWS_PER_MINUTE_MAX, USED_UP
 from tests.proxy.shop import Gateway
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -74,6 +74,26 @@ def test_a_flood_is_counted_and_not_kept(gateway: Gateway) -> None:
         time.sleep(0.05)
     assert RefusalRecord.objects.filter(organization_id=customer.organization.id).count() == ROWS_PER_MINUTE_MAX
     assert not RefusalRecord.objects.filter(call_id=last.headers["x-request-id"]).exists()
+
+
+def test_what_was_used_up_is_counted_by_name(gateway: Gateway) -> None:
+    limited, broke = (
+        gateway.shop.customer({"unit": "requests", "window": "day", "amount": 0}),
+        gateway.shop.customer(credit=""),
+    )
+    last = [gateway.chat(headers=customer.headers) for customer in (limited, broke)][-1]
+    record_of(gateway, last.headers["x-request-id"])
+    deadline = time.monotonic() + 10
+    theirs = [limited.organization.id, broke.organization.id]
+    counts = RefusalCount.objects.filter(reason__startswith=USED_UP, organization_id__in=theirs)
+    while counts.count() < 2:
+        refusal_records.move(gateway.shop.store)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert dict(counts.values_list("organization_id", "reason")) == {
+        limited.organization.id: "used up organization.requests.day",
+        broke.organization.id: "used up balance",
+    }
 
 
 def test_what_a_limit_on_trial_would_have_refused_is_counted(gateway: Gateway) -> None:

@@ -41,6 +41,7 @@ class Command(BaseCommand):
             raise CommandError("No tier has a rule. Give some with --rules FILE.")
         found = tier_simulation.run(house, wanted, days=days, now=timezone.now(), progress=self._progress)
         moves = found.simulation.moves
+        self.stdout.write(tier_simulation.rules_said(found))
         for move in moves[:SHOWN_MAX]:
             self.stdout.write(
                 f"{move.night}  {move.organization.slug:24} {move.from_tier.name} → {move.to_tier.name}"
@@ -52,7 +53,9 @@ class Command(BaseCommand):
             f"{found.first} to {found.last}: {found.movers} of {found.simulation.judged} organizations"
             f" would have moved, {len(moves)} steps."
         )
-        self.stdout.write(f"Refusals for a used-up quota: {found.refused}; spared: {found.spared}.")
+        self.stdout.write(
+            f"Refusals for a used-up daily limit of the organization: {found.refused}; spared: {found.spared}."
+        )
 
     def _progress(self, done: int, total: int) -> None:
         if total > upgrade_simulation.BATCH:
