@@ -52,6 +52,8 @@ log = logging.getLogger(__name__)
 POSTGRESQL_CONNECTIONS_MAX = 8
 HEARTBEAT_SECONDS = 5.0
 WORKER_LEASE_MS = 15_000
+REPLAY_SECONDS = 60.0
+"""Where a journal runs on the host it does this every few seconds, and leaves a worker next to nothing to read."""
 WORKERS_NAME = "proxy:workers"
 """Sorted set in Redis: worker → when it counts as gone (Unix ms). What an engine's slots are divided by."""
 _CONNECTION_OPTIONS = {"pool", "prepare_threshold", "server_side_binding", "isolation_level", "assume_role"}
@@ -106,6 +108,7 @@ class Worker:
         self._brands = self._indexed(())
         self._tasks: set[asyncio.Task[Any]] = set()
         self._heartbeat: asyncio.Task[None] | None = None
+        self._replayer: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Worker:
         await self.postgresql.open()
@@ -118,7 +121,7 @@ class Worker:
         self.idempotency.start()
         self.conversation_leases.start()
         self.metrics.start()
-        self.own(asyncio.to_thread(_replay, self.wal.folder))
+        self._replayer = asyncio.get_running_loop().create_task(self._replay_forever(), name="proxy: replay")
         await self._beat()
         self._heartbeat = asyncio.get_running_loop().create_task(self._beat_forever(), name="proxy: worker lease")
         return self
@@ -129,6 +132,8 @@ class Worker:
         self.draining = True
         if self._heartbeat is not None:
             self._heartbeat.cancel()
+        if self._replayer is not None:
+            self._replayer.cancel()
         await self._rest()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.heart.stop()
@@ -200,6 +205,13 @@ class Worker:
             "workers": self.live_workers,
         }
 
+    async def _replay_forever(self) -> None:
+        """Each turn to its end, whatever becomes of this worker: `own` waits for it."""
+        while True:
+            with contextlib.suppress(Exception):  # `own` tells of it
+                await asyncio.shield(self.own(asyncio.to_thread(_replay, self.wal.folder)))
+            await asyncio.sleep(REPLAY_SECONDS)
+
     async def _beat_forever(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
@@ -231,7 +243,8 @@ def _bring_in(folder: Path, tokens: Mapping[int, str]) -> int:
 
 
 def _replay(folder: Path) -> None:
-    """Once, when a worker starts: where no journal runs on this host, nobody else would."""
+    """When a worker starts and ever again: where no journal runs on this host, nobody else would charge dead workers'
+    calls, nor let the full segments of living ones go."""
     try:
         replay.run(redis_client(), folder)
     except (RedisError, OSError, DatabaseError) as error:

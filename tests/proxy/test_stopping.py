@@ -10,6 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from billing import remains, wal
+from proxy import worker
 from proxy.metrics import Metrics
 from tests.proxy.shop import Gateway, Shop, read_events, serve
 
@@ -58,6 +60,20 @@ def test_a_stop_lets_short_calls_end_and_cuts_long_ones_in_words(shop: Shop) -> 
     assert cut.cost_nanos > 0
     assert shop.event(answers["whole"].headers["x-request-id"]).cost_nanos == 0
     assert shop.holds() == 0
+
+
+def test_full_segments_go_where_no_journal_runs_on_the_host(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal of another host books the calls; the worker's own files are its own host's to retire."""
+    monkeypatch.setattr(worker, "REPLAY_SECONDS", 0.1)
+    monkeypatch.setattr(wal, "SEGMENT_BYTES_MAX", 10)
+    with serve(shop) as gateway:
+        log = gateway.worker.wal
+        gateway.event_of(gateway.chat())
+        assert log.path.name != f"{log.worker}.000001.wal", "it has filled segments"
+        deadline = time.monotonic() + 5
+        while remains.segments(log.folder, log.worker) != [log.path]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def test_a_redis_that_is_away_is_503_and_leaves_no_holds(shop: Shop) -> None:
