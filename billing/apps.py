@@ -11,9 +11,10 @@ class BillingConfig(AppConfig):
 
     def ready(self) -> None:
         from billing import catalogue, ladder, overrides, webhook_deliveries
-        from keys import issuing, publication, records
+        from keys import issuing, organizations, publication, records
 
         publication.register(publication.BRAND, catalogue.render)
         for name, sql in (ladder.ORGANIZATION_FACTS | overrides.ORGANIZATION_FACTS).items():
             records.register_organization_fact(name, sql)
         issuing.when_revoked(webhook_deliveries.key_revoked)
+        organizations.register_owned(ladder.owned)

@@ -139,6 +139,13 @@ def welcome(*, organization: Organization, actor: Actor, address: str | None = N
             )
 
 
+def owned(organization: Organization, person: User) -> None:
+    """`person` owns the organization now, maybe by the hand of staff, who welcome nobody: it is their first where it is
+    nobody's yet, so that they open no other with credit later. Gives nothing by itself."""
+    if not organization.is_further and not FirstAccount.objects.filter(organization=organization).exists():
+        _is_first(organization, person)
+
+
 def _is_first(organization: Organization, person: User) -> bool:
     """Locks the person, so that two organizations opened at once do not both see none; two people of one mailbox meet
     in the constraint."""

@@ -6,7 +6,7 @@ from django.db import models
 from django.db.models import TextChoices  # by name: mypy loses models.TextChoices inside a model's body
 from django.db.models.functions import Now
 
-from keys.models import Brand, Organization
+from keys.models import Brand, Organization, User
 
 
 class Grant(models.Model):
@@ -112,6 +112,26 @@ class PromoClaim(models.Model):
 
     def __str__(self) -> str:
         return f"{self.code} by {self.organization}"
+
+
+class PromoClaimant(models.Model):
+    """An owner of the customer that claimed a code, at that moment: nobody has a code's credit for a second customer.
+    Kept by mailbox and by person. Written by billing/promo_codes.py."""
+
+    code = models.ForeignKey(PromoCode, on_delete=models.PROTECT, related_name="claimants")
+    claim = models.ForeignKey(PromoClaim, on_delete=models.PROTECT, related_name="claimants")
+    mailbox = models.CharField(max_length=254)
+    user = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+
+    class Meta:
+        app_label = "billing"
+        constraints = [
+            models.UniqueConstraint(fields=["code", "mailbox"], name="promo_claimant_mailbox_unique"),
+            models.UniqueConstraint(fields=["code", "user"], name="promo_claimant_user_unique"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.mailbox} for {self.code}"
 
 
 class LedgerSeal(models.Model):

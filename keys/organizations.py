@@ -7,6 +7,7 @@ returns; see issuing.py for what that promises. Memberships concern pages only, 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -20,6 +21,17 @@ from keys.audit import Actor
 from keys.models import Brand, Membership, Organization, Role, User
 
 CHANGEABLE = ("name", "slug", "is_further")
+
+
+Owned = Callable[[Organization, User], None]
+_on_owned: list[Owned] = []
+
+
+def register_owned(told: Owned) -> None:
+    """`told` hears, in the same transaction, of everybody who becomes owner of an organization, by whatever way: what
+    is given once to a person is a higher room's to know."""
+    if told not in _on_owned:
+        _on_owned.append(told)
 
 
 class LastOwner(Exception):
@@ -93,6 +105,7 @@ def add_member(
         )
         if is_new:
             _note_member("member.added", membership, actor, address, after={"role": membership.role})
+            _tell_of_owner(membership)
     return membership
 
 
@@ -107,6 +120,7 @@ def set_role(*, membership: Membership, role: Role, actor: Actor, address: str |
         row.save(update_fields=["role"])
         _keep_an_owner(row.organization)
         _note_member("member.role_changed", row, actor, address, before=before, after={"role": row.role})
+        _tell_of_owner(row)
     membership.role = row.role
 
 
@@ -163,6 +177,12 @@ def _locked_member(membership: Membership) -> Membership:
 def _keep_an_owner(organization: Organization) -> None:
     if not organization.memberships.filter(role=Role.OWNER).exists():
         raise LastOwner(str(organization))
+
+
+def _tell_of_owner(membership: Membership) -> None:
+    if membership.role == Role.OWNER:
+        for told in _on_owned:
+            told(membership.organization, membership.user)
 
 
 def _note_member(

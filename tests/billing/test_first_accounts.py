@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from allauth.account.models import EmailAddress
+from django.apps import apps
 from django.db import connection
 
 from billing import ladder, migrations, tiers
@@ -113,6 +114,52 @@ def test_those_who_came_before_keep_what_they_had(brand):
     with connection.cursor() as cursor:
         cursor.execute(fill)
     assert FirstAccount.objects.get().organization == credited
+
+
+def test_an_organization_that_staff_made_is_its_owners_first(brand):
+    ada, bob = cast.person("ada"), cast.person("bob")
+    made = organizations.create(brand=brand, name="Made", actor="staff")
+    organizations.add_member(organization=made, user=bob, role=Role.OWNER, actor="staff")
+    organizations.remove_member(membership=owner_of(made, ada), actor="staff", address=None)
+    assert not Grant.objects.exists()
+    assert opened(brand, bob).is_further
+    assert not Grant.objects.exists()
+    assert not opened(brand, ada).is_further  # the organization was Bob's first, not hers
+
+
+def owner_of(organization, person):
+    return organizations.add_member(organization=organization, user=person, role=Role.OWNER, actor="staff")
+
+
+def test_who_is_made_owner_later_has_it_as_their_first(brand):
+    ada = cast.person()
+    made = organizations.create(brand=brand, name="Made", actor="staff")
+    member = organizations.add_member(organization=made, user=ada, role=Role.VIEWER, actor="staff")
+    assert not FirstAccount.objects.exists()
+    organizations.set_role(membership=member, role=Role.OWNER, actor="staff")
+    assert FirstAccount.objects.get().organization == made
+    assert opened(brand, ada).is_further
+
+
+def test_who_signs_up_has_credit_for_what_they_own_then(brand):
+    ada = cast.person()
+    own = organizations.create(brand=brand, name="Own", owner=ada, actor=ada)
+    ladder.welcome(organization=own, actor=ada)
+    assert [grant.organization for grant in Grant.objects.all()] == [own]
+    assert not own.is_further
+
+
+def test_first_accounts_of_before_follow_spelling_and_staff(brand):
+    ada, bob = cast.person("ada", email="ada@example.com"), cast.person("bob", email="bob@example.com")
+    spelt, made = cast.organization(brand), cast.organization(brand)
+    cast.join(bob, made, Role.OWNER)
+    FirstAccount.objects.create(brand=brand, mailbox='"ada"@example.com', user=ada, organization=spelt)
+    migration = importlib.import_module("billing.migrations.0027_once_per_person")
+    migration.respell(apps, None)
+    with connection.cursor() as cursor:
+        cursor.execute(migration.FIRST_ACCOUNTS)
+    rows = FirstAccount.objects.order_by("mailbox").values_list("mailbox", "organization")
+    assert list(rows) == [("ada@example.com", spelt.pk), ("bob@example.com", made.pk)]
 
 
 def test_a_further_account_pays_what_a_tier_includes_unless_the_tier_is_sold():

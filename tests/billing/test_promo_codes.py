@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -13,7 +14,8 @@ from django.utils import timezone
 
 from billing import ledger, promo_codes
 from billing.models import Grant, PromoClaim, PromoCode
-from keys.models import AuditEvent
+from billing.wallet_models import PromoClaimant
+from keys.models import AuditEvent, Role
 from tests import cast
 from tests.billing.test_ledger import assert_books_balance
 
@@ -127,3 +129,64 @@ def test_wrong_codes_are_refused_where_they_are_made(house):
     assert AuditEvent.objects.filter(action="promo_code.changed").count() == 1
     with pytest.raises(IntegrityError), transaction.atomic():
         PromoCode.objects.update(claimed=2)
+
+
+def owned(house, person):
+    organization = cast.organization(house)
+    cast.join(person, organization, Role.OWNER)
+    return organization
+
+
+def test_a_person_claims_a_code_once_by_whatever_alias_or_later_address(house):
+    code(house, claims_max=100)
+    ada = cast.person(email="ada@gmail.com")
+    claim(owned(house, ada))
+    ada.email = "ada@new.example"
+    ada.save()
+    for email in ("a.da@gmail.com", '"ada"@gmail.com', "ada+2@new.example"):
+        with pytest.raises(promo_codes.NotClaimed, match="for another account"):
+            claim(owned(house, cast.person(email=email)))
+    with pytest.raises(promo_codes.NotClaimed, match="for another account"):
+        claim(owned(house, ada))
+    claim(owned(house, cast.person(email="bob@gmail.com")))
+    assert Grant.objects.count() == 2
+    PromoCode.objects.update(claimed=0)
+    with pytest.raises(promo_codes.NotClaimed, match="address that they keep"):
+        claim(owned(house, cast.person(email="x@mailinator.com")))
+
+
+def test_aliases_that_claim_at_the_same_moment_have_it_once(house):
+    code(house, claims_max=100)
+    customers = [owned(house, cast.person(email=f"ada+{number}@example.com")) for number in range(6)]
+
+    def ask(customer):
+        try:
+            return bool(claim(customer))
+        except promo_codes.NotClaimed:
+            return False
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(ask, customers)) == 1
+    assert Grant.objects.count() == 1
+
+
+def test_the_database_holds_one_claim_for_each_mailbox_and_person(house):
+    code(house, claims_max=9)
+    ada = cast.person(email="ada@example.com")
+    claim(owned(house, ada))
+    known = PromoClaimant.objects.get()
+    for mailbox, user in ((known.mailbox, None), ("other@example.com", ada)):
+        with pytest.raises(IntegrityError), transaction.atomic():
+            PromoClaimant.objects.create(code=known.code, claim=known.claim, mailbox=mailbox, user=user)
+
+
+def test_claims_of_before_are_their_owners(house):
+    code(house, claims_max=9)
+    ada = cast.person(email="ada@example.com")
+    claim(owned(house, ada))
+    PromoClaimant.objects.all().delete()
+    with connection.cursor() as cursor:
+        cursor.execute(importlib.import_module("billing.migrations.0027_once_per_person").CLAIMANTS)
+    assert list(PromoClaimant.objects.values_list("mailbox", "user")) == [("ada@example.com", ada.pk)]
