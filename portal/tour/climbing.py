@@ -165,7 +165,7 @@ async def _judged_twice(brand: Brand, rungs: list[Rung]) -> Proof:
     changes = await TierChange.objects.filter(organization=organization).acount()
     name = standing.name if standing else "no tier"
     lines = [
-        f"Use for two steps, one night judged by 2 processes at once: {sum(at_once)} moved it;"
+        f"Use for two steps, its own night judged by 2 processes at once: {sum(at_once)} moved it;"
         f" judged once more: {int(again is not None)}; changes kept: {changes}, it stands on {name}"
     ]
     holds = sum(at_once) == 1 and again is None and changes == 1 and standing == rungs[1].tier
