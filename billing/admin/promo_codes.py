@@ -12,6 +12,7 @@ from django.http import HttpRequest
 from billing import promo_codes
 from billing.admin.pages import NanosField, Written, money_of
 from billing.models import PromoClaim, PromoCode
+from billing.wallet_models import PromoClaimant
 from keys.admin import Form, Kept, Page, ReadOnly, Tabular, by
 
 
@@ -19,6 +20,13 @@ class _Claims(ReadOnly, Tabular):
     model = PromoClaim
     extra = 0
     fields = ("at", "organization", "grant")
+    readonly_fields = fields
+
+
+class _Claimants(ReadOnly, Tabular):
+    model = PromoClaimant
+    extra = 0
+    fields = ("mailbox", "user", "claim")
     readonly_fields = fields
 
 
@@ -40,7 +48,7 @@ class PromoCodeForm(Form):
 @admin.register(PromoCode)
 class PromoCodeAdmin(Kept, Written):
     form = PromoCodeForm
-    inlines = (_Claims,)
+    inlines = (_Claims, _Claimants)
     list_display = ("code", "brand", "amount", "claimed", "claims_max", "expires_at", "credit_days", "note")
     list_filter = ("brand",)
     list_select_related = ("brand",)

@@ -43,6 +43,7 @@ from billing.models import (
 )
 from billing.payment_models import AutoTopUp, Reversal, StripeAccount, StripeCustomer, StripeEvent, TopUp
 from billing.telling_models import AlertPreference, LimitAlert, NoticesSeen
+from billing.wallet_models import PromoClaimant
 from billing.webhook_models import WebhookDelivery, WebhookEndpoint
 from keys import sealing
 from keys.connections import redis_client
@@ -64,7 +65,7 @@ def limit(number: int, **fields: str) -> dict[str, str | int]:
 
 SECRET, HUSH = "engine-key-12345", "header-value-12345"
 ROOM = {model._meta.model_name: model for model in admin.site._registry if model._meta.app_label == "billing"}
-INLINE = {"enginecost", "modelengine", "tierlimit", "postingline", "ledgersealpart"}
+INLINE = {"enginecost", "modelengine", "promoclaimant", "tierlimit", "postingline", "ledgersealpart"}
 MACHINES = [
     *(
         "ledgeraccount",
@@ -146,7 +147,8 @@ def who(redis_connection) -> Customer:
         brand=who.brand, number=1, day="2026-03-20", until=timezone.now(), postings=0, pepper_version=1
     )
     promo = PromoCode.objects.create(brand=who.brand, code="PROMO", amount_nanos=1, claims_max=1)
-    PromoClaim.objects.create(code=promo, organization=who.organization, grant=Grant.objects.get())
+    claim = PromoClaim.objects.create(code=promo, organization=who.organization, grant=Grant.objects.get())
+    PromoClaimant.objects.create(code=promo, claim=claim, mailbox="a@example.com")
     WorkerLease.objects.create(name="w-1", host="h", folder="wal", expires_at=timezone.now())
     Notice.objects.create(organization=who.organization, kind="balance_low", unique_key="n")
     UpgradeNight.objects.create(brand=who.brand, night="2026-03-20")
