@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.django_db(
 WORKERS = 3
 CALLERS = 12
 STREAMS = 6
+CALLS_PER_CONNECTION = 20
 CHANGES = 24
 PATH = "/dialogix/v1/chat/completions"
 
@@ -82,14 +83,16 @@ def change_again_and_again(model: Model, changes: list[Change]) -> None:
 
 async def call_until(port: int, secret: str, is_over: threading.Event) -> list[Reserved]:
     async def whole() -> list[Reserved]:
-        caller, done = await Caller(port, PATH, secret, body("demo:tokens=2")).connect(), []
-        try:
-            while not is_over.is_set():
-                answer = await caller.call()
-                assert answer.status == 200
-                done.append(Reserved(answer.call_id, answer.began, answer.ended, answer.ended))
-        finally:
-            await caller.close()
+        done: list[Reserved] = []
+        while not is_over.is_set():  # a new connection now and then, so that every worker gets its part
+            caller = await Caller(port, PATH, secret, body("demo:tokens=2")).connect()
+            try:
+                for _ in range(CALLS_PER_CONNECTION):
+                    answer = await caller.call()
+                    assert answer.status == 200
+                    done.append(Reserved(answer.call_id, answer.began, answer.ended, answer.ended))
+            finally:
+                await caller.close()
         return done
 
     async def streamed(client: httpx.AsyncClient) -> list[Reserved]:
