@@ -19,6 +19,7 @@ from proxy.call import Call
 from proxy.conversations import keep
 from proxy.endpoints import EMBEDDINGS
 from proxy.headers import answer_headers
+from proxy.idempotency import Replay
 from proxy.meter import Bounds, Ending, Event, Kind, Measured, Meter
 from proxy.refusals import Declined, Problem, Reason, problem
 from proxy.upstream import FirstByteTimeout, IdleTimeout, Response, TotalTimeout, UpstreamFailure
@@ -91,11 +92,12 @@ async def deliver_whole(call: Call, worker: Worker, response: Response, send: Se
     if call.part is not None:
         await keep(call, worker, measured, of_answer(answer, thinks=call.model.is_reasoning))
     told = rendering.whole(call, answer, measured)
-    costs.add(call, told)
     ours = orjson.dumps(told)
-    if call.idempotency is not None:
-        await worker.idempotency.finish(call.idempotency, call.id, ours)
+    if call.idempotency is not None:  # kept without the cost: who asks again may ask for it, or not
+        await worker.idempotency.finish(call.idempotency, Replay(call.id, ours, costs.nanos(call)))
         call.idempotency = None
+    if costs.is_asked(call):
+        ours = orjson.dumps(costs.added(told, costs.nanos(call)))
     await send_whole(call.scope, send, answer_headers(call, worker, measured.usage), ours)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from billing.usage import Usage
-from proxy import cors
+from proxy import cors, costs
 from proxy.answers import Header
 from proxy.call import Call
 from proxy.requests import dropped_header
@@ -29,7 +29,7 @@ def answer_headers(call: Call, worker: Worker, used: Usage | None = None) -> lis
     if hold.applied:
         headers.append((b"x-max-tokens-applied", b"%d" % hold.granted))
     if used is not None and hold.charge is not None:
-        headers.append((b"x-cost-nanos", b"%d" % hold.charge.cost_nanos))
+        headers.append(costs.header(hold.charge.cost_nanos))
     if asked.dropped:
         headers.append((b"x-dropped-fields", dropped_header(asked.dropped)))
     if call.part is not None and call.part.conversation.forgotten:

@@ -33,10 +33,12 @@ _FORGET = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL'
 
 
 class Replay(NamedTuple):
-    """An answer from record: the id it was given under, and the body as it left."""
+    """An answer to give again: the id it was given under, its body without what it cost, and that. The cost is None
+    in records of gateways that did not keep it."""
 
     call_id: str
     body: bytes
+    cost_nanos: int | None
 
 
 class Idempotency:
@@ -68,17 +70,18 @@ class Idempotency:
             raise decline(Reason.IDEMPOTENT_CALL_RUNNING)
         try:
             kept = orjson.loads(open_text(found.decode()))
-            return Replay(kept["id"], kept["body"].encode())
+            return Replay(kept["id"], kept["body"].encode(), kept.get("cost_nanos"))
         except (SealBroken, KeyError, ValueError) as error:
             raise StoreUnavailable("the record of this Idempotency-Key cannot be read") from error
 
-    async def finish(self, name: str, call_id: str, body: bytes) -> None:
+    async def finish(self, name: str, answer: Replay) -> None:
         """Keep the answer. What is too large to keep, or cannot be, is forgotten: a retry runs again."""
-        if len(body) > ANSWER_BYTES_MAX:
-            await self.forget(name, call_id)
+        if len(answer.body) > ANSWER_BYTES_MAX:
+            await self.forget(name, answer.call_id)
             return
         self._running.pop(name, None)
-        sealed = seal_text(orjson.dumps({"id": call_id, "body": body.decode()}).decode())
+        kept = {"id": answer.call_id, "body": answer.body.decode(), "cost_nanos": answer.cost_nanos}
+        sealed = seal_text(orjson.dumps(kept).decode())
         await self._quietly(self._redis.set(name, sealed, ex=KEPT_SECONDS))
 
     async def forget(self, name: str, call_id: str) -> None:

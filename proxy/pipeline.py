@@ -10,6 +10,8 @@ import asyncio
 from functools import partial
 from typing import Any
 
+import orjson
+
 from billing.counters import StoreUnavailable
 from billing.events import End
 from billing.hold import Outcome
@@ -146,9 +148,15 @@ def _check_kind(call: Call, response: Response) -> None:
 
 
 async def answer_again(call: Call, worker: Worker, replay: Replay, asgi_send: Send) -> None:
+    """With the first one's id and cost: this one is free."""
     call.id = replay.call_id
     headers = [*common_headers(call), (b"idempotent-replayed", b"true"), *await standing.headers(call, worker)]
-    await send_body(asgi_send, 200, headers, replay.body)
+    body, cost_nanos = replay.body, replay.cost_nanos
+    if cost_nanos is not None:
+        headers.append(costs.header(cost_nanos))
+        if costs.is_asked(call):
+            body = orjson.dumps(costs.added(orjson.loads(body), cost_nanos))
+    await send_body(asgi_send, 200, headers, body)
 
 
 async def abandon(call: Call, worker: Worker, problem: Problem | None) -> None:

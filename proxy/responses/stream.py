@@ -55,6 +55,8 @@ class ResponseRewriter(StreamRewriter):
         closing = answer.response(
             self._stamp, self._echo, status=status, output=self._output(status), measured=measured
         )
+        if self.cost is not None:
+            closing["usage"]["cost"] = self.cost
         return self._framed([*events, {"type": f"response.{status}", "response": closing}])
 
     def trouble(self, trouble: Problem, brand: BrandRecord | None) -> bytes:

@@ -1,5 +1,4 @@
-"""The same call again under one Idempotency-Key: answered import asyncio
-from record, or told to wait."""
+"""The same call again under one Idempotency-Key: answered from record, or told to wait."""
 
 from __future__ import annotations
 
