@@ -29,6 +29,7 @@ PREFIXES = {
     "product": "prod_",
     "price": "price_",
     "subscription": "sub_",
+    "subscription_item": "si_",
     "invoice": "in_",
     "tax.calculation": "taxcalc_",
     "tax.transaction": "tax_",
@@ -40,7 +41,9 @@ PAGE_MAX = 100
 class Account:
     def __init__(self, name: str, clock: Callable[[], float] = time.time) -> None:
         self.name = name
-        self.clock = clock
+        self._clock = clock
+        self.ahead = 0.0
+        """Seconds by which its time runs before everybody else's (subscriptions.advance)."""
         self.objects: dict[str, Object] = {}
         self.log: list[Object] = []
         """Every movement of money, oldest first: payment, refund, refund_failed, dispute, dispute_won."""
@@ -48,6 +51,9 @@ class Account:
         self.hook_secrets: list[str] = []
         self.waiting: list[Object] = []
         """Events on their way to the webhook endpoint; the service takes them from here."""
+
+    def clock(self) -> float:
+        return self._clock() + self.ahead
 
     # Objects
 
@@ -121,6 +127,7 @@ class Account:
             "hook_url": self.hook_url,
             "hook_secrets": self.hook_secrets,
             "waiting": self.waiting,
+            "ahead": self.ahead,
         }
 
     def restore(self, state: Object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from html import escape
 from urllib.parse import urlsplit
 
@@ -75,7 +76,8 @@ def checkout(session: Object, problem: str = "") -> str:
         )
         rows += f"<dt>Tax</dt><dd>{money(tax, session['currency'])}</dd>" if tax else ""
         total = money(session["amount_total"], session["currency"])
-        head = f'<h1>To pay</h1><p class="sum">{total}</p><dl>{rows}<dt>Total</dt><dd>{total}</dd></dl>'
+        each = " every month" if session["mode"] == "subscription" else ""
+        head = f'<h1>To pay{each}</h1><p class="sum">{total}</p><dl>{rows}<dt>Total</dt><dd>{total}</dd></dl>'
     wrong = f'<p class="bad" role="alert">{escape(problem)}</p>' if problem else ""
     buttons = "".join(_button(session, *button) for button in BUTTONS)
     back = session["cancel_url"]
@@ -101,7 +103,7 @@ def challenge(card: str) -> str:
     )
 
 
-def portal(session: Object, methods: list[Object]) -> str:
+def portal(session: Object, methods: list[Object], subscriptions: list[Object]) -> str:
     cards = "".join(
         f"<dt>{escape(method['card']['brand'].capitalize())}</dt><dd>ending in {method['card']['last4']}</dd>"
         for method in methods
@@ -109,7 +111,29 @@ def portal(session: Object, methods: list[Object]) -> str:
     rows = f"<dl>{cards}</dl>" if cards else "<p>No card is kept.</p>"
     back = session["return_url"]
     leave = f'<p class="foot"><a href="{escape(back)}">Back</a></p>' if back else ""
-    return _page("Billing", f"<h1>Your cards</h1>{rows}{leave}")
+    return _page("Billing", f"<h1>Your cards</h1>{rows}{''.join(map(_subscription, subscriptions))}{leave}")
+
+
+def _subscription(found: Object) -> str:
+    """A form per subscription: another card, which pays what is open too; the end of it; its going on."""
+    (item,) = found["items"]["data"]
+    until = datetime.fromtimestamp(item["current_period_end"], UTC).strftime("%Y-%m-%d")
+    ends = found["cancel_at_period_end"]
+    state = f"ends {until}" if ends else "not paid" if found["status"] == "past_due" else f"renews {until}"
+    price = f"{money(item['price']['unit_amount'], item['price']['currency'])} a month"
+    cards = "".join(
+        f'<button class="button plain" name="card" value="{card}">{label}<small>{number}</small></button>'
+        for card, label, number in (
+            ("pm_card_visa", "Pay with another card, one that works", "4242 4242 4242 4242"),
+            ("pm_card_chargeCustomerFail", "Pay with one that is declined later", "4000 0000 0000 0341"),
+        )
+    )
+    act, label = ("resume", "Go on after all") if ends else ("cancel", "Cancel at the end of the month")
+    return (
+        f"<h1>{escape(item['price']['nickname'])}</h1><dl><dt>{price}</dt><dd>{state}</dd></dl>"
+        f'<form method="post"><input type="hidden" name="subscription" value="{found["id"]}">{cards}'
+        f'<button class="button" name="act" value="{act}">{label}</button></form>'
+    )
 
 
 def _page(title: str, body: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from portal.demo.stripe import payments, sessions
+from portal.demo.stripe import payments, sessions, subscriptions
 from portal.demo.stripe.account import Account, Object
 from portal.demo.stripe.cards import CARDS
 from portal.demo.stripe.knobs import Knobs
@@ -46,7 +46,7 @@ def answer(method: str, asked: Asked) -> Object:
 
 
 def _shown(made: Object) -> Object:
-    hidden = ("intent_fields", "test_card")
+    hidden = ("intent_fields", "subscription_fields", "first_intent", "test_card", "failures")
     return {name: value for name, value in made.items() if name not in hidden}
 
 
@@ -146,6 +146,64 @@ def _of_intent(kind: str) -> Handler:
     return handler
 
 
+# Subscriptions
+
+
+def _new_price(asked: Asked) -> Object:
+    params = asked.params
+    recurring = params.get("recurring") or {}
+    if recurring.get("interval") != "month":
+        raise refused("This stand-in bills by the month only.", param="recurring[interval]")
+    return subscriptions.new_price(
+        asked.account,
+        amount=integer(params, "unit_amount"),
+        currency=text(params, "currency").lower(),
+        name=text(params.get("product_data") or {}, "name"),
+        metadata=params.get("metadata") or {},
+    )
+
+
+def _change_subscription(asked: Asked) -> Object:
+    found = asked.get("subscription")
+    items = asked.params.get("items")
+    if items:
+        price = asked.account.get("price", text(items[0], "price"))
+        if items[0].get("id") != found["items"]["data"][0]["id"]:
+            raise refused("This item is none of the subscription's.", param="items")
+        subscriptions.change(asked.account, asked.knobs, found, price)
+    if "cancel_at_period_end" in asked.params:
+        subscriptions.end_with_period(asked.account, found, ends=flag(asked.params, "cancel_at_period_end"))
+    return found
+
+
+def _cancel_subscription(asked: Asked) -> Object:
+    found = asked.get("subscription")
+    subscriptions.end(asked.account, found, "cancellation_requested")
+    return found
+
+
+def _subscriptions(asked: Asked) -> Object:
+    """Without the ended ones, unless `status` asks for them."""
+    status = asked.params.get("status")
+    rows = [
+        row
+        for row in asked.account.all("subscription")
+        if row["customer"] == asked.params.get("customer", row["customer"])
+    ]
+    wanted = [
+        row for row in rows if status == "all" or (row["status"] == status if status else row["status"] != "canceled")
+    ]
+    return asked.listed([_shown(row) for row in wanted])
+
+
+def _invoices(asked: Asked) -> Object:
+    wanted = asked.params.get("subscription")
+    rows = asked.account.all("invoice")
+    return asked.listed(
+        [row for row in rows if wanted is None or row["parent"]["subscription_details"]["subscription"] == wanted]
+    )
+
+
 # Pages of Stripe's own
 
 
@@ -226,6 +284,14 @@ ROUTES: list[tuple[str, re.Pattern[str], Handler]] = [
         ("GET", "checkout/sessions/ID", _session),
         ("POST", "checkout/sessions/ID/expire", _expire_session),
         ("POST", "billing_portal/sessions", _new_portal),
+        ("POST", "prices", _new_price),
+        ("GET", "prices/ID", _one("price")),
+        ("GET", "subscriptions", _subscriptions),
+        ("GET", "subscriptions/ID", _one("subscription")),
+        ("POST", "subscriptions/ID", _change_subscription),
+        ("DELETE", "subscriptions/ID", _cancel_subscription),
+        ("GET", "invoices", _invoices),
+        ("GET", "invoices/ID", _one("invoice")),
         ("GET", "events", _events),
         ("GET", "events/ID", _one("event")),
     )

@@ -1,5 +1,6 @@
 """The fake as an ASGI application. Doors of its own beside Stripe's: GET /log (money that moved), GET and POST
-/control (knobs.py; where an account's webhooks go), POST /control/dispute, /control/refund (what banks would do)."""
+/control (knobs.py; where an account's webhooks go), POST /control/dispute, /control/refund (what banks would do),
+/control/advance (its accounts' time moves on: {"days": 31})."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from portal.demo.stripe import pages, payments, sessions
+from portal.demo.stripe import pages, payments, sessions, subscriptions
 from portal.demo.stripe.account import Account, Object
 from portal.demo.stripe.cards import CARDS
 from portal.demo.stripe.hooks import Deliveries
@@ -142,6 +143,10 @@ class FakeStripe:
             account, found = self._find(str(wish["refund"]))
             payments.end_refund(account, found, str(wish["status"]))
             return found
+        if request.path == "/control/advance":
+            for account in self.accounts.values():
+                subscriptions.advance(account, self.knobs, float(wish["days"]))
+            return {key: account.clock() for key, account in self.accounts.items()}
         self.knobs.update(wish)
         for key, place in wish.get("accounts", {}).items():
             account = self.account(key)
@@ -159,8 +164,10 @@ class FakeStripe:
     async def _show(self, request: Request) -> None:
         account, found = self._find(request.path.rpartition("/")[2])
         if found["object"] == "billing_portal.session":
+            if request.method == "POST":
+                subscriptions.at_the_portal(account, self.knobs, found["customer"], dict(parse_qsl(request.text)))
             methods = [row for row in account.all("payment_method") if row["customer"] == found["customer"]]
-            await request.page(pages.portal(found, methods))
+            await request.page(pages.portal(found, methods, subscriptions.living(account, found["customer"])))
         elif found["object"] == "checkout.session":
             sessions.open_session(account, found["id"])
             await (self._pay(request, account, found) if request.method == "POST" else self._offer(request, found))

@@ -1,10 +1,10 @@
-"""Checkout sessions of the fake: made by the API, paid on its page. Modes: payment and setup."""
+"""Checkout sessions of the fake: made by the API, paid on its page. Modes: payment, setup and subscription."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from portal.demo.stripe import payments
+from portal.demo.stripe import payments, subscriptions
 from portal.demo.stripe.account import Account, Object
 from portal.demo.stripe.cards import CARDS
 from portal.demo.stripe.knobs import Knobs
@@ -15,21 +15,24 @@ LIFETIME_SECONDS = 24 * 3600
 
 def create(account: Account, knobs: Knobs, params: Object, page_url: str) -> Object:
     mode = text(params, "mode")
-    if mode not in ("payment", "setup"):
-        raise refused("Invalid mode: must be one of payment or setup", param="mode")
+    if mode not in ("payment", "setup", "subscription"):
+        raise refused("Invalid mode: must be one of payment, setup, or subscription", param="mode")
     customer = params.get("customer")
     if customer is not None:
         account.get("customer", customer)
-    currency, subtotal, lines = _lines(params) if mode == "payment" else (params.get("currency", "usd"), 0, [])
+    is_setup = mode == "setup"
+    currency, subtotal, lines = (
+        (params.get("currency", "usd"), 0, []) if is_setup else _lines(account, params, recurs=mode == "subscription")
+    )
     taxed = flag(params.get("automatic_tax") or {}, "enabled")
     tax = subtotal * knobs.tax_percent // 100 if taxed else 0
     made = account.new(
         "checkout.session",
         mode=mode,
         status="open",
-        payment_status="unpaid" if mode == "payment" else "no_payment_required",
-        amount_subtotal=subtotal if mode == "payment" else None,
-        amount_total=subtotal + tax if mode == "payment" else None,
+        payment_status="no_payment_required" if is_setup else "unpaid",
+        amount_subtotal=None if is_setup else subtotal,
+        amount_total=None if is_setup else subtotal + tax,
         total_details={"amount_discount": 0, "amount_shipping": 0, "amount_tax": tax},
         automatic_tax={"enabled": taxed, "status": "complete" if taxed else None},
         currency=currency,
@@ -41,26 +44,31 @@ def create(account: Account, knobs: Knobs, params: Object, page_url: str) -> Obj
         expires_at=integer(params, "expires_at", default=int(account.clock()) + LIFETIME_SECONDS),
         payment_intent=None,
         setup_intent=None,
+        subscription=None,
+        invoice=None,
         lines=lines,
+        subscription_fields=params.get("subscription_data") or {},
         intent_fields=_intent_fields(params),
     )
     made["url"] = f"{page_url}/c/pay/{made['id']}"
     return made
 
 
-def _lines(params: Object) -> tuple[str, int, list[Object]]:
+def _lines(account: Account, params: Object, *, recurs: bool) -> tuple[str, int, list[Object]]:
     given = params.get("line_items")
     if not isinstance(given, list) or not given:
         raise refused("You must provide line_items.", param="line_items", code="parameter_missing")
     lines: list[Object] = []
     for item in given:
-        price = item.get("price_data") or {}
-        product = price.get("product_data") or {}
+        price = account.get("price", item["price"]) if "price" in item else item.get("price_data") or {}
+        if bool(price.get("recurring")) != recurs:
+            raise refused("A subscription has recurring prices, a payment has none.", param="line_items")
         lines.append(
             {
-                "name": text(product, "name"),
+                "name": _name(account, price),
                 "currency": text(price, "currency"),
                 "amount": integer(price, "unit_amount") * integer(item, "quantity", default=1),
+                "price": item.get("price"),
             }
         )
     amount = sum(line["amount"] for line in lines)
@@ -68,6 +76,11 @@ def _lines(params: Object) -> tuple[str, int, list[Object]]:
     if amount < least:
         raise refused(f"The total must be at least {least}.", param="line_items", code="amount_too_small")
     return lines[0]["currency"], amount, lines
+
+
+def _name(account: Account, price: Object) -> str:
+    product = account.get("product", price["product"]) if "product" in price else price.get("product_data") or {}
+    return text(product, "name")
 
 
 def _intent_fields(params: Object) -> Object:
@@ -106,6 +119,8 @@ def pay(account: Account, knobs: Knobs, session: Object, card: str, *, passed: b
         if intent["status"] == "requires_action":
             return intent
         session["payment_status"] = "paid"
+        if session["mode"] == "subscription":
+            subscriptions.begin(account, knobs, session, intent, method)
     session |= {"status": "complete", "url": None}
     account.tell("checkout.session.completed", session)
     return None
@@ -119,14 +134,17 @@ def _customer(account: Account, session: Object) -> str:
 
 def _intent(account: Account, session: Object) -> Object:
     """One for the session's whole life, made at the first try to pay, as Stripe does."""
-    if session["payment_intent"] is not None:
-        return account.get("payment_intent", session["payment_intent"])
+    kept = "first_intent" if session["mode"] == "subscription" else "payment_intent"
+    if session.get(kept) is not None:
+        return account.get("payment_intent", session[kept])
     fields: dict[str, Any] = {"metadata": {}} | session["intent_fields"]
+    if session["mode"] == "subscription":
+        fields["setup_future_usage"] = "off_session"
     customer = _customer(account, session) if fields.get("setup_future_usage") else session["customer"]
     made = payments.new_intent(
         account, amount=session["amount_total"], currency=session["currency"], customer=customer, **fields
     )
-    session["payment_intent"] = made["id"]
+    session[kept] = made["id"]
     return made
 
 
