@@ -43,6 +43,7 @@ account: list[URLPattern] = [
     path("balance/card/", payments.card, name="card"),
     path("balance/stripe/", payments.billing_portal, name="billing_portal"),
     path("requests/", requests.requests, name="requests"),
+    path("requests/live/", requests.requests_live, name="requests_live"),
     path("activity/", activity.activity, name="activity"),
     path("webhooks/", webhooks_out.webhooks, name="webhooks"),
     path("webhooks/new/", webhooks_out.webhook_new, name="webhook_new"),

@@ -1,31 +1,25 @@
-"""What happened to a request: paste its id. Served calls are explained to the last pico, refused ones by reason."""
+"""What happened to the account's requests: all of them as they come, or one by its id. Served calls are explained to
+the last pico, refused ones by reason."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
-from django.http import HttpResponse
+from django.http import HttpResponse, HttpResponseBase
+from django.shortcuts import render
+from django.utils.cache import get_conditional_response
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from billing import calls
-from billing.models import Model
-from keys.models import ApiKey, Organization
-from portal import explaining, remedies
+from keys.models import Organization
+from portal import explaining, remedies, request_list
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page
 from portal.views.usage import Choice
 from proxy.models import RefusalRecord
-
-PER_PAGE = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    call: calls.Call
-    model: str
-    key: str
 
 
 @require_safe
@@ -35,31 +29,69 @@ def requests(request: MemberRequest, organization: Organization) -> HttpResponse
     asked = request.GET.get("id", "").strip()
     if asked:
         return _one(request, organization, asked)
-    if request.GET.get("show") == "refused":
-        return _refused(request, organization)
     before = read_id(request.GET.get("before", ""))
-    marked = _marked(request)
-    marks = calls.Marks.read(marked.get("user"), [marked["metadata"]] if "metadata" in marked else [])
-    down_to = calls.reach(organization.pk, before=before) if marks else None
-    found = calls.latest(organization.pk, before=before, marks=marks, down_to=down_to, limit=PER_PAGE + 1)
-    older = found[PER_PAGE - 1].event.call_id if len(found) > PER_PAGE else down_to
+    marked, show = _marked(request), _show(request)
+    found = request_list.listed(organization.pk, show=show, before=before, marks=_marks(marked))
+    chosen = {**({"show": show} if show else {}), **marked}
     context = {
-        "listed": _named(found[:PER_PAGE]),
-        "places": _exact_places(found[:PER_PAGE]),
+        **_list(organization, found),
         "before": before,
-        "older": urlencode({**marked, "before": older}) if older else None,
-        "newest": urlencode(marked),
+        "older": urlencode({**chosen, "before": found.older}) if found.older else None,
+        "newest": urlencode(chosen),
+        "show": show,
         "marked": marked,
         "searched": calls.SEARCHED_MAX,
-        "shows": _shows("served"),
+        "shows": _shows(show, marked),
+        "is_live": not (before or marked),
+        "tag": found.tag,
     }
     return page(request, organization, "requests", "portal/requests.html", context)
+
+
+@require_safe
+@never_cache
+@of_organization()
+def requests_live(request: MemberRequest, organization: Organization) -> HttpResponseBase:
+    """The newest of the list, which portal.js fetches again every two seconds; 304 while nothing changed. Searches by
+    what calls said of themselves may read thousands of rows, so they are not asked for here."""
+    show = _show(request)
+    found = request_list.listed(organization.pk, show=show)
+    unchanged = get_conditional_response(request, etag=found.tag)
+    if unchanged is not None:
+        return unchanged
+    context = {**_list(organization, found), "organization": organization, "show": show}
+    answer = render(request, "portal/_requests.html", context)
+    answer["ETag"] = found.tag
+    return answer
+
+
+def _list(organization: Organization, found: request_list.Page) -> dict[str, Any]:
+    rows = request_list.named(found.rows)
+    return {"listed": rows, "places": found.places, "currency": organization.brand.currency}
+
+
+def _show(request: MemberRequest) -> str:
+    show = request.GET.get("show", "")
+    return show if show in request_list.SHOWS else ""
+
+
+def _shows(chosen: str, marked: dict[str, str]) -> list[Choice]:
+    """A search by marks lists calls only: there is nothing to choose."""
+    if marked:
+        return []
+    return [
+        Choice(label, f"?show={show}" if show else "?", show == chosen) for show, label in request_list.SHOWS.items()
+    ]
 
 
 def _marked(request: MemberRequest) -> dict[str, str]:
     """The fields of the filter that say something."""
     texts = {name: request.GET.get(name, "").replace("\0", "") for name in ("user", "metadata")}
     return {name: text for name, text in texts.items() if text}
+
+
+def _marks(marked: dict[str, str]) -> calls.Marks:
+    return calls.Marks.read(marked.get("user"), [marked["metadata"]] if "metadata" in marked else [])
 
 
 def _one(request: MemberRequest, organization: Organization, asked: str) -> HttpResponse:
@@ -73,19 +105,6 @@ def _one(request: MemberRequest, organization: Organization, asked: str) -> Http
     return page(request, organization, "requests", "portal/request.html", context, status=status)
 
 
-def _refused(request: MemberRequest, organization: Organization) -> HttpResponse:
-    rows = RefusalRecord.objects.filter(organization_id=organization.pk).order_by("-at")[:PER_PAGE]
-    context = {"refusals": rows, "shows": _shows("refused")}
-    return page(request, organization, "requests", "portal/refused.html", context)
-
-
-def _shows(chosen: str) -> list[Choice]:
-    return [
-        Choice("Served", "?", chosen == "served"),
-        Choice("Refused", "?show=refused", chosen == "refused"),
-    ]
-
-
 def explained(call: calls.Call | None, refusal: RefusalRecord | None) -> dict[str, object]:
     """Template context of portal/_call.html and portal/_refusal.html. A call whose engine failed has both."""
     found: dict[str, object] = {"call": call, "refusal": refusal}
@@ -93,7 +112,7 @@ def explained(call: calls.Call | None, refusal: RefusalRecord | None) -> dict[st
         found["remedy"] = remedies.remedy(refusal.reason)
     if call is None:
         return found
-    (listed,) = _named([call])
+    listed = request_list.of_call(call)
     return found | {
         "model": listed.model,
         "key": listed.key,
@@ -102,18 +121,6 @@ def explained(call: calls.Call | None, refusal: RefusalRecord | None) -> dict[st
         "usage_source": explaining.USAGE_SOURCES.get(call.usage_source, call.usage_source),
         "flags": explaining.flags_in_words(call.event.flags),
     }
-
-
-def _exact_places(found: list[calls.Call]) -> int:
-    """Decimals that show every cost of the list exactly."""
-    costs = [call.cost_nanos for call in found]
-    return next((places for places in range(2, 9) if not any(cost % 10 ** (9 - places) for cost in costs)), 9)
-
-
-def _named(found: list[calls.Call]) -> list[Listed]:
-    models = dict(Model.objects.filter(pk__in={c.event.model_id for c in found}).values_list("pk", "slug"))
-    hints = dict(ApiKey.objects.filter(pk__in={c.event.key_id for c in found}).values_list("pk", "hint"))
-    return [Listed(c, models.get(c.event.model_id, ""), hints.get(c.event.key_id, "")) for c in found]
 
 
 def read_id(text: str) -> UUID | None:

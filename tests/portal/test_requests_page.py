@@ -121,7 +121,7 @@ def test_another_accounts_call_is_like_a_missing_one(cast, customer, book):
 
 
 def test_calls_are_listed_newest_first_page_by_page(cast, customer, book, monkeypatch, django_assert_max_num_queries):
-    monkeypatch.setattr("portal.views.requests.PER_PAGE", 3)
+    monkeypatch.setattr("portal.request_list.PER_PAGE", 3)
     now_ms = int(time.time() * 1000)
     made = [event(customer, call_id=call_ids.mint(now_ms + n, os.urandom(10))) for n in range(5)]
     book(*made)
@@ -132,7 +132,7 @@ def test_calls_are_listed_newest_first_page_by_page(cast, customer, book, monkey
     older = requests_page(cast, f"?before={shown[-1]}").content.decode()
     assert sum(f"?id={one.call_id}" in older for one in made) == 2
     browser = casting.browser_of(cast.owner)
-    with django_assert_max_num_queries(11):
+    with django_assert_max_num_queries(12):
         browser.get(f"/{cast.organization.public_id}/requests/")
 
 
@@ -149,6 +149,59 @@ def refused(organization_id, **fields) -> RefusalRecord:
         "message": "You exceeded your current quota (balance).",
     }
     return RefusalRecord.objects.create(**{**values, **fields})
+
+
+def test_calls_and_refusals_stand_in_one_list_in_their_order(cast, customer, book):
+    now_ms = int(time.time() * 1000)
+    ids = [call_ids.mint(now_ms + n, os.urandom(10)) for n in range(4)]
+    refused(cast.organization.pk, call_id=ids[0])
+    book(event(customer, call_id=ids[1]), event(customer, call_id=ids[3], end_reason="upstream_error"))
+    refused(cast.organization.pk, call_id=ids[2], reason="rate_limited", limit="requests per minute")
+    refused(cast.organization.pk, call_id=ids[3], status=502, reason="engine_error", limit="")
+    page = requests_page(cast).content.decode()
+    assert re.findall(r'data-row="([^"]+)"', page) == [str(i) for i in reversed(ids)]
+    for said in ("429 insufficient quota", "429 rate limited", "requests per minute", "502 engine error"):
+        assert said in page, said
+    for show, expected in {"served": [ids[3], ids[1]], "refused": [ids[3], ids[2], ids[0]], "x": ids[::-1]}.items():
+        text = requests_page(cast, f"?show={show}").content.decode()
+        assert re.findall(r'data-row="([^"]+)"', text) == [str(i) for i in expected]
+
+
+def test_refusals_are_paged_with_the_calls(cast, customer, book, monkeypatch):
+    monkeypatch.setattr("portal.request_list.PER_PAGE", 2)
+    now_ms = int(time.time() * 1000)
+    ids = [str(call_ids.mint(now_ms + n, os.urandom(10))) for n in range(5)]
+    book(*(event(customer, call_id=call_id) for call_id in ids[::2]))
+    for call_id in ids[1::2]:
+        refused(cast.organization.pk, call_id=call_id)
+    seen, query = [], "?"
+    while query:
+        page = unescape(requests_page(cast, query).content.decode())
+        seen += re.findall(r'data-row="([^"]+)"', page)
+        older = re.search(r'href="(\?[^"]+)" rel="next"', page)
+        query = older[1] if older else ""
+    assert seen == ids[::-1]
+
+
+def test_the_live_part_is_sent_again_only_when_it_differs(cast, customer, book, django_assert_max_num_queries):
+    browser = casting.browser_of(cast.owner)
+    path = f"/{cast.organization.public_id}/requests/live/"
+    call = event(customer)
+    book(call)
+    first = browser.get(path)
+    assert f'data-row="{call.call_id}"' in first.content.decode()
+    assert "<html" not in first.content.decode()
+    with django_assert_max_num_queries(7):
+        same = browser.get(path, headers={"If-None-Match": first["ETag"]})
+    assert (same.status_code, same.content) == (304, b"")
+    correction = event(customer, call_id=call.call_id, output_tokens=0, list_cost_nanos=225_209, cost_nanos=225_209)
+    book(correction, late=True)
+    corrected = browser.get(path, headers={"If-None-Match": first["ETag"]})
+    assert corrected.status_code == 200
+    refusal = refused(cast.organization.pk)
+    for show, shown in {"": True, "refused": True, "served": False}.items():
+        text = browser.get(path, {"show": show}).content.decode()
+        assert (str(refusal.call_id) in text) is shown
 
 
 def test_a_refused_request_says_why_and_what_to_do(cast):
@@ -268,7 +321,7 @@ def test_another_accounts_marked_calls_stay_its_own(cast, marked):
 
 
 def test_the_page_links_keep_the_filter(cast, customer, book, monkeypatch):
-    monkeypatch.setattr("portal.views.requests.PER_PAGE", 1)
+    monkeypatch.setattr("portal.request_list.PER_PAGE", 1)
     made = {str(n): event(customer, user="ann & co", metadata={"job": "7"}) for n in range(2)}
     book(*made.values(), event(customer))
     page = unescape(requests_page(cast, "?user=ann+%26+co&metadata=job%3D7").content.decode())

@@ -126,19 +126,22 @@ function closeMenusOnLeaving() {
   });
 }
 
-// A part of a page that is fetched again every few seconds while somebody looks at it. Whoever is signed out, or no
-// longer a member, is asked nothing more; a server that is away is asked less often.
+// A part of a page that is fetched again every few seconds while somebody looks at it and has not paused it. Whoever is
+// signed out, or no longer a member, is asked nothing more; a server that is away is asked less often. A part that says
+// by a tag what it shows is sent again only when that differs; its new rows are marked for a moment.
 const LIVE_EVERY_MS = 5_000;
 const LIVE_AWAY_MS = 30_000;
+const GONE = new Set([0, 401, 403, 404]);
 
 async function refreshed(part) {
+  const headers = part.dataset.liveTag ? { "If-None-Match": part.dataset.liveTag } : {};
   try {
-    const answer = await fetch(part.dataset.live, { redirect: "manual" }); // a redirect (to sign in) has status 0
+    const answer = await fetch(part.dataset.live, { redirect: "manual", headers }); // a redirect (to sign in) has status 0
     if (answer.ok) {
       const text = await answer.text();
-      if (part.contains(document.activeElement)) return answer.status; // a link that has the focus keeps it
-      part.innerHTML = text;
-      part.querySelectorAll("time[data-to]").forEach(localise);
+      if (part.contains(document.activeElement) || part.dataset.paused) return answer.status; // a focused link stays
+      replaceWith(part, text);
+      part.dataset.liveTag = answer.headers.get("ETag") ?? "";
     }
     return answer.status;
   } catch {
@@ -146,28 +149,56 @@ async function refreshed(part) {
   }
 }
 
-function looking() {
-  if (!document.hidden) return Promise.resolve();
+function replaceWith(part, text) {
+  const rows = () => [...part.querySelectorAll("[data-row]")];
+  const known = new Set(rows().map((row) => row.dataset.row));
+  part.innerHTML = text;
+  for (const row of rows()) row.classList.toggle("fresh", !known.has(row.dataset.row));
+  part.querySelectorAll("time[data-to]").forEach(localise);
+  part.querySelectorAll("[data-copy]").forEach(offerCopying);
+}
+
+function looking(part) {
+  const on = () => !document.hidden && !part.dataset.paused;
+  if (on()) return Promise.resolve();
   return new Promise((resolve) => {
-    document.addEventListener("visibilitychange", function back() {
-      if (document.hidden) return;
+    const back = () => {
+      if (!on()) return;
       document.removeEventListener("visibilitychange", back);
+      part.removeEventListener("resumed", back);
       resolve();
-    });
+    };
+    document.addEventListener("visibilitychange", back);
+    part.addEventListener("resumed", back);
   });
 }
 
 async function keepLive(part) {
-  let wait = LIVE_EVERY_MS;
+  const every = () => Number(part.dataset.liveMs) || LIVE_EVERY_MS;
+  let wait = every();
   for (;;) {
     await new Promise((resolve) => { setTimeout(resolve, wait); });
-    await looking();
+    await looking(part);
+    if (!part.isConnected || !part.dataset.live) return;
     const status = await refreshed(part);
-    if ([0, 401, 403, 404].includes(status)) return;
-    wait = status === 200 ? LIVE_EVERY_MS : LIVE_AWAY_MS;
+    if (GONE.has(status)) return;
+    wait = status === 200 || status === 304 ? every() : LIVE_AWAY_MS;
   }
 }
 
+function offerPausing(button) {
+  const part = document.getElementById(button.dataset.liveSwitch);
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    const live = button.getAttribute("aria-pressed") !== "true";
+    button.setAttribute("aria-pressed", String(live));
+    if (live) delete part.dataset.paused; else part.dataset.paused = "yes";
+    part.dispatchEvent(new Event("resumed"));
+    announce(live ? "Live" : "Paused");
+  });
+}
+
+document.querySelectorAll("[data-live-switch]").forEach(offerPausing);
 document.querySelectorAll("[data-live]").forEach(keepLive);
 document.querySelectorAll("[data-copy]").forEach(offerCopying);
 document.querySelectorAll("time[data-to]").forEach(localise);

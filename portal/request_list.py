@@ -1,0 +1,107 @@
+"""An account's calls and refusals in one list, newest first, a page at a time. Reads only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from billing import calls
+from billing.models import Model
+from keys.models import ApiKey
+from proxy.models import RefusalRecord
+
+PER_PAGE = 30
+SHOWS = {"": "All", "served": "Served", "refused": "Refused"}
+"""What `show` may ask for, in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A settled call, a refusal, or both: a call whose engine failed. `model` and `key` are what a reader knows them
+    by, empty when they are gone or were never known."""
+
+    call_id: UUID
+    call: calls.Call | None
+    refusal: RefusalRecord | None
+    model: str = ""
+    key: str = ""
+
+    @property
+    def at(self) -> datetime:
+        return self.call.event.started_at if self.call else self.refusal.at  # type: ignore[union-attr]
+
+    @property
+    def status(self) -> int:
+        return self.refusal.status if self.refusal else self.call.event.http_status  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """`older` is the call id to go on before, None when there is nothing more. A search ends at its bound, and goes on
+    there."""
+
+    rows: tuple[Row, ...]
+    older: UUID | None
+
+    @property
+    def places(self) -> int:
+        """Decimals that show every cost of the list exactly."""
+        costs = [row.call.cost_nanos for row in self.rows if row.call]
+        return next((places for places in range(2, 9) if not any(cost % 10 ** (9 - places) for cost in costs)), 9)
+
+    @property
+    def tag(self) -> str:
+        """Differs when what the page shows differs: rows come, and corrections change what is there."""
+        seen = [f"{row.call_id}:{row.status}:{row.call.cost_nanos if row.call else ''}" for row in self.rows]
+        return f'"{hashlib.sha256(" ".join(seen).encode()).hexdigest()[:32]}"'
+
+
+def listed(
+    organization_id: int, *, show: str = "", before: UUID | None = None, marks: calls.Marks = calls.NO_MARKS
+) -> Page:
+    """Rows are in the order of their call ids. Refusals carry no marks: a search by them lists calls only."""
+    down_to = calls.reach(organization_id, before=before) if marks else None
+    served: list[calls.Call] = []
+    refused: list[RefusalRecord] = []
+    if show != "refused":
+        served = calls.latest(organization_id, before=before, marks=marks, down_to=down_to, limit=PER_PAGE + 1)
+    if show != "served" and not marks:
+        records = RefusalRecord.objects.filter(organization_id=organization_id)
+        records = records.filter(call_id__lt=before) if before else records
+        refused = list(records.order_by("-call_id")[: PER_PAGE + 1])
+    rows = _merged(served, refused)
+    older = rows[PER_PAGE - 1].call_id if len(rows) > PER_PAGE else down_to
+    return Page(tuple(rows[:PER_PAGE]), older)
+
+
+def named(found: Sequence[Row]) -> list[Row]:
+    """With the names of models and the hints of keys."""
+    events = [row.call.event for row in found if row.call]
+    models = dict(Model.objects.filter(pk__in={e.model_id for e in events}).values_list("pk", "slug"))
+    hints = dict(ApiKey.objects.filter(pk__in={e.key_id for e in events}).values_list("pk", "hint"))
+
+    def told(row: Row) -> Row:
+        if row.call:
+            event = row.call.event
+            model, key = models.get(event.model_id, ""), hints.get(event.key_id, "")
+        else:
+            assert row.refusal is not None
+            model, key = row.refusal.model, row.refusal.key_hint
+        return Row(row.call_id, row.call, row.refusal, model, key)
+
+    return [told(row) for row in found]
+
+
+def of_call(call: calls.Call) -> Row:
+    (row,) = named([Row(call.event.call_id, call, None)])
+    return row
+
+
+def _merged(served: list[calls.Call], refused: list[RefusalRecord]) -> list[Row]:
+    settled = {call.event.call_id: call for call in served}
+    failed = {record.call_id: record for record in refused}
+    ids = sorted(settled.keys() | failed.keys(), reverse=True)
+    return [Row(call_id, settled.get(call_id), failed.get(call_id)) for call_id in ids]
