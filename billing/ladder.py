@@ -14,6 +14,7 @@ from django.db.models.functions import Now
 
 from billing import ledger, notices, upgrade_rules, webhook_deliveries
 from billing.choices import reach
+from billing.limits import Place
 from billing.models import (
     FirstAccount,
     Grant,
@@ -277,11 +278,10 @@ def limit_problems(limit: TierLimit, tier: Tier) -> dict[str, str]:
     return found
 
 
-def place_of(limit: TierLimit) -> tuple[str, str, str, int | None, bool]:
-    """What makes two limits the same: the counter they judge, and whether they are its included part. Calls at once are
-    counted without a window."""
+def place_of(limit: TierLimit) -> Place:
+    """What makes two limits the same (as limits.place_of)."""
     window = "" if limit.unit == Unit.CONCURRENT else limit.window
-    return limit.unit, window, limit.scope, limit.model_id, limit.is_allotment
+    return limit.unit, window, limit.scope, limit.model_id, limit.is_allotment, limit.is_shadow
 
 
 def twice(limit: TierLimit) -> str:

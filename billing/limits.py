@@ -134,8 +134,8 @@ def in_force(
     limits: tuple[LimitRecord, ...], overrides: Sequence[Mapping[str, Any]], now_ms: int
 ) -> tuple[tuple[LimitRecord, ...], int | None]:
     """A tier's limits as they hold for one organization now, and until when that is so (None: for good). An override
-    stands in place of a limit of its unit, window, scope and model (`place_overridden`); where the tier has none, it is
-    one more."""
+    stands in place of a limit of its unit, window, scope and model (`place_overridden`); where the tier has none, or
+    one on trial only, it is one more."""
     running = [found for found in overrides if found["until_ms"] is None or now_ms < found["until_ms"]]
     if not running:
         return limits, None
@@ -148,8 +148,9 @@ def in_force(
     return tuple(kept.values()), min((f["until_ms"] for f in running if f["until_ms"] is not None), default=None)
 
 
-Place = tuple[str, str, str, int | None, bool]
-"""Where a tier has at most one limit: unit, window ("" of concurrent ones), scope, model, whether an allotment."""
+Place = tuple[str, str, str, int | None, bool, bool]
+"""Where a tier has at most one limit: unit, window ("" of concurrent ones), scope, model, whether an allotment, whether
+on trial: a tighter limit is tried out beside the one that holds."""
 
 
 class Placed(Protocol):
@@ -166,18 +167,19 @@ class Placed(Protocol):
 
 
 def place_of(limit: LimitRecord) -> Place:
-    return _place(limit, limit.is_allotment)
+    return _place(limit, limit.is_allotment, limit.is_shadow)
 
 
 def place_overridden(override: Placed, known: Container[Place]) -> Place:
     """Of a tier's allotment and its ceiling on one counter, an exception changes the ceiling; the allotment where it
-    is alone."""
+    is alone; never a limit on trial, or it would refuse nobody."""
     ceiling, allotment = _place(override, False), _place(override, True)
     return allotment if ceiling not in known and allotment in known else ceiling
 
 
-def _place(limit: Placed, is_allotment: bool) -> Place:
-    return limit.unit, "" if limit.unit == CONCURRENT else limit.window, limit.scope, limit.model_id, is_allotment
+def _place(limit: Placed, is_allotment: bool, is_shadow: bool = False) -> Place:
+    window = "" if limit.unit == CONCURRENT else limit.window
+    return limit.unit, window, limit.scope, limit.model_id, is_allotment, is_shadow
 
 
 class Shadow(NamedTuple):

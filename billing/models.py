@@ -287,8 +287,8 @@ class Tier(models.Model):
 
 class TierLimit(models.Model):
     """(unit, window, scope, amount). `is_allotment` marks the included part of an included_then_prepaid tier: past it
-    the balance pays instead of a refusal. `concurrent` ignores the window. Scope model with `model` null applies to
-    each model by itself."""
+    the balance pays instead of a refusal. One on trial (`is_shadow`) may stand beside the one that holds. `concurrent`
+    ignores the window. Scope model with `model` null applies to each model by itself."""
 
     tier = models.ForeignKey(Tier, on_delete=models.CASCADE, related_name="limits")
     unit = models.CharField(max_length=10, choices=Unit.choices)
@@ -304,9 +304,9 @@ class TierLimit(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["tier", "unit", "window", "scope", "model", "is_allotment"],
+                fields=["tier", "unit", "window", "scope", "model", "is_allotment", "is_shadow"],
                 nulls_distinct=False,
-                name="tier_limit_unique",
+                name="tier_limit_place_unique",
             ),
             models.CheckConstraint(
                 condition=models.Q(amount__gte=0, amount__lt=2**53), name="tier_limit_amount_bounded"

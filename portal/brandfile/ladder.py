@@ -19,8 +19,8 @@ TIER_KEYS = {"model_slugs": "models", "monthly_price_nanos": "monthly_price"}
 RANK_APART = 20_000
 """Ranks that are exchanged pass through numbers from here on: no two tiers may have one rank even for a moment."""
 
-Where = tuple[str, str, str, int | None, bool]
-"""What makes a limit the same one: unit, window, scope, model, allotment."""
+Where = tuple[str, str, str, int | None, bool, bool]
+"""What makes a limit the same one: unit, window, scope, model, allotment, on trial."""
 
 
 def set_tiers(file: BrandFile, brand: Brand, judge: Judge) -> None:
@@ -98,8 +98,8 @@ def _set_limits(tier: Tier, entry: TierEntry, models: dict[str, int], path: str,
             limit = standing.get(_where(drafted))
             if limit is None:
                 ladder.save_limit(drafted, actor=judge.actor)
-            elif (limit.amount, limit.is_shadow) != (drafted.amount, drafted.is_shadow):
-                limit.amount, limit.is_shadow = drafted.amount, drafted.is_shadow
+            elif limit.amount != drafted.amount:
+                limit.amount = drafted.amount
                 ladder.save_limit(limit, actor=judge.actor)
             else:
                 continue
@@ -145,4 +145,4 @@ def _amount(entry: LimitEntry) -> int:
 
 
 def _where(limit: TierLimit) -> Where:
-    return limit.unit, limit.window, limit.scope, limit.model_id, limit.is_allotment
+    return limit.unit, limit.window, limit.scope, limit.model_id, limit.is_allotment, limit.is_shadow

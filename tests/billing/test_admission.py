@@ -411,6 +411,19 @@ async def test_a_limit_on_trial_counts_and_tells_but_refuses_nobody(stage):
         assert "organization.requests.day" not in {state.name for state in hold.limits}, "nobody is told of it"
 
 
+async def test_a_tighter_limit_on_trial_tells_while_the_one_that_holds_refuses(stage):
+    async with stage(limit("requests", "day", 2), limit("requests", "day", 1, is_shadow=True)) as s:
+        told = []
+        for _ in range(2):
+            hold = await s.reserve()
+            told.append(hold.shadowed)
+            await s.settle(hold)
+        assert told == [(), ("organization.requests.day",)]
+        with pytest.raises(Refused) as raised:
+            await s.reserve()
+        assert raised.value.refusal.limit == 2
+
+
 async def test_a_key_ends_by_redis_clock_however_far_behind_the_workers_is(stage):
     async with stage() as s:
         ends_ms = int(time.time() * 1000) + 150

@@ -169,6 +169,18 @@ def test_a_counter_is_limited_once(brand):
         TierLimit.objects.create(tier=on, unit="tokens", window="day", amount=7)
 
 
+def test_a_tighter_limit_is_tried_out_beside_the_one_that_holds(brand):
+    on = tier(brand, "t")
+    holds, tried = limit(on), limit(on, amount=40, is_shadow=True)
+    (record,) = catalogue.build(brand.id).tiers
+    assert {(kept.amount, kept.is_shadow) for kept in record.limits} == {(100, False), (40, True)}
+    tried.is_shadow = False
+    with pytest.raises(ValidationError, match="already"):
+        ladder.save_limit(tried, actor="test")
+    ladder.remove_limit(holds, actor="test")
+    assert ladder.save_limit(tried, actor="test").amount == 40
+
+
 def test_a_payer_that_its_limits_do_not_fit_is_refused(brand):
     on = tier(brand, "t", payer="included_then_prepaid")
     limit(on, is_allotment=True)

@@ -127,6 +127,14 @@ def test_an_exception_changes_the_ceiling_and_leaves_the_allotment_beside_it():
         assert {(one.amount, one.is_allotment) for one in found} == {(7_000, False), (1_000, True)}
 
 
+def test_an_exception_refuses_also_where_the_tier_only_tries_a_limit_out():
+    tried, holds = record(40, is_shadow=True), record(100)
+    found, _ = limits.in_force((tried,), (said(7, None),), 0)
+    assert {(one.amount, one.is_shadow) for one in found} == {(40, True), (7, False)}
+    found, _ = limits.in_force((holds, tried), (said(200, None),), 0)
+    assert {(one.amount, one.is_shadow) for one in found} == {(200, False), (40, True)}
+
+
 def test_the_gauge_of_the_ceiling_shows_the_exception_and_that_of_the_allotment_does_not(organization):
     tier = Tier(
         brand=organization.brand, rank=1, slug="pro", name="Pro", payer="included_then_prepaid", is_default=True
