@@ -3,6 +3,7 @@
 For a shard that waits, in this order: the calls of dead workers of this host, from their WALs; its own running calls'
 holds; its own charges that are neither booked nor on the stream, from its own WAL; then it acknowledges. A call that
 settles meanwhile is in the file, or has its hold, or both: either way it is counted once (lua/rebuild.lua).
+After the opening it settles again whatever of its own charges is booked otherwise, or not on its way (`tell`).
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg
+from django.db import DatabaseError
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from redis.exceptions import RedisError
 
 from billing import remains, replay, worker_leases
 from billing.admission import Admission
@@ -31,8 +34,15 @@ log = logging.getLogger(__name__)
 
 WATCH_SECONDS: Final = 1.0
 CLOSED_SECONDS: Final = 0.2
+LOOK_AGAIN_SECONDS: Final = 5.0
+"""Whether what was told again is booked by now: a look reads the shards' streams, which are long where the journal
+lags."""
+
 IDS_PER_QUERY: Final = 2_000
 _BOOKED: Final = "SELECT call_id::text FROM usage_event WHERE call_id = ANY(%s::uuid[])"
+
+SettleAgain = Callable[[Mapping[str, Told]], dict[str, Told]]
+"""billing.replay.settle_again with a synchronous connection to Redis; runs in a thread."""
 
 BringIn = Callable[[Path, Mapping[int, str]], int]
 """billing.replay.bring_in with a synchronous connection to Redis; runs in a thread."""
@@ -46,15 +56,26 @@ class Assertion:
     """One per worker. `start` … `stop`."""
 
     def __init__(
-        self, counters: Counters, admission: Admission, wal: Wal, pool: AsyncConnectionPool[Any], bring_in: BringIn
+        self,
+        counters: Counters,
+        admission: Admission,
+        wal: Wal,
+        pool: AsyncConnectionPool[Any],
+        *,
+        bring_in: BringIn,
+        settle_again: SettleAgain,
     ) -> None:
         self._counters = counters
         self._admission = admission
         self._wal = wal
         self._pool = pool
         self._bring_in = bring_in
+        self._settle_again = settle_again
         self._folder = os.path.realpath(wal.folder)
         self._done: dict[int, str] = {}
+        self._known: dict[int, str] = {}
+        self._opened: set[int] = set()
+        self._untold: dict[str, Told] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -62,6 +83,7 @@ class Assertion:
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self._watch_forever(), name="rebuild: watch"),
+            loop.create_task(self._tell_forever(), name="rebuild: what was lost"),
             loop.create_task(self._renew_forever(), name="rebuild: worker lease"),
         ]
 
@@ -80,6 +102,9 @@ class Assertion:
         for number, (_, _, epoch, is_open) in enumerate(verdicts):
             if is_open:
                 self._counters.epochs[number] = int(epoch.partition(":")[0])
+                if self._known.get(number) != epoch:
+                    self._known[number] = epoch
+                    self._opened.add(number)
                 continue
             closed = True
             if is_waiting(epoch) and self._done.get(number) != epoch[1:]:
@@ -87,6 +112,24 @@ class Assertion:
         if tokens:
             await self._assert(tokens)
         return not closed
+
+    async def tell(self) -> None:
+        """After an opening: settle again, late, what this worker charged there and the books do not have as it says.
+        That is a correction that Redis lost, which no shard takes while it waits; and everything, where the shard
+        was opened without this worker, because its lease had run out. Holds that are gone are found at once."""
+        shards, self._opened = self._opened, set()  # what is opened from here on is for the next time
+        if shards:
+            self._wal.flush()
+            for hold in self._admission.holds():
+                if hold.shard in shards:
+                    hold.renew_at_ms = 0
+            try:
+                self._untold |= await asyncio.to_thread(self._own_calls, shards)
+            except BaseException:
+                self._opened |= shards
+                raise
+        if self._untold:
+            self._untold = await asyncio.to_thread(self._settle_again, self._untold)
 
     async def _assert(self, tokens: Mapping[int, str]) -> None:
         if self._wal.folder.is_dir():  # else no worker of this host has left anything there
@@ -117,11 +160,11 @@ class Assertion:
             if event is not None:
                 await self._step(replay.bring_entry(event, tokens[shard_of(event.organization_id)]))
 
-    def _own_calls(self, tokens: Mapping[int, str]) -> dict[str, Told]:
+    def _own_calls(self, shards: Container[int]) -> dict[str, Told]:
         return {
             call_id: call
             for call_id, call in remains.told(remains.segments(self._wal.folder, self._wal.worker)).items()
-            if call.settled and call.shard() in tokens
+            if call.settled and call.shard() in shards
         }
 
     async def _booked(self, call_ids: Iterable[str]) -> set[str]:
@@ -152,6 +195,21 @@ class Assertion:
             except Exception:
                 log.exception("what Redis lost could not be brought in; tried again")
             await asyncio.sleep(WATCH_SECONDS if is_open else CLOSED_SECONDS)
+
+    async def _tell_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        look_again_at = 0.0
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if not self._opened and (not self._untold or loop.time() < look_again_at):
+                continue
+            try:
+                await self.tell()
+            except (RedisError, DatabaseError, OSError) as error:
+                log.warning("what Redis lost is not told again yet: %s", error)
+            except Exception:
+                log.exception("what Redis lost could not be told again; tried again")
+            look_again_at = loop.time() + LOOK_AGAIN_SECONDS
 
     async def _renew_forever(self) -> None:
         while True:

@@ -216,8 +216,16 @@ def settle(client: SyncRedis, settled: Sequence[Event]) -> int:
         verdicts = script.run(client, [settle_entry(event, events.encode(event)) for event in part])
         taken += sum(verdict[0] == "OK" for verdict in verdicts)
     if taken:
-        log.warning("settled %d calls of dead workers from their WAL", taken)
+        log.warning("settled %d calls from a worker's WAL", taken)
     return taken
+
+
+def settle_again(client: SyncRedis, calls: Mapping[str, Told]) -> dict[str, Told]:
+    """What a living worker charged, in shards that were opened since: sent again, late, unless it is on a stream, and
+    twice does no harm. Returns the calls of which the books do not have what the lines say: to be looked at again."""
+    open_ids = unbooked(calls)
+    settle(client, [event for event in missing(client, calls, open_ids) if event is not None])
+    return {call_id: calls[call_id] for call_id in open_ids}
 
 
 def booked(call_ids: Iterable[str]) -> dict[str, Booked]:

@@ -25,6 +25,7 @@ from billing.admission import Admission
 from billing.assertion import Assertion
 from billing.catalogue import Catalogue
 from billing.counters import Counters
+from billing.remains import Told
 from billing.seeds import Seeds
 from billing.snapshot import BrandRecord
 from billing.wal import Wal
@@ -81,7 +82,14 @@ class Worker:
         self.admission = Admission(
             self.counters, self.wal, self.catalogue, self.directory, Seeds(self.counters, self.postgresql)
         )
-        self.assertion = Assertion(self.counters, self.admission, self.wal, self.postgresql, _bring_in)
+        self.assertion = Assertion(
+            self.counters,
+            self.admission,
+            self.wal,
+            self.postgresql,
+            bring_in=_bring_in,
+            settle_again=_settle_again,
+        )
         self.upstream = Pool(open_text)
         self.slots = EngineSlots()
         self.room = Room(settings.CALLS_MAX, settings.BODIES_MIB_MAX * 1024 * 1024)
@@ -238,6 +246,13 @@ class Worker:
 def _bring_in(folder: Path, tokens: Mapping[int, str]) -> int:
     try:
         return replay.bring_in(redis_client(), folder, tokens)
+    finally:
+        connection.close()
+
+
+def _settle_again(calls: Mapping[str, Told]) -> dict[str, Told]:
+    try:
+        return replay.settle_again(redis_client(), calls)
     finally:
         connection.close()
 

@@ -12,7 +12,7 @@ import redis
 from django.conf import settings
 from psycopg import OperationalError
 
-from billing import rebuild, remains, replay, script, worker_leases
+from billing import leases, rebuild, remains, replay, script, worker_leases
 from billing.admission import StoreUnavailable
 from billing.assertion import Assertion
 from billing.journal import Journal
@@ -88,7 +88,7 @@ def in_thread(work):
 @asynccontextmanager
 async def living(s, pool):
     """The stage's worker takes part in rebuilds, as a proxy worker does; it acts when told to."""
-    assertion = Assertion(s.counters, s.admission, s.wal, pool, bring_in)
+    assertion = Assertion(s.counters, s.admission, s.wal, pool, bring_in=bring_in, settle_again=settle_again)
     await assertion._renew()
     await rebuilt(s, assertion)
     yield assertion
@@ -107,6 +107,17 @@ def bring_in(folder, tokens):
     client = redis.Redis.from_url(settings.REDIS_URL)
     try:
         return replay.bring_in(client, folder, tokens)
+    finally:
+        connection.close()
+        client.close()
+
+
+def settle_again(calls):
+    from django.db import connection
+
+    client = redis.Redis.from_url(settings.REDIS_URL)
+    try:
+        return replay.settle_again(client, calls)
     finally:
         connection.close()
         client.close()
@@ -412,7 +423,7 @@ async def test_a_worker_without_a_file_is_waited_for_by_nobody_until_it_may_take
     blocker.write_bytes(b"")
     async with stage() as s, living(s, s.pool):
         fileless = Wal(blocker / "wal")
-        late = Assertion(s.counters, s.admission, fileless, s.pool, bring_in)
+        late = Assertion(s.counters, s.admission, fileless, s.pool, bring_in=bring_in, settle_again=settle_again)
         await late.start()
         try:
             names = await in_thread(lambda: set(WorkerLease.objects.values_list("name", flat=True)))
@@ -441,7 +452,7 @@ async def test_a_worker_that_begins_while_postgresql_is_away_takes_no_call_befor
     async with stage() as s, living(s, s.pool):
         monkeypatch.setattr(worker_leases, "renew", away)
         young = Wal(wal_dir)
-        its = Assertion(s.counters, s.admission, young, s.pool, bring_in)
+        its = Assertion(s.counters, s.admission, young, s.pool, bring_in=bring_in, settle_again=settle_again)
         await its.start()
         try:
             assert (young.has_file, young.healthy) == (True, False)
@@ -476,6 +487,84 @@ async def test_a_folder_that_cannot_be_written_does_not_hold_up_a_rebuild(stage,
         assert await opened(redis_connection) == list(range(64))
         monkeypatch.undo()
         await s.admission.void(hold)
+
+
+async def test_a_worker_whose_lease_ran_out_tells_what_redis_lost_after_the_opening(stage, redis_connection):
+    """PostgreSQL was away for longer than a worker lease: the shards were opened without this worker."""
+    async with stage() as s, living(s, s.pool) as worker:
+        running = await s.reserve()
+        await s.settle(await s.reserve())
+        await s.admission.drain(5)
+        redis_connection.flushall()
+        await in_thread(_end_worker_leases)
+        assert await opened(redis_connection) == list(range(64))
+        assert await worker.watch()
+        await worker.tell()
+        await worker.tell()
+        assert [entry["late"] for entry in s.entries()] == ["1"]  # once: it is on its way
+        (due,) = s.admission._due()
+        s.admission._renew(due)
+        await asyncio.sleep(0.05)
+        assert running.lapsed
+        journal = Journal(redis_connection, name="tests", notify=lambda line: None)
+        for _ in range(2):
+            await in_thread(lambda: drain(journal))
+        await worker.tell()
+        assert worker._untold == {}
+        await s.admission.void(await s.reserve())
+        await s.admission.drain(5)
+        assert await in_thread(UsageEvent.objects.count) == 1
+        assert s.account()["bal"] == 10**12 - 38_000
+
+
+async def test_a_correction_that_redis_lost_is_told_again_by_its_living_worker(stage, redis_connection):
+    async with stage() as s, living(s, s.pool) as worker:
+        hold = await s.reserve()
+        await s.admission.dispatched(hold, 1)
+        redis_connection.zadd(script.name(s.caller.shard, script.LEASES), {hold.call_id: 1})
+        assert leases.sweep(redis_connection) == 1
+        journal = Journal(redis_connection, name="tests", notify=lambda line: None)
+        for _ in range(2):
+            await in_thread(lambda: drain(journal))
+        await s.settle(hold)  # its worker wakes up: late
+        await s.admission.drain(5)
+        redis_connection.flushall()
+        await rebuilt(s, worker)
+        await worker.watch()
+        await worker.tell()
+        await in_thread(journal._start_over)
+        for _ in range(2):
+            await in_thread(lambda: drain(journal))
+        rows = await in_thread(lambda: set(UsageEvent.objects.values_list("kind", "cost_nanos")))
+        assert rows == {("call", 0), ("correction", 38_000)}
+        await worker.tell()
+        assert worker._untold == {}
+        await s.admission.void(await s.reserve())
+        await s.admission.drain(5)
+        assert s.account()["bal"] == 10**12 - 38_000
+
+
+async def test_a_shard_that_opens_while_others_are_told_is_told_next(stage, redis_connection, monkeypatch):
+    async with stage() as s, living(s, s.pool) as worker:
+        await s.settle(await s.reserve())
+        await s.admission.drain(5)
+        await worker.watch()
+        read, asked = worker._own_calls, []
+
+        def meanwhile(shards):
+            asked.append(set(shards))
+            worker._opened.add(7)
+            if len(asked) == 2:
+                raise OSError("the folder cannot be read")
+            return read(shards)
+
+        monkeypatch.setattr(worker, "_own_calls", meanwhile)
+        await worker.tell()
+        with pytest.raises(OSError, match="cannot be read"):
+            await worker.tell()
+        await worker.tell()
+        assert asked == [set(range(64)), {7}, {7}]
+        assert len(s.entries()) == 1  # it is on its way: not told twice
 
 
 @contextmanager
@@ -578,8 +667,6 @@ async def test_a_call_that_lapsed_gets_no_hold_again(stage, redis_connection):
         await s.admission.dispatched(hold, 1)
         s.admission.progress(hold, Usage(input=1, output=1))
         redis_connection.zadd(script.name(s.caller.shard, script.LEASES), {hold.call_id: 1})
-        from billing import leases
-
         assert leases.sweep(redis_connection) == 1
         restarted(redis_connection)
         await opened(redis_connection)
