@@ -11,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import Q
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from billing import ledger, notices, upgrade_rules, webhook_deliveries
 from billing.choices import reach
@@ -186,6 +187,7 @@ def save_tier(tier: Tier, *, actor: Actor, address: str | None = None) -> Tier:
         before, after = _difference(known, tier, TIER_FIELDS)
         if "upgrade_rule" in after and (known is not None or tier.upgrade_rule is not None):
             tier.rule_version = (known.rule_version if known else 0) + 1
+            tier.rule_since = timezone.now()
         tier.save()
         action = "tier.changed" if known else "tier.created"
         audit.note(action, tier.slug, actor=actor, brand=tier.brand, before=before, after=after, address=address)

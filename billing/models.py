@@ -270,6 +270,9 @@ class Tier(models.Model):
     rule_version = models.PositiveIntegerField(
         default=0, db_default=0, editable=False, help_text="Goes up with every change of the rule"
     )
+    rule_since = models.DateTimeField(
+        null=True, editable=False, help_text="When the rule was made or last changed; null: before anybody noted it"
+    )
     is_listed = models.BooleanField(
         default=True, db_default=True, help_text="Shown to customers; one that is not is given by hand"
     )

@@ -2,8 +2,8 @@
 
 A night is a brand day that has ended. Safe to run twice, late, or by two at once: an organization moves at most once
 for a night (a unique constraint), only from the tier it was judged on, and missed nights are judged in their order.
-What people decided stays: nights up to that day move the organization no more. Brands without rules have their nights
-recorded too, so that a rule judges none from before it was made.
+What people decided stays: nights up to that day move the organization no more. A rule judges no night that had ended
+before it was made or changed, however late that night is judged.
 
 One organization that cannot be judged holds up nobody else: it is logged, its brand's nights are judged for all others
 and stay open, and the next beat tries again.
@@ -105,7 +105,7 @@ def judge_night(brand: Brand, night: date, failed: set[int] | None = None) -> li
         return []
     failed = set() if failed is None else failed
     changes, judged = [], 0
-    steps = steps_of(brand)
+    steps = _steps_on(brand, night)
     for standings in _batches(brand, steps, night):
         judged += len(standings)
         changes += _moves(brand, [one for one in standings if one[0].pk not in failed], steps, night, failed)
@@ -118,8 +118,8 @@ def judge_night(brand: Brand, night: date, failed: set[int] | None = None) -> li
 
 
 def judge_one(organization: Organization, night: date) -> TierChange | None:
-    """The night of a single organization, whether or not its brand's is done and it existed then; None where it stays,
-    also because it moved for this night before."""
+    """The night of a single organization, whether or not its brand's is done, and it and the rule existed then; None
+    where it stays, also because it moved for this night before."""
     brand = organization.brand
     tier, _ = ladder.standing_of(organization)
     step = steps_of(brand).get(tier.id) if tier else None
@@ -140,6 +140,16 @@ def steps_of(brand: Brand, rules: dict[str, Rule] | None = None) -> dict[int, St
         if rule is not None:
             found[below.id] = Step(below, above, rule)
     return found
+
+
+def _steps_on(brand: Brand, night: date) -> dict[int, Step]:
+    """Those by rules that were in force when the night ended."""
+    ended_at = upgrade_facts.moment_after(night, brand)
+    return {
+        below: step
+        for below, step in steps_of(brand).items()
+        if step.to_tier.rule_since is None or step.to_tier.rule_since < ended_at
+    }
 
 
 def standing_judgement(organization: Organization, now: datetime) -> tuple[Step, Judgement] | None:

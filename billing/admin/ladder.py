@@ -100,10 +100,10 @@ class TierAdmin(Kept, Written):
     search_fields = ("name", "slug")
     ordering = ("brand", "rank")
     inlines = (_Limits,)
-    fields = ("brand", *ladder.TIER_FIELDS, "rule_in_words", "rule_version")
+    fields = ("brand", *ladder.TIER_FIELDS, "rule_in_words", "rule_version", "rule_since")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Tier | None = None) -> tuple[str, ...]:
-        return ("rule_in_words", "rule_version", *(("brand",) if obj else ()))
+        return ("rule_in_words", "rule_version", "rule_since", *(("brand",) if obj else ()))
 
     def get_form(self, request: HttpRequest, obj: Tier | None = None, change: bool = False, **kwargs: Any) -> Any:
         return super().get_form(request, obj, change, form=TierForm, **kwargs)

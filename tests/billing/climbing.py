@@ -32,7 +32,13 @@ def climbing_brand() -> Brand:
         ladder.save_tier(tier, actor="test")
         for unit, amount in (("requests", requests), ("tokens", tokens)):
             ladder.save_limit(TierLimit(tier=tier, unit=unit, window="day", amount=amount), actor="test")
+    rules_since(brand, datetime(2026, 1, 1, tzinfo=UTC))
     return brand
+
+
+def rules_since(brand: Brand, at: datetime) -> None:
+    """As if its rules had been made then."""
+    Tier.objects.filter(brand=brand).update(rule_since=at)
 
 
 def customer(brand: Brand, opened: date = date(2026, 1, 1)) -> Organization:

@@ -8,13 +8,14 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from billing import ladder, upgrade_facts, upgrades
 from billing.journal import stream_of
 from billing.models import Tier, TierChange, UpgradeNight
 from keys.models import Brand, Organization
 from tests import cast
-from tests.billing.climbing import START, climbing_brand, customer, night_of, rank, used
+from tests.billing.climbing import START, climbing_brand, customer, night_of, rank, rules_since, used
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ANYBODY = {"all": [{"fact": "verified"}]}
@@ -42,11 +43,13 @@ def put(organization: Organization, slug: str, at: datetime) -> None:
     TierChange.objects.filter(pk=change.pk).update(at=at)
 
 
-def give_rules(brand: Brand, rules: Mapping[str, Any]) -> None:
+def give_rules(brand: Brand, rules: Mapping[str, Any], at: datetime | None = None) -> None:
+    """`at`: as if they had been made then; left out, long before."""
     for tier in Tier.objects.filter(brand=brand):
         if tier.upgrade_rule != rules.get(tier.slug):
             tier.upgrade_rule = rules.get(tier.slug)
             ladder.save_tier(tier, actor="test")
+    rules_since(brand, at or night_of(day(-30)))
 
 
 def busy_on_tier_three(brand: Brand) -> Organization:
@@ -117,6 +120,33 @@ def test_a_new_rule_judges_no_nights_of_before(brand):
     give_rules(brand, rules)
     assert len(upgrades.run(night_of(day(12)))) == 1, "one beat, one step"
     assert rank(organization) == 2
+
+
+def test_a_rule_made_while_the_job_was_down_judges_no_missed_night(brand):
+    organization = customer(brand)
+    upgrades.run(night_of(day(-1)))
+    rules = {tier.slug: tier.upgrade_rule for tier in Tier.objects.filter(brand=brand)}
+    for number in range(4):
+        used(organization, day(number), requests=40_000)
+    give_rules(brand, rules, at=upgrade_facts.moment_after(day(2), brand))  # the very end of the third missed night
+    assert len(upgrades.run(night_of(day(3)))) == 1, "of four nights the one that the rule had seen"
+    assert rank(organization) == 2
+
+
+def test_an_edit_says_since_when_its_rule_is_in_force_and_others_leave_that_alone(brand):
+    tier = Tier.objects.get(brand=brand, slug="tier-2")
+    made_at = tier.rule_since
+    tier.name = "Second"
+    assert ladder.save_tier(tier, actor="test").rule_since == made_at
+    tier.upgrade_rule = ANYBODY
+    before = timezone.now()
+    ladder.save_tier(tier, actor="test")
+    tier.refresh_from_db()
+    assert tier.rule_since is not None
+    assert before <= tier.rule_since <= timezone.now()
+    organization = customer(brand)
+    assert upgrades.run(night_of(day(0))) == []
+    assert rank(organization) == 1
 
 
 def test_an_account_is_judged_for_no_night_before_it_was_opened(brand):

@@ -19,6 +19,7 @@ from keys import issuing
 from keys.caller import shard_of
 from keys.models import Organization
 from tests import cast as casting
+from tests.billing.climbing import rules_since
 from tests.portal.browsing import Window
 from tests.portal.test_in_a_browser import chromium  # noqa: F401 - fixture
 
@@ -59,6 +60,7 @@ def climber(cast, redis_connection, monkeypatch):
         )
     opened_at = timezone.now() - timedelta(days=30)
     Organization.objects.filter(pk=cast.organization.pk).update(created_at=opened_at)
+    rules_since(cast.brand, opened_at)
     upgrades.judge_night(cast.brand, today - timedelta(days=1))
     overrides.put(
         organization=cast.organization,

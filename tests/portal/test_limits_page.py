@@ -18,6 +18,7 @@ from keys.caller import shard_of
 from keys.models import Organization
 from portal import notify
 from tests import cast as casting
+from tests.billing.climbing import rules_since
 
 RULE = {
     "all": [
@@ -268,6 +269,7 @@ def test_how_an_account_came_here_has_reasons_and_facts(climb, monkeypatch):
     Organization.objects.filter(pk=climb.organization.pk).update(created_at=opened_at)
     for days_ago in range(1, 4):
         used(climb.organization, days_ago=days_ago, requests=800)
+    rules_since(climb.brand, opened_at)
     (change,) = upgrades.judge_night(climb.brand, datetime.now(UTC).date() - timedelta(days=1))
     past = limits_page(climb).partition("How you came here")[2]
     assert past.index("Moved up from Tier 1 to Tier 2") < past.index("Started on Tier 1")
