@@ -26,6 +26,7 @@ import os
 import secrets
 import socket
 import threading
+from collections import deque
 from pathlib import Path
 from typing import Final, NamedTuple
 from zlib import crc32
@@ -154,6 +155,8 @@ def _opened(path: Path) -> int:
 class _Segment(NamedTuple):
     path: Path
     descriptor: int
+    size: int
+    """Bytes it began with."""
 
 
 def _path(folder: Path, worker: str, number: int) -> Path:
@@ -169,13 +172,14 @@ def _create(folder: Path, worker: str, number: int) -> _Segment:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         header = Header(format=FORMAT, host=socket.gethostname(), pid=os.getpid(), worker=worker, segment=number)
-        _write_all(descriptor, line(HEADER, msgspec.json.encode(header)))
+        first = line(HEADER, msgspec.json.encode(header))
+        _write_all(descriptor, first)
         unnamed.rename(path)
     except BaseException:
         os.close(descriptor)
         unnamed.unlink(missing_ok=True)
         raise
-    return _Segment(path, descriptor)
+    return _Segment(path, descriptor, len(first))
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -194,7 +198,10 @@ class Wal:
         self._can_write = self._can_sync = True
         self._number = 1
         self._segment: _Segment | None = None
-        self._written = 0
+        self._size = 0
+        """Of the segment, as far as its lines are good."""
+        self._full: deque[int] = deque()
+        """Segments that are written no more: the sync thread closes them, once they are on the disk."""
         self._is_torn = False
         self._lines: list[bytes] = []
         self._owed: list[bytes] = []
@@ -203,7 +210,6 @@ class Wal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._dirty = threading.Event()
         self._closing = threading.Event()
-        self._lock = threading.Lock()  # guards the descriptor against being closed under fdatasync
         self._thread = threading.Thread(target=self._sync_forever, name="wal-sync", daemon=True)
         self._thread.start()
         self._write(b"")
@@ -248,6 +254,7 @@ class Wal:
         error = self._write(b"".join(self._owed + lines)) if lines else None
         if error is not None:
             self._owed = [*self._owed, *(line for line in lines if line.startswith(SETTLED))][-OWED_MAX:]
+            self._write_owed()
         if crash.is_armed("after_settle_line") and any(line.startswith(SETTLED) for line in lines):
             crash.at("after_settle_line")
         for future in waiting:
@@ -260,42 +267,71 @@ class Wal:
 
     def _write(self, data: bytes) -> OSError | None:
         """`data` starts with what is owed."""
-        try:
-            if self._is_torn:
-                data = b"\n" + data  # ends what a failed write left, so that this line can be read
-            _write_all(self._segment_for(len(data)).descriptor, data)
-        except OSError as error:
+        error = self._append(data)
+        if error is not None:
             if self._can_write:
                 log.error("WAL %s cannot be written: %s. New calls are refused.", self.path, error)
-            self._can_write, self._is_torn = False, True
+            self._can_write = False
             return error
         if not self._can_write:
             log.warning("WAL %s can be written again.", self.path)
-        self._can_write, self._is_torn = True, False
+        self._can_write = True
         self._owed = []
-        self._written += len(data)
+        return None
+
+    def _write_owed(self) -> None:
+        """What the disk still takes of them: charges go first where not everything has room."""
+        while self._owed and self._append(self._owed[0]) is None:
+            del self._owed[0]
+
+    def _append(self, data: bytes) -> OSError | None:
+        """All of `data` or, as if it had never been, none: whoever hears that its line could not be written gives the
+        call up, and a D line that stayed would be charged for as a call that went out."""
+        try:
+            segment = self._segment_for(len(data))
+            if self._is_torn and not self._cut_back():
+                _write_all(segment.descriptor, b"\n" + data)  # ends what is left of it, so that this can be read
+                self._size = os.fstat(segment.descriptor).st_size
+            else:
+                _write_all(segment.descriptor, data)
+                self._size += len(data)
+        except OSError as error:
+            self._is_torn = not self._cut_back()
+            return error
+        self._is_torn = False
         self._dirty.set()
         return None
+
+    def _cut_back(self) -> bool:
+        """To the last good line. False: a disk that does not even take that keeps what was written."""
+        try:
+            if self._segment is not None:
+                os.ftruncate(self._segment.descriptor, self._size)
+        except OSError:
+            return False
+        return True
 
     def _segment_for(self, size: int) -> _Segment:
         """The segment that takes `size` bytes: the first, the next, or as ever."""
         full = self._segment
-        if full is not None and self._written + size <= SEGMENT_BYTES_MAX:
+        if full is not None and self._size + size <= SEGMENT_BYTES_MAX:
             return full
         number = self._number if full is None else self._number + 1
         segment = _create(self.folder, self.worker, number)
-        with self._lock:
-            if full is not None:
-                os.fdatasync(full.descriptor)
-                os.close(full.descriptor)
-            self._segment = segment
-        self._number, self._written = number, 0
+        self._number, self._size, self._is_torn = number, segment.size, False
+        self._segment = segment
+        if full is not None:
+            self._full.append(full.descriptor)  # only now: the sync thread has no other use for it any more
+            self._dirty.set()
         return segment
 
     def _sync(self) -> None:
-        with self._lock:
-            if self._segment is not None:
-                os.fdatasync(self._segment.descriptor)
+        """In the sync thread, or after its end: nobody else closes a segment."""
+        while self._full:
+            os.fdatasync(self._full[0])
+            os.close(self._full.popleft())
+        if self._segment is not None:
+            os.fdatasync(self._segment.descriptor)
 
     def _sync_forever(self) -> None:
         while not self._closing.wait(SYNC_SECONDS):
@@ -314,8 +350,8 @@ class Wal:
 
     def probe(self) -> bool:
         """Whether lines can be written; tries, when the last could not be."""
-        if not self._can_write:
-            self._write(b"".join(self._owed) or b"\n")
+        if not self._can_write and self._write(b"".join(self._owed) or b"\n") is not None:
+            self._write_owed()
         return self.healthy
 
     def close(self) -> None:
@@ -323,9 +359,8 @@ class Wal:
         self.flush()
         self._closing.set()
         self._thread.join()
-        if self._segment is None:
-            return
         try:
-            os.fdatasync(self._segment.descriptor)
+            self._sync()
         finally:
-            os.close(self._segment.descriptor)
+            for descriptor in (*self._full, *([] if self._segment is None else [self._segment.descriptor])):
+                os.close(descriptor)

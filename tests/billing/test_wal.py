@@ -155,7 +155,92 @@ async def test_a_failed_write_refuses_new_work_and_the_file_stays_readable(log, 
     await log.append(wal.DISPATCHED, b'{"n":2}')
     found = wal.read(log.path)
     assert [line.payload for line in found.lines[1:]] == [b'{"n":2}']
-    assert (found.torn, found.damaged) == (False, 1)
+    assert (found.torn, found.damaged) == (False, 0)
+
+
+def with_room(path, size):
+    """os.write on a disk that is full when the file has grown by `size` bytes."""
+    real, limit = os.write, path.stat().st_size + size
+
+    def write(descriptor, data):
+        left = limit - os.fstat(descriptor).st_size
+        if left <= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data[:left])
+
+    return write
+
+
+async def test_what_could_not_be_written_whole_leaves_nothing_but_charges(log, monkeypatch):
+    """A D line that stayed would be taken for a call that went out, though its caller gave it up."""
+    charge = wal.line(wal.SETTLED, b'{"n":2}')
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", with_room(log.path, 2 * len(charge) + 5))
+        refused = [log.append(kind, b'{"n":%d}' % n) for n, kind in enumerate((b"D", b"D", b"S", b"D"))]
+        outcomes = await asyncio.gather(*refused, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [WalUnavailable] * 4
+        assert kinds(log.path) == b"HS"
+        for number in range(3):
+            log.note(wal.SETTLED, b'{"n":%d}' % number)
+        log.flush()
+        assert kinds(log.path) == b"HSS"
+        assert not log.probe()
+    assert log.probe()
+    await log.append(wal.DISPATCHED, b"{}")
+    found = wal.read(log.path)
+    assert (kinds(log.path), found.torn, found.damaged) == (b"HSSSSD", False, 0)
+
+
+async def test_a_file_that_cannot_be_cut_back_either_stays_readable(log, monkeypatch):
+    def broken(descriptor, size):
+        raise OSError(errno.EIO, "Input/output error")
+
+    await log.append(wal.DISPATCHED, b'{"n":1}')
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "ftruncate", broken)
+        for room in (20, 3):
+            with patch.context() as full_disk:
+                full_disk.setattr(os, "write", with_room(log.path, room))
+                with pytest.raises(WalUnavailable):
+                    await log.append(wal.PROGRESS, b'{"n":"long enough"}')
+        await log.append(wal.DISPATCHED, b'{"n":2}')
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", with_room(log.path, 15))
+        with pytest.raises(WalUnavailable):
+            await log.append(wal.DISPATCHED, b'{"n":3}')
+    await log.append(wal.DISPATCHED, b'{"n":4}')
+    found = wal.read(log.path)
+    assert [line.payload for line in found.lines[1:]] == [b'{"n":%d}' % n for n in (1, 2, 4)]
+    assert (found.torn, found.damaged) == (False, 2)  # one line of each write that could not be undone
+
+
+async def test_a_full_segment_is_synced_and_closed_beside_the_loop(log, monkeypatch):
+    """On a slow disk that takes its time: calls do not wait for it."""
+    synced, go_on, real = [], threading.Event(), os.fdatasync
+
+    def slow(descriptor):
+        synced.append((threading.current_thread().name, os.readlink(f"/proc/self/fd/{descriptor}")))
+        go_on.wait(5)
+        real(descriptor)
+
+    monkeypatch.setattr(wal, "SEGMENT_BYTES_MAX", 400)
+    open_before = len(os.listdir("/proc/self/fd"))
+    await log.append(wal.DISPATCHED, b"{}")
+    monkeypatch.setattr(os, "fdatasync", slow)
+    await asyncio.sleep(0.25)  # the thread hangs in the first segment now
+    started = asyncio.get_running_loop().time()
+    for number in range(60):
+        await log.append(wal.PROGRESS, b'{"number":%d}' % number)
+    assert asyncio.get_running_loop().time() - started < 1
+    go_on.set()
+    for _ in range(100):
+        if len(os.listdir("/proc/self/fd")) <= open_before:
+            break
+        await asyncio.sleep(0.05)
+    assert len(os.listdir("/proc/self/fd")) <= open_before
+    assert {name for name, _ in synced} == {"wal-sync"}
+    assert {path for _, path in synced} == {str(path) for path in wal.files(log.folder)}
+    assert len(wal.files(log.folder)) > 3
 
 
 def full(descriptor, data):
@@ -304,10 +389,19 @@ DISK_FULL = """
     async def main(url, folder):
         sync = redis.Redis.from_url(url)
         async with Stage(sync, Path(folder), url, balance=10**12) as s:
-            holds = [await s.reserve() for _ in range(3)]
+            holds = [await s.reserve() for _ in range(6)]
+            holds, given_up = holds[:3], holds[3:]
             for hold in holds:
+                before = s.wal.path.stat().st_size
                 await s.admission.dispatched(hold, 1)
             size = s.wal.path.stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + (size - before) * 3 // 2, resource.RLIM_INFINITY))
+            outcomes = await asyncio.gather(
+                *(s.admission.dispatched(hold, 1) for hold in given_up), return_exceptions=True
+            )
+            print("not sent:", *(type(outcome).__name__ for outcome in outcomes))
+            for hold in given_up:
+                await s.admission.void(hold)
             resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, resource.RLIM_INFINITY))
             charges = [await s.settle(hold) for hold in holds]
             try:
@@ -331,12 +425,13 @@ async def test_a_disk_that_is_full_loses_no_charge(redis_connection, wal_dir, se
     assert soft == resource.RLIM_INFINITY
     done = run(DISK_FULL, settings.REDIS_URL, str(wal_dir))
     assert done.returncode == 0, done.stderr
-    refused, charged, file = done.stdout.strip().splitlines()
+    not_sent, refused, charged, file = done.stdout.strip().splitlines()
+    assert not_sent == "not sent:" + 3 * " StoreUnavailable"
     assert refused == "refused: the WAL cannot be written"
     assert charged == f"charged: {3 * 38_000} {4 * 38_000} 4"
     found = wal.read(Path(file.removeprefix("file: ")))
     assert b"".join(line.kind for line in found.lines) == b"HDDDSSSDS"  # what could not be written follows
-    assert found.damaged == 1
+    assert found.damaged == 0
 
 
 def run(program, *arguments):
