@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
-.PHONY: help run test bench overload chaos lint format browser load-tools clean
+.PHONY: help run test bench overload chaos late-waker lint format browser load-tools clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -25,6 +25,9 @@ overload: $(VENV)/dev.stamp ## five times more clients than an engine has slots,
 
 chaos: $(VENV)/dev.stamp ## break everything by a drawn plan for ten minutes (SECONDS=, SEED=) and see that the books are right
 	@$(BIN)/python -m tests.chaos $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+
+late-waker: $(VENV)/dev.stamp ## a shipped worker stopped past its leases in the middle of its streams, by the clock: two minutes
+	@$(BIN)/python -m tests.chaos.late_waker $(if $(SECONDS),--seconds $(SECONDS))
 
 lint: $(VENV)/dev.stamp ## ruff, mypy, import-linter, missing migrations
 	@$(BIN)/ruff check .
