@@ -11,6 +11,7 @@ class Kind(Enum):
     MODELS = "models"
     MODEL = "model"
     USAGE = "usage"
+    CHARGE = "charge"
     HEALTH = "health"
     NOWHERE = "nowhere"
     SESSION = "session"
@@ -34,6 +35,7 @@ EMBEDDINGS = Endpoint("embeddings", Kind.METERED, ("POST",), "embeddings", "embe
 MODELS = Endpoint("models", Kind.MODELS, ("GET", "HEAD"), "models")
 MODEL = Endpoint("model", Kind.MODEL, ("GET", "HEAD"), "models")
 USAGE = Endpoint("usage", Kind.USAGE, ("GET", "HEAD"), "usage")
+CHARGE = Endpoint("charge", Kind.CHARGE, ("GET", "HEAD"), "usage")
 SESSION = Endpoint("session", Kind.SESSION, ("GET", "HEAD", "DELETE"), "chat")
 HEALTH = Endpoint("health", Kind.HEALTH, ("GET", "HEAD"))
 NOWHERE = Endpoint("this path", Kind.NOWHERE, ())
@@ -49,6 +51,7 @@ BY_PATH = {
     "/health": HEALTH,
 }
 MODEL_PREFIX = "/models/"
+CHARGE_PREFIX = "/usage/"
 SESSION_PREFIX = "/sessions/"
 
 
@@ -57,6 +60,8 @@ def endpoint_at(rest: str) -> Endpoint | None:
     found = BY_PATH.get(rest)
     if found is None and rest.startswith(MODEL_PREFIX) and len(rest) > len(MODEL_PREFIX):
         return MODEL
+    if found is None and rest.startswith(CHARGE_PREFIX) and len(rest) > len(CHARGE_PREFIX):
+        return CHARGE
     if found is None and rest.startswith(SESSION_PREFIX) and len(rest) > len(SESSION_PREFIX):
         return SESSION
     return found

@@ -59,6 +59,7 @@ class Reason(StrEnum):
     SESSION_BUSY = "session_busy"
     SESSION_NOT_FOUND = "session_not_found"
     SESSION_UNREADABLE = "session_unreadable"
+    CALL_NOT_FOUND = "call_not_found"
 
     ENGINE_REFUSED_REQUEST = "engine_refused_request"
     ENGINE_MISCONFIGURED = "engine_misconfigured"
@@ -245,6 +246,12 @@ TABLE: dict[Reason, Row] = {
         SERVER,
         "session_unreadable",
         "This session cannot be read any more. Delete it, or begin another one; retrying does not help.",
+    ),
+    Reason.CALL_NOT_FOUND: Row(
+        404,
+        REQUEST,
+        "call_not_found",
+        "Your account has no settled request of this id. One that has just ended is here a few seconds later.",
     ),
     Reason.ENGINE_REFUSED_REQUEST: Row(400, REQUEST, "invalid_request", "{detail}"),
     Reason.ENGINE_MISCONFIGURED: Row(

@@ -18,7 +18,7 @@ from billing.snapshot import ModelRecord, RateRecord, Snapshot
 from billing.tiers import tier_of, unlocks
 from billing.windows import day_of
 from keys.caller import Caller
-from proxy import sessions
+from proxy import charges, sessions, standing
 from proxy.addresses import read_address
 from proxy.answers import Header, Send, send_body
 from proxy.authentication import authenticate, refresh
@@ -60,6 +60,9 @@ async def answer(call: Call, worker: Worker, send: Send) -> None:
     await refresh(call, worker)
     if kind is Kind.SESSION:
         await sessions.answer(call, worker, send)
+        return
+    if kind is Kind.CHARGE:
+        await _answer(call, await charges.of(call), send, await standing.headers(call, worker))
         return
     stands = await worker.admission.standing(call.caller, call.snapshot)
     if kind is Kind.USAGE:

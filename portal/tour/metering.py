@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from asgiref.sync import sync_to_async
 
+from billing import explaining
 from billing.calls import Call
+from billing.explaining import Bill
 from billing.models import Payer, PostingLine
 from billing.money import display, price_per_million
 from keys.models import Brand
-from portal import explaining
-from portal.explaining import Bill
 from portal.tour import Proof
 from portal.tour.demo import Demo, eventually
 

@@ -13,9 +13,9 @@ from django.utils.cache import get_conditional_response
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from billing import calls
+from billing import calls, explaining
 from keys.models import Organization
-from portal import explaining, remedies, request_list
+from portal import remedies, request_list
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page
 from portal.views.usage import Choice
@@ -117,8 +117,8 @@ def explained(call: calls.Call | None, refusal: RefusalRecord | None) -> dict[st
         "model": listed.model,
         "key": listed.key,
         "bill": explaining.bill(call),
-        "end_reason": explaining.END_REASONS.get(call.event.end_reason, call.event.end_reason),
-        "usage_source": explaining.USAGE_SOURCES.get(call.usage_source, call.usage_source),
+        "end_reason": explaining.ended(call),
+        "usage_source": explaining.counted(call),
         "flags": explaining.flags_in_words(call.event.flags),
     }
 

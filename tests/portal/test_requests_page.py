@@ -8,10 +8,10 @@ from uuid import UUID
 
 import pytest
 
-from billing import call_ids, calls, journal, pricing
+from billing import call_ids, calls, explaining, journal, pricing
 from billing.usage import Usage
 from keys import issuing
-from portal import explaining, remedies
+from portal import remedies
 from proxy.models import RefusalRecord
 from proxy.refusals import Reason
 from tests import cast as casting

@@ -13,8 +13,9 @@ from billing.snapshot import RateRecord
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """`quantity` × `price_picos` for each `per` of them = `picos`, exactly."""
+    """`quantity` × `price_picos` for each `per` of them = `picos`, exactly. `name` is for programs."""
 
+    name: str
     label: str
     quantity: int
     unit: str
@@ -68,34 +69,34 @@ def _lines(call: Call, rate: RateRecord) -> list[Line]:
     reasoning_apart = bool(reasoning) and rate.reasoning_picos is not None
     answer = output - reasoning if reasoning_apart else output
     lines = [
-        _tokens("Input", call.total("uncached_input_tokens") or 0, price.input),
+        _tokens("input", "Input", call.total("uncached_input_tokens") or 0, price.input),
         _tokens(
-            *("Input read from cache", call.total("cache_read_tokens") or 0, price.cache_read),
+            *("cache_read", "Input read from cache", call.total("cache_read_tokens") or 0, price.cache_read),
             note="at the input price" if rate.cache_read_picos is None else "",
         ),
         _tokens(
-            *("Input written to cache", call.total("cache_write_tokens") or 0, price.cache_write),
+            *("cache_write", "Input written to cache", call.total("cache_write_tokens") or 0, price.cache_write),
             note="at the input price" if rate.cache_write_picos is None else "",
         ),
         _tokens(
-            *("Output", answer, price.output),
+            *("output", "Output", answer, price.output),
             note=f"{reasoning:,} of them reasoning" if reasoning and not reasoning_apart else "",
         ),
     ]
     if reasoning_apart:
-        lines.append(_tokens("Reasoning", reasoning, price.reasoning))
+        lines.append(_tokens("reasoning", "Reasoning", reasoning, price.reasoning))
     if images:
         picos = rate.image_nanos * PICOS_PER_NANO
-        lines.append(Line("Images", images, "images", picos, 1, images * picos))
+        lines.append(Line("images", "Images", images, "images", picos, 1, images * picos))
     if rate.request_nanos:
         picos = rate.request_nanos * PICOS_PER_NANO
-        lines.append(Line("Request", 1, "request", picos, 1, picos))
-    return [line for line in lines if line.quantity or line.label in {"Input", "Output"}]
+        lines.append(Line("request", "Request", 1, "request", picos, 1, picos))
+    return [line for line in lines if line.quantity or line.name in {"input", "output"}]
 
 
-def _tokens(label: str, tokens: int, picos: int, note: str = "") -> Line:
+def _tokens(name: str, label: str, tokens: int, picos: int, note: str = "") -> Line:
     million = PICOS_PER_TOKEN_PER_MILLION
-    return Line(label, tokens, "tokens", picos * million, million, tokens * picos, note)
+    return Line(name, label, tokens, "tokens", picos * million, million, tokens * picos, note)
 
 
 def _note(call: Call, rounded: int) -> str:
@@ -141,6 +142,16 @@ FLAGS = {
     "no_done": "The engine's stream ended without its end mark.",
     "bad_event": "The engine sent a part that cannot be read.",
 }
+
+
+def ended(call: Call) -> str:
+    """Why it ended, in words."""
+    return END_REASONS.get(call.event.end_reason, call.event.end_reason)
+
+
+def counted(call: Call) -> str:
+    """Who counted its tokens, in words."""
+    return USAGE_SOURCES.get(call.usage_source, call.usage_source)
 
 
 def flags_in_words(flags: Sequence[str]) -> list[str]:
