@@ -47,7 +47,8 @@ def register_verified(question: VerifiedOf) -> None:
 
 
 class Change(NamedTuple):
-    """A change of tier; `on` is the brand day it began to hold, `by_hand` whether people made it."""
+    """A change of tier; `on` is the brand day it began to hold, `by_hand` whether people made it. `from_tier_id` None:
+    nobody had assigned one, so it stood on the brand's default."""
 
     on: date
     from_tier_id: int | None
@@ -189,9 +190,10 @@ def _add_changes(found: Mapping[int, History], zone: ZoneInfo) -> None:
     """What an account began with is no change of tier; what people put it on later is, whether or not it had one."""
     for row in TierChange.objects.filter(organization_id__in=list(found)).order_by("at", "pk"):
         history, change = found[row.organization_id], _change(row, zone)
-        if row.from_tier_id is not None:
-            history.changes.append(change)
-        if change.by_hand and (row.from_tier_id is not None or row.reason != ladder.SIGN_UP):
+        if row.from_tier_id is None and row.reason == ladder.SIGN_UP:
+            continue
+        history.changes.append(change)
+        if change.by_hand:
             history.by_hand_on = max(change.on, history.by_hand_on or change.on)
 
 

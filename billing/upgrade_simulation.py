@@ -92,9 +92,10 @@ class _Path:
         begun = [change for change in self.history.changes if change.on <= day]
         if begun:
             return self._tiers.get(begun[-1].to_tier_id)
-        if self.history.changes:
-            return self._tiers.get(self.history.changes[0].from_tier_id or 0)
-        return self._standing
+        if not self.history.changes:
+            return self._standing
+        before = self.history.changes[0].from_tier_id
+        return _default(self._tiers) if before is None else self._tiers.get(before)
 
     def decided_on(self, day: date) -> Tier | None:
         """The tier on which people put it that day."""
@@ -148,4 +149,8 @@ def _batches(brand: Brand, at_most: int | None) -> Iterator[list[Organization]]:
 def _standing(organization: Organization, tiers: Mapping[int, Tier]) -> Tier | None:
     if hasattr(organization, "standing"):
         return tiers[organization.standing.tier_id]
+    return _default(tiers)
+
+
+def _default(tiers: Mapping[int, Tier]) -> Tier | None:
     return next((tier for tier in tiers.values() if tier.is_default), None)

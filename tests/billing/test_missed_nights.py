@@ -13,7 +13,9 @@ from django.utils import timezone
 from billing import ladder, upgrade_facts, upgrades
 from billing.journal import stream_of
 from billing.models import Tier, TierChange, UpgradeNight
+from billing.upgrade_simulation import simulate
 from keys.models import Brand, Organization
+from portal.tier_simulation import rules_in_force
 from tests import cast
 from tests.billing.climbing import START, climbing_brand, customer, night_of, rank, rules_since, used
 
@@ -97,6 +99,17 @@ def test_a_tier_given_to_one_that_had_none_stays_as_well(brand):
     put(organization, "tier-2", night_of(day(2)) + timedelta(hours=1))
     assert upgrades.run(night_of(day(2)) + timedelta(hours=2)) == []
     assert rank(organization) == 2
+
+
+def test_the_first_tier_that_people_give_begins_a_cool_down_as_well(brand):
+    """To an account that staff made, which had none."""
+    give_rules(brand, {"tier-3": ANYBODY | {"cool_down_days": 2}})
+    organization = customer(brand)
+    put(organization, "tier-2", night_of(day(0)) - timedelta(hours=12))
+    assert upgrades.run(night_of(day(0))) == upgrades.run(night_of(day(1))) == []
+    assert len(upgrades.run(night_of(day(2)))) == 1
+    simulated = simulate(brand, rules_in_force(brand), first=day(-3), last=day(2))
+    assert [(move.night, move.from_tier.rank, move.to_tier.rank) for move in simulated.moves] == [(day(2), 2, 3)]
 
 
 def test_an_older_night_moves_nobody_whom_a_later_one_moved(brand):
