@@ -223,7 +223,7 @@ def _keys(ids: Sequence[int], now: datetime) -> dict[int, list[ApiKey]]:
     """By organization, those that may call."""
     found: dict[int, list[ApiKey]] = defaultdict(list)
     alive = Q(expires_at=None) | Q(expires_at__gt=now)
-    for key in ApiKey.objects.filter(alive, organization_id__in=ids, revoked_at=None).order_by("pk"):
+    for key in ApiKey.objects.filter(alive, organization_id__in=ids, revoked_at=None, manages_as="").order_by("pk"):
         found[key.organization_id].append(key)
     return found
 

@@ -1,4 +1,4 @@
-"""The only way a page reaches a tenant's rows.
+"""The only way a page, or a program with a management key, reaches a tenant's rows.
 
 A stranger and somebody who asks for what never was get the same Http404 from the same single query; so does a person
 who asks under another brand. A member whose role is too small gets PermissionDenied: that the row exists is no news.
@@ -10,12 +10,13 @@ import re
 from typing import Any
 
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import Http404
 
 from keys.models import ApiKey, Brand, Membership, Organization, Role
 
 _PUBLIC_ID = re.compile(r"[a-z0-9_]{1,40}")
+EVERY = Q()
 
 AT_LEAST: dict[str, frozenset[str]] = {
     Role.OWNER: frozenset({Role.OWNER}),
@@ -39,17 +40,33 @@ def organization_for(
     user: Any, brand: Brand, public_id: str, *, role_at_least: Role | str | None = None
 ) -> Organization:
     membership = _membership(user, brand, organization__public_id=public_id)
-    _require(membership, role_at_least)
+    require(membership.role, role_at_least)
     return membership.organization
 
 
 def key_for(user: Any, brand: Brand, public_id: str, *, role_at_least: Role | str | None = None) -> ApiKey:
-    """The key, with its organization and brand at hand."""
-    membership = _membership(user, brand, organization__keys__public_id=public_id)
-    _require(membership, role_at_least)
-    key = membership.organization.keys.get(public_id=public_id)
-    key.organization = membership.organization
-    return key
+    """The key that calls models, with its organization and brand at hand."""
+    calls = Q(organization__keys__manages_as="")
+    membership = _membership(user, brand, calls, organization__keys__public_id=public_id)
+    require(membership.role, role_at_least)
+    return key_of(membership.organization, public_id)
+
+
+def key_of(organization: Organization, public_id: str) -> ApiKey:
+    """The organization's key that calls models, for whoever was let in to the organization."""
+    return _key(organization, public_id, Q(manages_as=""))
+
+
+def management_key_of(organization: Organization, public_id: str) -> ApiKey:
+    return _key(organization, public_id, ~Q(manages_as=""))
+
+
+def _key(organization: Organization, public_id: str, which: Q) -> ApiKey:
+    row = organization.keys.filter(which, public_id=public_id).first() if _PUBLIC_ID.fullmatch(public_id) else None
+    if row is None:
+        raise Http404("No such page.")
+    row.organization = organization
+    return row
 
 
 def role_in(user: Any, organization: Organization) -> Role | None:
@@ -67,12 +84,22 @@ def may_assign(role: Role | str | None, before: Role | str | None, after: Role |
     return may(role, Role.OWNER if Role.OWNER in (before, after) else Role.ADMIN)
 
 
-def _membership(user: Any, brand: Brand, **condition: str) -> Membership:
+def require_assignment(role: Role | str | None, before: Role | str | None, after: Role | str | None) -> None:
+    if not may_assign(role, before, after):
+        raise PermissionDenied("Admins manage everybody but owners; only an owner decides who is one.")
+
+
+def require(role: Role | str | None, role_at_least: Role | str | None) -> None:
+    if role_at_least is not None and not may(role, role_at_least):
+        raise PermissionDenied(f"This needs the role {Role(role_at_least).label.lower()} or a higher one.")
+
+
+def _membership(user: Any, brand: Brand, further: Q = EVERY, **condition: str) -> Membership:
     found = None
     if all(_PUBLIC_ID.fullmatch(text) for text in condition.values()):
         found = (
             Membership.objects.filter(
-                user_id=user.pk, user__is_active=True, organization__brand_id=brand.pk, **condition
+                further, user_id=user.pk, user__is_active=True, organization__brand_id=brand.pk, **condition
             )
             .select_related("organization__brand")
             .first()
@@ -80,8 +107,3 @@ def _membership(user: Any, brand: Brand, **condition: str) -> Membership:
     if found is None:
         raise Http404("No such page.")
     return found
-
-
-def _require(membership: Membership, role_at_least: Role | str | None) -> None:
-    if role_at_least is not None and not may(membership.role, role_at_least):
-        raise PermissionDenied(f"This needs the role {Role(role_at_least).label.lower()} or a higher one.")

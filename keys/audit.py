@@ -8,10 +8,10 @@ from typing import Any
 
 from django.db.models import Model
 
-from keys.models import AuditEvent, Brand, Organization, User
+from keys.models import ApiKey, AuditEvent, Brand, Organization, User
 
-Actor = User | str
-"""A person, or the name of the command or job that acted."""
+Actor = User | ApiKey | str
+"""A person, a management key, or the name of the command or job that acted."""
 
 
 def note(
@@ -32,6 +32,7 @@ def note(
         brand=brand or (organization.brand if organization else None),
         organization=organization,
         actor=person,
+        actor_key=actor if isinstance(actor, ApiKey) else None,
         actor_name=str(actor)[:254],
         action=action,
         subject=subject,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -60,17 +61,19 @@ class Caller:
     def allows_address(self, address: str | None) -> bool:
         """Whether the client's address is in the key's networks; with no networks, always. An address that cannot be
         read is in none. An IPv4 address written as IPv6 (::ffff:…) counts as what it is."""
-        if not self.networks:
-            return True
-        try:
-            parsed: IPv4Address | IPv6Address = ip_address(address or "")
-        except ValueError:
-            return False
-        plain = (parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None) or parsed
-        return any(plain in network for network in self.networks)
+        return not self.networks or is_within(address, self.networks)
 
     def allows_model(self, slug: str) -> bool:
         return self.models is None or slug in self.models
+
+
+def is_within(address: str | None, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+    try:
+        parsed: IPv4Address | IPv6Address = ip_address(address or "")
+    except ValueError:
+        return False
+    plain = (parsed.ipv4_mapped if isinstance(parsed, IPv6Address) else None) or parsed
+    return any(plain in network for network in networks)
 
 
 class KeyReason(StrEnum):
@@ -81,6 +84,7 @@ class KeyReason(StrEnum):
     KEY_EXPIRED = "key_expired"
     ORGANIZATION_SUSPENDED = "organization_suspended"
     ADDRESS_NOT_ALLOWED = "address_not_allowed"
+    MANAGEMENT_KEY = "management_key"
     SCOPE_NOT_ALLOWED = "scope_not_allowed"
     MODEL_NOT_ALLOWED = "model_not_allowed"
 
@@ -99,6 +103,8 @@ def check_static(
         return KeyReason.ORGANIZATION_SUSPENDED
     if not caller.allows_address(address):
         return KeyReason.ADDRESS_NOT_ALLOWED
+    if not caller.scopes:
+        return KeyReason.MANAGEMENT_KEY
     if scope is not None and scope not in caller.scopes:
         return KeyReason.SCOPE_NOT_ALLOWED
     if model is not None and not caller.allows_model(model):

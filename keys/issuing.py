@@ -21,10 +21,11 @@ from django.utils import timezone
 
 from keys import audit, publication, tokens
 from keys.audit import Actor
-from keys.models import ApiKey, Brand, Organization, Scope
+from keys.models import ApiKey, Brand, Organization, Role, Scope, User
 
 _when_revoked: list[Callable[[ApiKey], None]] = []
 CHANGEABLE = ("name", "scopes", "model_slugs", "cidrs", "limits", "expires_at")
+CHANGEABLE_OF_MANAGEMENT = frozenset({"name", "cidrs", "expires_at"})
 SCOPES = tuple(scope.value for scope in Scope)
 CIDRS_MAX = 100
 LEGACY = 0
@@ -85,6 +86,24 @@ def issue(
     return Issued(key, secret, version)
 
 
+def issue_for_management(
+    *,
+    organization: Organization,
+    name: str,
+    role: Role,
+    actor: Actor,
+    cidrs: Iterable[str] = (),
+    expires_at: datetime | None = None,
+    address: str | None = None,
+) -> Issued:
+    """A key that manages its organization as a member with `role` would, and calls no model."""
+    secret = tokens.mint(organization.brand.key_prefix, randomness.token_bytes(tokens.RANDOM_BYTES))
+    values = checked({"name": name, "cidrs": cidrs, "expires_at": expires_at})
+    values |= {"scopes": [], "manages_as": Role(role)}
+    key, version = _create(organization, secret, values, actor=actor, address=address)
+    return Issued(key, secret, version)
+
+
 def import_legacy(
     *,
     organization: Organization,
@@ -106,7 +125,7 @@ def import_legacy(
             digest=sha256,
             pepper_version=LEGACY,
             hint=hint[:40],
-            created_by=actor if not isinstance(actor, str) else None,
+            created_by=actor if isinstance(actor, User) else None,
             **values,
         )
         _saved(key)
@@ -116,7 +135,10 @@ def import_legacy(
 
 
 def change(*, key: ApiKey, actor: Actor, address: str | None = None, **values: Any) -> publication.Version | None:
-    """Change any of name, scopes, model_slugs, cidrs, limits, expires_at. None when nothing differs."""
+    """Change any of name, scopes, model_slugs, cidrs, limits, expires_at; of a management key name, cidrs, expires_at.
+    None when nothing differs."""
+    if key.manages_as and not values.keys() <= CHANGEABLE_OF_MANAGEMENT:
+        raise ValidationError("A management key calls no model, so it has no scopes, models and limits.")
     values = checked(values, key.organization.brand)
     with transaction.atomic():
         key = _locked(key)
@@ -174,8 +196,8 @@ def rotate(*, key: ApiKey, overlap: timedelta, actor: Actor, address: str | None
         now = timezone.now()
         if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
             raise KeyNotLive(f"{old.hint} is revoked or expired")
-        shared = {name: getattr(old, name) for name in ("name", "model_slugs", "cidrs", "limits")}
-        allowed = scopes_of(old.organization.brand)
+        shared = {name: getattr(old, name) for name in ("name", "manages_as", "model_slugs", "cidrs", "limits")}
+        allowed = () if old.manages_as else scopes_of(old.organization.brand)
         shared["scopes"] = [scope for scope in old.scopes if scope in allowed] or list(allowed)
         new, version = _create(
             old.organization,
@@ -192,6 +214,12 @@ def rotate(*, key: ApiKey, overlap: timedelta, actor: Actor, address: str | None
             revoke(key=old, actor=actor, address=address)
     key.refresh_from_db()
     return Issued(new, secret, version)
+
+
+def revoke_all(*, keys: Iterable[ApiKey], actor: Actor, address: str | None = None) -> list[publication.Version]:
+    """All of them or none, in the order of their rows, so that two who revoke the same ones wait for each other."""
+    with transaction.atomic():
+        return [revoke(key=key, actor=actor, address=address) for key in sorted(keys, key=lambda key: key.pk)]
 
 
 def existing(secret: str) -> ApiKey | None:
@@ -249,20 +277,22 @@ def _create(
         digest=tokens.digest(secret, settings.KEY_PEPPERS[pepper_version]),
         pepper_version=pepper_version,
         hint=tokens.hint(secret, organization.brand.key_prefix),
-        created_by=actor if not isinstance(actor, str) else None,
+        created_by=actor if isinstance(actor, User) else None,
         **values,
     )
     with transaction.atomic():
         _saved(key)
         version = publication.record(publication.KEY, key.id)
         key.version = version
-        after = {name: audit.plain(getattr(key, name)) for name in CHANGEABLE}
+        shown = ("manages_as", *sorted(CHANGEABLE_OF_MANAGEMENT)) if key.manages_as else CHANGEABLE
+        after = {name: audit.plain(getattr(key, name)) for name in shown}
         audit.note(action, key.public_id, actor=actor, organization=organization, after=after, address=address)
     return key, version
 
 
 def _saved(key: ApiKey) -> None:
-    key.full_clean(exclude=["organization", "created_by", "rotated_from"])
+    no_scopes = ["scopes"] if key.manages_as else []  # an empty list counts as left out
+    key.full_clean(exclude=["organization", "created_by", "rotated_from", *no_scopes])
     key.save(force_insert=True)
 
 

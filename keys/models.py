@@ -288,8 +288,9 @@ def every_scope() -> list[str]:
 
 
 class ApiKey(models.Model):
-    """A secret that calls for one organization. The secret itself is shown once and never stored.
+    """A secret that calls for one organization, or manages it. The secret itself is shown once and never stored.
 
+    A management key has a role (`manages_as`), like a member, and no scope at all, so that it calls no model.
     `pepper_version` names the KEY_PEPPER that made `digest` (HMAC-SHA-256); 0 means an imported key's plain SHA-256.
     `model_slugs` null means every model the tier unlocks. `limits` is a list of {"unit", "window", "amount"} as
     billing.limits reads them; this room stores them without judging.
@@ -304,6 +305,15 @@ class ApiKey(models.Model):
         max_length=40, editable=False, help_text="Brand prefix, an ellipsis and the last four characters"
     )
     scopes = ArrayField(models.CharField(max_length=20, choices=Scope.choices), default=every_scope)
+    manages_as = models.CharField(
+        max_length=10,
+        choices=Role.choices,
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
+        help_text="The role of a management key; empty for keys that call models",
+    )
     model_slugs = ArrayField(
         models.CharField(max_length=120), null=True, blank=True, help_text="Models allowed; null means all"
     )
@@ -321,13 +331,19 @@ class ApiKey(models.Model):
             models.Index(fields=["organization", "-created_at"], name="api_key_organization_created"),
             models.Index(F("organization_id") % SHARDS, F("id"), name="api_key_by_shard"),
         ]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(manages_as="") | models.Q(scopes__len=0), name="api_key_manages_or_calls"
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.hint})"
 
 
 class KeyUse(models.Model):
-    """When a key was last used, and from where. Written by the journal only, never on a call's way."""
+    """When a key was last used, and from where. Written by the journal, never on a call's way; for management keys,
+    which the journal never sees, by management.py."""
 
     key = models.OneToOneField(ApiKey, primary_key=True, on_delete=models.CASCADE, related_name="use")
     last_used_at = models.DateTimeField()
@@ -349,7 +365,12 @@ class AuditEvent(models.Model):
     brand = models.ForeignKey(Brand, null=True, on_delete=models.PROTECT, related_name="+")
     organization = models.ForeignKey(Organization, null=True, on_delete=models.PROTECT, related_name="+")
     actor = models.ForeignKey(User, null=True, on_delete=models.DO_NOTHING, related_name="+", db_constraint=False)
-    actor_name = models.CharField(max_length=254, blank=True, help_text="E-mail, or the command that acted")
+    actor_key = models.ForeignKey(
+        ApiKey, null=True, on_delete=models.DO_NOTHING, related_name="+", db_constraint=False, db_index=False
+    )
+    actor_name = models.CharField(
+        max_length=254, blank=True, help_text="E-mail, a management key's name, or the command that acted"
+    )
     action = models.CharField(max_length=60, help_text="e.g. key.issued, key.revoked, organization.suspended")
     subject = models.CharField(max_length=80, help_text="Public id of what changed")
     before = models.JSONField(default=dict)

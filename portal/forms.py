@@ -182,6 +182,40 @@ class KeyForm(forms.Form):
                 self.add_error(name if name in self.fields else None, text)
 
 
+class ManagementKeyForm(forms.Form):
+    """`values` are issuing.issue_for_management's arguments."""
+
+    name = forms.CharField(max_length=100, help_text="Which program will manage the account with it.")
+    role = forms.ChoiceField(label="May do what this role may", initial=Role.ADMIN)
+    expires_in = forms.ChoiceField(label="Expires", choices=LIFETIMES, required=False, initial="90")
+    cidrs = forms.CharField(
+        label="Allowed networks",
+        required=False,
+        max_length=5_000,
+        widget=forms.Textarea(attrs={"rows": 2, "placeholder": "203.0.113.0/24", "spellcheck": "false"}),
+        help_text="One address or network per line. Empty allows every address.",
+    )
+
+    def __init__(self, *args: Any, roles: Sequence[Role], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        role = self.fields["role"]
+        assert isinstance(role, forms.ChoiceField)
+        role.choices = [(each.value, each.label) for each in roles]
+
+    def values(self, now: datetime) -> dict[str, Any]:
+        data = self.cleaned_data
+        return {
+            "name": data["name"],
+            "role": Role(data["role"]),
+            "cidrs": data["cidrs"].split(),
+            "expires_at": now + timedelta(days=int(data["expires_in"])) if data["expires_in"] else None,
+        }
+
+    def take(self, error: ValidationError) -> None:
+        for name, texts in error.message_dict.items():
+            self.add_error(name if name in self.fields else None, texts)
+
+
 class AccountForm(forms.Form):
     name = forms.CharField(max_length=100)
 

@@ -99,6 +99,7 @@ def page(
         ],
         "accounts": list(access.organizations_of(request.user, request.brand)[:ACCOUNTS_LISTED]),
         "may_issue": access.may(role, Role.DEVELOPER),
+        "may_administer": access.may(role, Role.ADMIN),
         "has_changelog": has_page(organization.brand, CHANGELOG),
         "banner": notices.banner(organization, request.user, timezone.now()),
     }

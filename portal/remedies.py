@@ -21,6 +21,7 @@ REMEDIES: dict[Reason, str] = {
     Reason.INVALID_KEY: "Compare the key with the one you were shown; if it is lost, create a new one.",
     Reason.KEY_REVOKED: NEW_KEY,
     Reason.KEY_EXPIRED: NEW_KEY,
+    Reason.MANAGEMENT_KEY: "Create an API key, and call with that; keep the management key for programs that manage.",
     Reason.SCOPE_NOT_ALLOWED: WIDER_KEY,
     Reason.ADDRESS_NOT_ALLOWED: "Call from a network the key allows, or create a key that allows this one.",
     Reason.MODEL_NOT_ALLOWED: WIDER_KEY,

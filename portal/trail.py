@@ -9,7 +9,7 @@ from datetime import date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from billing import money
 from keys.models import AuditEvent, Organization, User
@@ -61,7 +61,8 @@ PAGE = 500
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """`about` is one of SUBJECTS; `who` part of an address; days are the brand's, both included."""
+    """`about` is one of SUBJECTS; `who` part of an address, or of a management key's name; days are the
+    brand's, both included."""
 
     about: str = ""
     who: str = ""
@@ -112,7 +113,9 @@ def events(organization: Organization, chosen: Filter) -> QuerySet[AuditEvent]:
     if chosen.about:
         rows = rows.filter(action__startswith=f"{chosen.about}.")
     if chosen.who:
-        rows = rows.filter(actor__in=User.objects.filter(email__icontains=chosen.who, is_staff=False))
+        people = User.objects.filter(email__icontains=chosen.who, is_staff=False)
+        by_key = Q(actor_key__isnull=False, actor_name__icontains=chosen.who)
+        rows = rows.filter(Q(actor__in=people) | by_key)
     zone = ZoneInfo(organization.brand.timezone)
     if chosen.since:
         rows = rows.filter(at__gte=datetime.combine(chosen.since, time.min, zone))
@@ -126,7 +129,12 @@ def lines(rows: list[AuditEvent], organization: Organization) -> list[Line]:
     people = {row.actor_id for row in rows if row.actor_id}
     staff = set(User.objects.filter(pk__in=people, is_staff=True).values_list("pk", flat=True))
     house, currency = organization.brand.name, organization.brand.currency
-    return [_line(row, currency, house if row.actor_id in staff or not row.actor_id else "") for row in rows]
+    return [_line(row, currency, "" if _is_theirs(row, staff) else house) for row in rows]
+
+
+def _is_theirs(row: AuditEvent, staff: set[int]) -> bool:
+    """Done by a member, or by a management key of the account."""
+    return row.actor_key_id is not None or (row.actor_id is not None and row.actor_id not in staff)
 
 
 def every_line(organization: Organization, chosen: Filter) -> Iterator[Line]:

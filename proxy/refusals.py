@@ -21,6 +21,7 @@ class Reason(StrEnum):
     INVALID_KEY = "invalid_key"
     KEY_REVOKED = "key_revoked"
     KEY_EXPIRED = "key_expired"
+    MANAGEMENT_KEY = "management_key"
     SCOPE_NOT_ALLOWED = "scope_not_allowed"
     ADDRESS_NOT_ALLOWED = "address_not_allowed"
     MODEL_NOT_ALLOWED = "model_not_allowed"
@@ -128,6 +129,12 @@ TABLE: dict[Reason, Row] = {
     ),
     Reason.KEY_EXPIRED: Row(
         401, AUTH, "invalid_api_key", "This API key has expired. Create a new key in your account's API keys page."
+    ),
+    Reason.MANAGEMENT_KEY: Row(
+        403,
+        PERMISSION,
+        "management_key",
+        "This is a management key: it manages your account and cannot call models. Use an API key instead.",
     ),
     Reason.SCOPE_NOT_ALLOWED: Row(
         403, PERMISSION, "insufficient_scope", "This API key may not use {endpoint}; it lacks the scope '{scope}'."

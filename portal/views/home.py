@@ -51,7 +51,7 @@ def overview(request: MemberRequest, organization: Organization) -> HttpResponse
         "included": gauges.of(organization, tier, now).included(),
         "total": reports.total(organization.pk, first=first, last=last),
         "chart": charts.by_day(reports.usage(organization.pk, first=first, last=last, by=("day",)), first, last),
-        "has_keys": organization.keys.filter(revoked_at=None).exists(),
+        "has_keys": organization.keys.filter(revoked_at=None, manages_as="").exists(),
         "models": models,
         "placeholder": firstcall.PLACEHOLDER,
         "samples": firstcall.samples(

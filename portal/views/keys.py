@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from datetime import timedelta
 
 from django.contrib import messages
@@ -19,22 +18,22 @@ from billing import reports
 from billing.models import Model
 from keys import access, issuing
 from keys.models import ApiKey, Organization, Role
-from portal import firstcall
+from portal import firstcall, form_tokens
 from portal.forms import KeyForm, RotateForm
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page, verified_first
 from portal.views.usage import places, today
 
 PER_PAGE = 50
-FORM_TOKENS = "key_forms"
-FORM_TOKENS_MAX = 10
 
 
 @require_safe
 @of_organization()
 def keys(request: MemberRequest, organization: Organization) -> HttpResponse:
-    rows = organization.keys.select_related("use", "created_by").order_by(
-        F("revoked_at").desc(nulls_first=True), "-created_at", "-id"
+    rows = (
+        organization.keys.filter(manages_as="")
+        .select_related("use", "created_by")
+        .order_by(F("revoked_at").desc(nulls_first=True), "-created_at", "-id")
     )
     listed = Paginator(rows, PER_PAGE).get_page(request.GET.get("page"))
     now = timezone.now()
@@ -57,7 +56,7 @@ def key_new(request: MemberRequest, organization: Organization) -> HttpResponse:
     models = _models(organization)
     form = KeyForm(request.POST or None, organization=organization, models=models)
     if request.method == "POST" and form.is_valid():
-        if not _first_time(request):
+        if not form_tokens.spend(request):
             return _sent_before(request, organization)
         try:
             issued = issuing.issue(
@@ -70,7 +69,7 @@ def key_new(request: MemberRequest, organization: Organization) -> HttpResponse:
             form.take(error)
         else:
             return _reveal(request, organization, issued, models)
-    context = {"form": form, "form_token": _form_token(request)}
+    context = {"form": form, "form_token": form_tokens.mint(request)}
     return page(request, organization, "keys", "portal/key_new.html", context)
 
 
@@ -81,7 +80,7 @@ def key_rotate(request: MemberRequest, organization: Organization, key: str) -> 
     row = _key(request, organization, key)
     form = RotateForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
-        if not _first_time(request):
+        if not form_tokens.spend(request):
             return _sent_before(request, organization)
         try:
             issued = issuing.rotate(
@@ -94,7 +93,7 @@ def key_rotate(request: MemberRequest, organization: Organization, key: str) -> 
             messages.error(request, "That key is revoked or expired already. Create a new one instead.")
             return redirect("keys", organization.public_id)
         return _reveal(request, organization, issued, _models(organization), replaced=row)
-    context = {"form": form, "key": row, "form_token": _form_token(request)}
+    context = {"form": form, "key": row, "form_token": form_tokens.mint(request)}
     return page(request, organization, "keys", "portal/key_rotate.html", context)
 
 
@@ -149,23 +148,6 @@ def _key(request: MemberRequest, organization: Organization, public_id: str) -> 
 def _models(organization: Organization) -> list[Model]:
     rows = Model.objects.filter(brand=organization.brand).exclude(state=Model.State.RETIRED)
     return list(rows.order_by("position", "slug"))
-
-
-def _form_token(request: MemberRequest) -> str:
-    """Marks one rendering of a form, so that sending it again (reload, double click) makes no second key."""
-    token = secrets.token_urlsafe(12)
-    kept = request.session.get(FORM_TOKENS, [])
-    request.session[FORM_TOKENS] = [*kept, token][-FORM_TOKENS_MAX:]
-    return token
-
-
-def _first_time(request: MemberRequest) -> bool:
-    kept = request.session.get(FORM_TOKENS, [])
-    given = request.POST.get("form_token", "")
-    if given not in kept:
-        return False
-    request.session[FORM_TOKENS] = [token for token in kept if token != given]
-    return True
 
 
 def _sent_before(request: MemberRequest, organization: Organization) -> HttpResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import ValidationError
 from django.http import Http404, HttpResponse, QueryDict
 from django.shortcuts import redirect
 from django.views.decorators.http import require_POST, require_safe
@@ -167,8 +167,7 @@ def _invitation(request: MemberRequest, organization: Organization) -> Invitatio
 def _require_assignment(
     request: MemberRequest, organization: Organization, before: str | None, after: str | None
 ) -> None:
-    if not _may_assign(request, organization, before, after):
-        raise PermissionDenied("Admins manage everybody but owners; only an owner decides who is one.")
+    access.require_assignment(access.role_in(request.user, organization), before, after)
 
 
 def _may_assign(request: MemberRequest, organization: Organization, before: str | None, after: str | None) -> bool:

@@ -109,7 +109,7 @@ def _asked(request: MemberRequest, organization: Organization, now: datetime) ->
         period=period,
         group=_chosen(request, "by", GROUPS, "day"),
         model=Model.objects.filter(brand=organization.brand, slug=_text(request, "model")).first(),
-        key=organization.keys.filter(public_id=_text(request, "key")).first(),
+        key=organization.keys.filter(manages_as="", public_id=_text(request, "key")).first(),
         first=last - timedelta(days=int(period) - 1),
         last=last,
     )

@@ -95,6 +95,7 @@ DEVELOPERS_ONLY = {"key_new", "key_rotate", "key_revoke"}
 ADMINS_ONLY = {
     *("activity", "member_invite", "member_role", "invitation_resend", "invitation_revoke"),
     *("webhooks", "webhook_new", "webhook", "webhook_rotate"),
+    *("management_keys", "management_key_new", "management_key_revoke"),
 }
 OWNERS_ONLY = {"member_hand_over"}
 

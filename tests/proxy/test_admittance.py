@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from billing import engines, ladder, prices
 from keys import brands, issuing, organizations, records
+from keys.models import Role
 from tests.proxy.shop import HELLO, Gateway
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -204,6 +205,18 @@ def test_draining_an_engine_stops_new_calls_at_once(gateway: Gateway) -> None:
     assert code_of(gateway.chat(model="draining")) == (503, "engine_unavailable")
     engines.change(engine=engine, actor=ACTOR, state="live")
     assert gateway.chat(model="draining").status_code == 200
+
+
+def test_a_management_key_calls_nothing(gateway: Gateway) -> None:
+    """Refused by name on every endpoint, not only on those that are metered."""
+    secret = issuing.issue_for_management(
+        organization=gateway.shop.organization, name="terraform", role=Role.OWNER, actor=ACTOR
+    ).secret
+    headers = {"authorization": f"Bearer {secret}"}
+    assert code_of(ask(gateway, headers=headers)) == (403, "management_key")
+    assert "cannot call models" in ask(gateway, headers=headers).json()["error"]["message"]
+    for path in ("/models", "/models/aion-v3", "/usage"):
+        assert code_of(httpx.get(gateway.base_url + path, headers=headers)) == (403, "management_key")
 
 
 def test_an_expired_key_is_refused(gateway: Gateway) -> None:
