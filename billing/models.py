@@ -17,37 +17,18 @@ from billing.cost_models import EngineCost
 from billing.ladder_models import FirstAccount, LimitOverride, UpgradeNight
 from billing.payment_models import TopUp
 from billing.reading_models import EngineFinding, EngineReading
+from billing.subscription_models import Subscription
 from billing.telling_models import AlertPreference, LimitAlert, NoticesSeen
 from billing.wallet_models import Grant, GrantEnd, LedgerSeal, LedgerSealPart, PromoClaim, PromoCode, WalletMark
 from billing.webhook_models import WebhookDelivery, WebhookEndpoint
 from billing.windows import month_of_day
 from keys.models import Brand, Organization, User
 
-__all__ = [
-    "AlertPreference",
-    "EngineCost",
-    "EngineFinding",
-    "EngineReading",
-    "FirstAccount",
-    "Grant",
-    "GrantEnd",
-    "LedgerSeal",
-    "LedgerSealPart",
-    "LimitAlert",
-    "LimitOverride",
-    "LimitScope",
-    "NoticesSeen",
-    "Payer",
-    "PromoClaim",
-    "PromoCode",
-    "TopUp",
-    "Unit",
-    "UpgradeNight",
-    "WalletMark",
-    "WebhookDelivery",
-    "WebhookEndpoint",
-    "Window",
-]  # words and tables of this room that have a module of their own
+# Words and tables of this room that have a module of their own.
+__all__ = ["AlertPreference", "EngineCost", "EngineFinding", "EngineReading", "FirstAccount", "Grant", "GrantEnd"]
+__all__ += ["LedgerSeal", "LedgerSealPart", "LimitAlert", "LimitOverride", "LimitScope", "NoticesSeen", "Payer"]
+__all__ += ["PromoClaim", "PromoCode", "Subscription", "TopUp", "Unit", "UpgradeNight", "WalletMark"]
+__all__ += ["WebhookDelivery", "WebhookEndpoint", "Window"]
 
 
 class Engine(models.Model):
@@ -409,6 +390,7 @@ class Posting(models.Model):
         ADJUSTMENT = "adjustment"
         DISPUTE = "dispute"
         EXPIRY = "expiry"
+        SUBSCRIPTION = "subscription", "Paid plan"
 
     brand = models.ForeignKey(Brand, on_delete=models.PROTECT, related_name="+")
     organization = models.ForeignKey(Organization, null=True, on_delete=models.PROTECT, related_name="postings")

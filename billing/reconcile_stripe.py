@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 
 from django.db.models import QuerySet
 
-from billing import stripe_gateway
+from billing import reconcile_subscriptions, stripe_gateway
 from billing.models import PostingLine
 from billing.payment_models import Reversal, StripeAccount, TopUp
 from billing.reconcile_books import Difference
-from billing.stripe_gateway import Back, Intent
+from billing.stripe_objects import Back, Intent
 
 COMPARED = timedelta(days=35)
 UNDER_WAY = timedelta(minutes=5)
@@ -31,12 +31,14 @@ def differences(now: datetime) -> Iterator[Difference]:
                 for listed in (gateway.refunds(since=since, until=until), gateway.disputes(since=since, until=until))
                 for back in listed
             }
+            plans = list(reconcile_subscriptions.differences(account, gateway, list(backs.values()), since, until))
         except (stripe_gateway.Unknown, stripe_gateway.Refused) as error:
             if account.is_stand_in:  # of a demo that does not run now
                 log.warning("the stand-in for Stripe of %s is away", account.brand)
             else:
                 yield Difference("stripe", str(account), "an answer", str(error))
             continue
+        yield from plans
         yield from _payments(account, intents, since, until)
         yield from _reversals(account, intents, backs, since, until)
 

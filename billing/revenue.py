@@ -28,6 +28,8 @@ By = Literal["day", "model", "engine", "organization"]
 COLUMNS = {"model": "model_id", "engine": "engine_id", "organization": "organization_id"}
 TOKENS = F("uncached_input_tokens") + F("cache_read_tokens") + F("cache_write_tokens") + F("output_tokens")
 USAGE = (Posting.Kind.USAGE, Posting.Kind.CORRECTION)
+PLANS, OF_PLANS = "plans", (Posting.Kind.SUBSCRIPTION, Posting.Kind.REFUND, Posting.Kind.DISPUTE)
+"""Which entries move revenue for a paid plan: what goes back of a top-up moves the wallet instead."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,10 +75,12 @@ class Line:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moves:
     """Entries of a period beside usage, by when they were posted: paid in less what was paid back, credit given away
-    less what of it expired, revenue that was no call (paid credit that expired), adjustments in customers' favour."""
+    less what of it expired, paid plans less what of them went back, revenue that was neither call nor plan (paid credit
+    that expired), adjustments in customers' favour."""
 
     received_nanos: int
     given_nanos: int
+    plans_nanos: int
     other_revenue_nanos: int
     adjusted_nanos: int
 
@@ -189,10 +193,14 @@ def moves(brand: Brand, *, first: date, last: date) -> Moves:
         posting__posted_at__gte=since,
         posting__posted_at__lt=until,
     ).exclude(posting__kind__in=USAGE)
-    sums = dict(rows.values_list("account__kind").annotate(Sum("amount_nanos")))
+    sums: dict[str, int] = {}
+    for account, posting, nanos in rows.values_list("account__kind", "posting__kind").annotate(Sum("amount_nanos")):
+        name = PLANS if account == kinds.REVENUE and posting in OF_PLANS else account
+        sums[name] = sums.get(name, 0) + int(nanos)
     return Moves(
-        received_nanos=-int(sums.get(kinds.CASH, 0)),
-        given_nanos=-int(sums.get(kinds.PROMOTION, 0)),
-        other_revenue_nanos=int(sums.get(kinds.REVENUE, 0)),
-        adjusted_nanos=-int(sums.get(kinds.ADJUSTMENT, 0)),
+        received_nanos=-sums.get(kinds.CASH, 0),
+        given_nanos=-sums.get(kinds.PROMOTION, 0),
+        plans_nanos=sums.get(PLANS, 0),
+        other_revenue_nanos=sums.get(kinds.REVENUE, 0),
+        adjusted_nanos=-sums.get(kinds.ADJUSTMENT, 0),
     )

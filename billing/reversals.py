@@ -13,7 +13,7 @@ from django.db import transaction
 from billing import currencies, ledger, notices, stripe_gateway
 from billing.models import Posting
 from billing.payment_models import Reversal, TopUp
-from billing.stripe_gateway import Back
+from billing.stripe_objects import Back
 from keys.audit import Actor
 from keys.models import User
 

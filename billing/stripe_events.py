@@ -9,12 +9,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import transaction
+from django.utils import timezone
 
-from billing import auto_top_ups, cards, reversals, stripe_accounts, stripe_gateway, top_ups
+from billing import (
+    auto_top_ups,
+    cards,
+    reversals,
+    stripe_accounts,
+    stripe_gateway,
+    subscription_invoices,
+    subscription_state,
+    subscriptions,
+    top_ups,
+)
 from billing.payment_models import StripeAccount, StripeCustomer, StripeEvent, TopUp
-from billing.stripe_gateway import Event
+from billing.stripe_objects import Event
 
 KINDS = (
     "checkout.session.completed",
@@ -32,6 +44,11 @@ KINDS = (
     "charge.dispute.funds_withdrawn",
     "charge.dispute.funds_reinstated",
     "charge.dispute.closed",
+    "customer.subscription.created",
+    "customer.subscription.updated",
+    "customer.subscription.deleted",
+    "invoice.paid",
+    "invoice.payment_failed",
 )
 """What a webhook endpoint at Stripe should be set to send, and what the poller lists."""
 
@@ -52,7 +69,7 @@ def record(account: StripeAccount, event: Event, source: str) -> bool:
         payload=event.payload,
         source=source,
         happened_at=event.happened_at,
-        due_at=event.happened_at if event.kind in KINDS else None,
+        due_at=min(event.happened_at, timezone.now()) if event.kind in KINDS else None,
     )
     before = StripeEvent.objects.filter(account=account, event_id=event.id).exists()
     StripeEvent.objects.bulk_create([row], ignore_conflicts=True)
@@ -111,6 +128,8 @@ def _handle(row: StripeEvent, now: datetime) -> None:
         found = top_ups.of_intent(str(about["id"]), about.get("metadata"), row.account_id)
         if found is not None:
             look(found, now)
+    elif row.kind.startswith(("customer.subscription.", "invoice.")):
+        _handle_subscription(row.account, row.kind, about, now)
     else:
         _handle_reversal(row.account, str(about.get("payment_intent") or ""), now)
 
@@ -127,6 +146,11 @@ def _handle_session(account: StripeAccount, about: dict[str, object], now: datet
             _keep_card(account, str(about["id"]))
         return
     reference = str(about.get("client_reference_id") or "")
+    if about.get("mode") == "subscription":
+        plan = subscription_state.of_session(str(about["id"]), reference, account.pk)
+        if plan is not None:
+            subscription_state.look(plan, now)
+        return
     found = top_ups.of_session(str(about["id"]), reference, account.pk)
     if found is not None:
         look(found, now)
@@ -140,13 +164,31 @@ def _keep_card(account: StripeAccount, session_id: str) -> None:
         cards.keep(row, gateway.setup_card(session.setup_intent))
 
 
+def _handle_subscription(account: StripeAccount, kind: str, about: dict[str, Any], now: datetime) -> None:
+    """An invoice names its subscription; one without is none of ours."""
+    metadata = about.get("metadata")
+    if kind.startswith("invoice."):
+        details = (about.get("parent") or {}).get("subscription_details") or {}
+        about, metadata = {"id": details.get("subscription") or ""}, details.get("metadata")
+    found = subscription_state.of_subscription(str(about["id"]), metadata, account.pk) if about["id"] else None
+    if found is not None:
+        subscription_state.look(found, now)
+
+
 def _handle_reversal(account: StripeAccount, intent_id: str, now: datetime) -> None:
     """It may come before its payment: then the payment is looked at first."""
     if not intent_id:
         return  # a charge without an intent is none of ours
     found = top_ups.of_intent(intent_id, None, account.pk)
-    if found is None:
-        found = top_ups.of_intent(intent_id, stripe_gateway.of(account).intent(intent_id).metadata, account.pk)
+    invoice = subscription_invoices.of_intent(intent_id, account.pk)
+    if found is None and invoice is None:
+        intent = stripe_gateway.of(account).intent(intent_id)
+        found = top_ups.of_intent(intent_id, intent.metadata, account.pk)
+        for plan in subscription_state.of_customer(intent.customer, account.pk) if found is None else ():
+            subscription_state.look(plan, now)
+        invoice = subscription_invoices.of_intent(intent_id, account.pk)
+    if invoice is not None:
+        subscription_invoices.look(invoice)
     if found is None:
         return
     if found.state != TopUp.State.PAID:
@@ -181,12 +223,17 @@ def _listed(account: StripeAccount, since: datetime) -> Iterator[Event]:
 
 
 def look_around(now: datetime, limit: int = 50) -> None:
-    """Top-ups whose time it is, and refunds that were asked for without an answer."""
+    """Top-ups and paid plans whose time it is, and refunds that were asked for without an answer."""
     for top_up in top_ups.due(now, limit):
         try:
             look(top_up, now)
         except (stripe_gateway.Unknown, stripe_gateway.Refused, top_ups.NotAccepted) as error:
             log.warning("nothing is known of top-up %s: %s", top_up.public_id, error)
+    for plan in subscription_state.due(now, limit):
+        try:
+            subscriptions.attend(plan, now)
+        except (stripe_gateway.Unknown, stripe_gateway.Refused, subscriptions.NotAccepted) as error:
+            log.warning("nothing is known of plan %s: %s", plan.public_id, error)
     for asked in reversals.unanswered(limit):
         try:
             reversals.find_or_resume(asked)

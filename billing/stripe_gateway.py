@@ -10,13 +10,14 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import stripe
 
+from billing import stripe_objects
 from billing.payment_models import StripeAccount
+from billing.stripe_objects import Back, Card, Event, Intent, Invoice, Session, Subscription
 from keys.sealing import open_text
 
 TIMEOUT_SECONDS = (4, 10)
@@ -45,76 +46,6 @@ class Declined(Exception):
 
 class SignatureRefused(Exception):
     """A webhook that Stripe did not sign for this account, or that is too old."""
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A Checkout session. Amounts in minor units; `subtotal` without tax."""
-
-    id: str
-    mode: str
-    status: str
-    payment_status: str
-    url: str
-    reference: str
-    currency: str
-    subtotal: int
-    total: int
-    tax: int
-    customer: str
-    payment_intent: str
-    setup_intent: str
-
-
-@dataclass(frozen=True, slots=True)
-class Intent:
-    """A payment: amounts in minor units."""
-
-    id: str
-    status: str
-    amount: int
-    received: int
-    currency: str
-    customer: str
-    payment_method: str
-    metadata: Mapping[str, str]
-    failure_code: str
-    failure: str
-
-
-@dataclass(frozen=True, slots=True)
-class Back:
-    """A refund or a dispute. `is_back`: the money went back to the customer, and stayed there so far."""
-
-    id: str
-    payment_intent: str
-    units: int
-    currency: str
-    status: str
-    is_back: bool
-    metadata: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    payment_method: str
-    brand: str
-    last4: str
-    expires: str
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    id: str
-    kind: str
-    happened_at: datetime
-    livemode: bool
-    payload: dict[str, Any]
-
-    @property
-    def about(self) -> dict[str, Any]:
-        found = self.payload.get("data", {}).get("object", {})
-        return found if isinstance(found, dict) else {}
 
 
 class Gateway:
@@ -172,11 +103,13 @@ class Gateway:
 
     def create_session(self, params: Mapping[str, Any], *, key: str) -> Session:
         with _translated():
-            return _session(self._v1.checkout.sessions.create(dict(params), {"idempotency_key": key}).to_dict())
+            return stripe_objects.session(
+                self._v1.checkout.sessions.create(dict(params), {"idempotency_key": key}).to_dict()
+            )
 
     def session(self, session_id: str) -> Session:
         with _translated():
-            return _session(self._v1.checkout.sessions.retrieve(session_id).to_dict())
+            return stripe_objects.session(self._v1.checkout.sessions.retrieve(session_id).to_dict())
 
     def expire_session(self, session_id: str) -> None:
         """Nobody can pay it after this; Refused where it is paid or over already."""
@@ -191,52 +124,86 @@ class Gateway:
             made = self._v1.payment_intents.create(
                 {**params, "off_session": True, "confirm": True}, {"idempotency_key": key}
             )
-        return _intent(made.to_dict())
+        return stripe_objects.intent(made.to_dict())
 
     def intent(self, intent_id: str) -> Intent:
         with _translated():
-            return _intent(self._v1.payment_intents.retrieve(intent_id).to_dict())
+            return stripe_objects.intent(self._v1.payment_intents.retrieve(intent_id).to_dict())
 
     def intents_of(self, customer: str, *, since: datetime) -> Iterator[Intent]:
         asked = {"customer": customer, "limit": PAGE, "created": {"gte": int(since.timestamp())}}
-        yield from map(_intent, self._listed(self._v1.payment_intents, asked))
+        yield from map(stripe_objects.intent, self._listed(self._v1.payment_intents, asked))
 
     def intents(self, *, since: datetime, until: datetime) -> Iterator[Intent]:
         asked = {"limit": PAGE, "created": _between(since, until)}
-        yield from map(_intent, self._listed(self._v1.payment_intents, asked))
+        yield from map(stripe_objects.intent, self._listed(self._v1.payment_intents, asked))
 
     def cancel_intent(self, intent_id: str) -> None:
         """Nobody can pay it after this; Refused where it is paid or over already."""
         with _translated():
             self._v1.payment_intents.cancel(intent_id)
 
+    # Subscriptions
+
+    def create_price(self, params: Mapping[str, Any], *, key: str) -> str:
+        with _translated():
+            return str(self._v1.prices.create(dict(params), {"idempotency_key": key}).id)
+
+    def subscription(self, subscription_id: str) -> Subscription:
+        with _translated():
+            return stripe_objects.subscription(self._v1.subscriptions.retrieve(subscription_id).to_dict())
+
+    def living_subscriptions(self) -> Iterator[Subscription]:
+        """All that have not ended, of all customers."""
+        yield from map(stripe_objects.subscription, self._listed(self._v1.subscriptions, {"limit": PAGE}))
+
+    def change_subscription(self, subscription_id: str, params: Mapping[str, Any]) -> Subscription:
+        """Says how it should be from now on, so asking again does no more. Raises Declined: then nothing changed."""
+        with _translated():
+            return stripe_objects.subscription(self._v1.subscriptions.update(subscription_id, dict(params)).to_dict())
+
+    def invoices_of(self, subscription_id: str) -> list[Invoice]:
+        """Newest first."""
+        asked = {"subscription": subscription_id, "limit": PAGE, "expand": ["data.payments"]}
+        return [stripe_objects.invoice(row) for row in self._listed(self._v1.invoices, asked)]
+
+    def invoices(self, *, since: datetime, until: datetime) -> Iterator[Invoice]:
+        asked = {"limit": PAGE, "created": _between(since, until), "expand": ["data.payments"]}
+        yield from map(stripe_objects.invoice, self._listed(self._v1.invoices, asked))
+
     # What goes back
 
     def refund(self, *, intent: str, units: int, metadata: Mapping[str, str], key: str) -> Back:
         asked = {"payment_intent": intent, "amount": units, "metadata": dict(metadata)}
         with _translated():
-            return _refund(self._v1.refunds.create(asked, {"idempotency_key": key}).to_dict())
+            return stripe_objects.refund(self._v1.refunds.create(asked, {"idempotency_key": key}).to_dict())
 
     def refunds_of(self, intent: str) -> list[Back]:
-        return [_refund(row) for row in self._listed(self._v1.refunds, {"payment_intent": intent, "limit": PAGE})]
+        return [
+            stripe_objects.refund(row)
+            for row in self._listed(self._v1.refunds, {"payment_intent": intent, "limit": PAGE})
+        ]
 
     def disputes_of(self, intent: str) -> list[Back]:
-        return [_dispute(row) for row in self._listed(self._v1.disputes, {"payment_intent": intent, "limit": PAGE})]
+        return [
+            stripe_objects.dispute(row)
+            for row in self._listed(self._v1.disputes, {"payment_intent": intent, "limit": PAGE})
+        ]
 
     def refunds(self, *, since: datetime, until: datetime) -> Iterator[Back]:
         asked = {"limit": PAGE, "created": _between(since, until)}
-        yield from map(_refund, self._listed(self._v1.refunds, asked))
+        yield from map(stripe_objects.refund, self._listed(self._v1.refunds, asked))
 
     def disputes(self, *, since: datetime, until: datetime) -> Iterator[Back]:
         asked = {"limit": PAGE, "created": _between(since, until)}
-        yield from map(_dispute, self._listed(self._v1.disputes, asked))
+        yield from map(stripe_objects.dispute, self._listed(self._v1.disputes, asked))
 
     # Events
 
     def events(self, kinds: tuple[str, ...], *, since: datetime) -> Iterator[Event]:
         """Newest first; Stripe keeps thirty days of them."""
         asked = {"limit": PAGE, "types": list(kinds), "created": {"gte": int(since.timestamp())}}
-        yield from map(_event, self._listed(self._v1.events, asked))
+        yield from map(stripe_objects.event, self._listed(self._v1.events, asked))
 
     def _listed(self, service: Any, asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         with _translated():
@@ -258,7 +225,7 @@ def verified(body: bytes, signature: str, secrets: tuple[str, ...], *, now: floa
             signed_at, _ = stripe.WebhookSignature._get_timestamp_and_signatures(signature, "v1")
             if signed_at > at + SIGNATURE_SECONDS_MAX:
                 raise SignatureRefused("signed in the future")
-            return _event(json.loads(body))
+            return stripe_objects.event(json.loads(body))
         except (stripe.StripeError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue  # perhaps signed with the other secret, while one takes over from the other
     raise SignatureRefused("no secret of this account made that signature lately")
@@ -288,74 +255,3 @@ def _words(error: stripe.StripeError) -> str:
 
 def _between(since: datetime, until: datetime) -> dict[str, int]:
     return {"gte": int(since.timestamp()), "lte": int(until.timestamp())}
-
-
-def _text(found: Mapping[str, Any], name: str) -> str:
-    """An id, also where it came expanded."""
-    value = found.get(name)
-    return str(value["id"]) if isinstance(value, Mapping) else str(value or "")
-
-
-def _session(found: Mapping[str, Any]) -> Session:
-    return Session(
-        id=found["id"],
-        mode=found["mode"],
-        status=str(found.get("status") or ""),
-        payment_status=str(found.get("payment_status") or ""),
-        url=str(found.get("url") or ""),
-        reference=str(found.get("client_reference_id") or ""),
-        currency=str(found.get("currency") or "").upper(),
-        subtotal=int(found.get("amount_subtotal") or 0),
-        total=int(found.get("amount_total") or 0),
-        tax=int((found.get("total_details") or {}).get("amount_tax") or 0),
-        customer=_text(found, "customer"),
-        payment_intent=_text(found, "payment_intent"),
-        setup_intent=_text(found, "setup_intent"),
-    )
-
-
-def _intent(found: Mapping[str, Any]) -> Intent:
-    failure = found.get("last_payment_error") or {}
-    return Intent(
-        id=found["id"],
-        status=found["status"],
-        amount=int(found["amount"]),
-        received=int(found.get("amount_received") or 0),
-        currency=str(found["currency"]).upper(),
-        customer=_text(found, "customer"),
-        payment_method=_text(found, "payment_method"),
-        metadata=dict(found.get("metadata") or {}),
-        failure_code=str(failure.get("code") or ""),
-        failure=str(failure.get("message") or ""),
-    )
-
-
-def _refund(found: Mapping[str, Any]) -> Back:
-    return _back(found, is_back=found["status"] not in ("failed", "canceled"))
-
-
-def _dispute(found: Mapping[str, Any]) -> Back:
-    """An inquiry (warning_…) takes no money; a dispute does until it is won."""
-    return _back(found, is_back=found["status"] != "won" and not found["status"].startswith("warning_"))
-
-
-def _back(found: Mapping[str, Any], *, is_back: bool) -> Back:
-    return Back(
-        id=found["id"],
-        payment_intent=_text(found, "payment_intent"),
-        units=int(found["amount"]),
-        currency=str(found["currency"]).upper(),
-        status=found["status"],
-        is_back=is_back,
-        metadata=dict(found.get("metadata") or {}),
-    )
-
-
-def _event(found: Mapping[str, Any]) -> Event:
-    return Event(
-        id=str(found["id"]),
-        kind=str(found["type"]),
-        happened_at=datetime.fromtimestamp(int(found["created"]), UTC),
-        livemode=bool(found["livemode"]),
-        payload=dict(found),
-    )

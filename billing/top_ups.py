@@ -19,7 +19,7 @@ from django.utils import timezone
 from billing import cards, currencies, ledger, notices, stripe_accounts, stripe_gateway
 from billing.models import Grant
 from billing.payment_models import TopUp
-from billing.stripe_gateway import Intent, Session
+from billing.stripe_objects import Intent, Session
 from keys.audit import Actor
 from keys.models import Organization, User
 

@@ -2,8 +2,8 @@
 
 A night is a brand day that has ended. Safe to run twice, late, or by two at once: an organization moves at most once
 for a night (a unique constraint), only from the tier it was judged on, and missed nights are judged in their order.
-What people decided stays: nights up to that day move the organization no more. A rule judges no night that had ended
-before it was made or changed, however late that night is judged.
+What people decided stays: nights up to that day move the organization no more, and none does while it pays for its
+tier. A rule judges no night that had ended before it was made or changed, however late that night is judged.
 
 One organization that cannot be judged holds up nobody else: it is logged, its brand's nights are judged for all others
 and stay open, and the next beat tries again.
@@ -23,7 +23,7 @@ from django.db.models import Q
 from redis.exceptions import RedisError
 
 from billing import journal, ladder, upgrade_facts
-from billing.models import Tier, TierChange, UpgradeNight
+from billing.models import Subscription, Tier, TierChange, UpgradeNight
 from billing.upgrade_facts import History
 from billing.upgrade_rules import Judgement, Rule, RuleInvalid, days_looked_at, judge, read
 from keys.connections import redis_client
@@ -123,7 +123,7 @@ def judge_one(organization: Organization, night: date) -> TierChange | None:
     brand = organization.brand
     tier, _ = ladder.standing_of(organization)
     step = steps_of(brand).get(tier.id) if tier else None
-    if step is None:
+    if step is None or has_plan(organization):
         return None
     below = step.from_tier.id
     (known,) = _known(brand, [(organization, below)], {below: step}, night)
@@ -157,11 +157,16 @@ def standing_judgement(organization: Organization, now: datetime) -> tuple[Step,
     brand = organization.brand
     tier, _ = ladder.standing_of(organization)
     step = steps_of(brand).get(tier.id) if tier else None
-    if step is None:
+    if step is None or has_plan(organization):
         return None
     today = upgrade_facts.day_before(now, brand) + timedelta(days=1)
     standings, steps = [(organization, step.from_tier.id)], {step.from_tier.id: step}
     return step, _judgement(_known(brand, standings, steps, today)[0], step, today)
+
+
+def has_plan(organization: Organization) -> bool:
+    """Whether the organization has its tier by a paid plan: then no night moves it."""
+    return Subscription.objects.filter(organization=organization, granted__isnull=False).exists()
 
 
 def _rule(tier: Tier) -> Rule | None:
@@ -181,7 +186,9 @@ def _batches(brand: Brand, steps: dict[int, Step], night: date) -> Iterator[list
     if default in steps:
         below |= Q(standing=None)
     ended_at = upgrade_facts.moment_after(night, brand)
-    found = Organization.objects.filter(below, brand=brand, created_at__lt=ended_at)
+    found = Organization.objects.filter(below, brand=brand, created_at__lt=ended_at).exclude(
+        subscriptions__granted__isnull=False
+    )
     found = found.select_related("standing").order_by("pk")
     last = 0
     while batch := list(found.filter(pk__gt=last)[:BATCH]):
@@ -242,6 +249,9 @@ def _move(organization: Organization, step: Step, judgement: Judgement, night: d
     reason = f"Earned by use up to {night.isoformat()}"
     try:
         with transaction.atomic():
+            Organization.objects.select_for_update(no_key=True).get(pk=organization.pk)
+            if has_plan(organization):  # bought since the judgement began
+                return None
             return ladder.assign(
                 organization=organization,
                 tier=step.to_tier,

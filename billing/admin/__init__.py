@@ -12,6 +12,7 @@ from billing.admin import (
     payments,
     prices,
     promo_codes,
+    subscriptions,
     telling,
     webhooks,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "payments",
     "prices",
     "promo_codes",
+    "subscriptions",
     "telling",
     "webhooks",
 ]

@@ -49,6 +49,7 @@ from keys import sealing
 from keys.connections import redis_client
 from keys.models import AuditEvent
 from tests import cast
+from tests.billing import plans
 from tests.billing.draining import drain
 from tests.billing.settled import Customer, customer, entry, settle
 
@@ -79,6 +80,7 @@ MACHINES = [
     ),
     *("journalshard", "journalwriter", "workerlease", "deadletter", "notice"),
     *("enginefinding", "enginereading", "upgradenight", "webhookendpoint", "webhookdelivery"),
+    *("subscription", "subscriptionprice", "subscriptioninvoice", "invoicereversal"),
 ]
 """What no form writes."""
 
@@ -102,6 +104,7 @@ def pay_and_tell(who: Customer) -> None:
     StripeEvent.objects.create(
         account=account, event_id="evt_1", kind="x", payload={}, source="webhook", happened_at=timezone.now()
     )
+    plans.rows(account, organization, Tier.objects.get())
     AlertPreference.objects.create(organization=organization)
     LimitAlert.objects.create(
         organization=organization,
