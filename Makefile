@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
-.PHONY: help run test bench overload chaos late-waker lint format browser load-tools clean
+.PHONY: help run test bench overload chaos late-waker pages lint format browser load-tools clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -28,6 +28,9 @@ chaos: $(VENV)/dev.stamp ## break everything by a drawn plan for ten minutes (SE
 
 late-waker: $(VENV)/dev.stamp ## a shipped worker stopped past its leases in the middle of its streams, by the clock: two minutes
 	@$(BIN)/python -m tests.chaos.late_waker $(if $(SECONDS),--seconds $(SECONDS))
+
+pages: $(VENV)/dev.stamp ## server time of every page of an account with a million calls, and what it reads: ten minutes
+	@$(BIN)/python -m tests.speed.pages
 
 lint: $(VENV)/dev.stamp ## ruff, mypy, import-linter, missing migrations
 	@$(BIN)/ruff check .

@@ -116,7 +116,7 @@ def _add_usage(found: Mapping[int, Return], rows: QuerySet[UsageQuarter], curren
         read=Sum(F("uncached_input_tokens") + F("cache_read_tokens") + F("cache_write_tokens")),
         written=Sum("output_tokens"),
         charged=Sum("cost_nanos"),
-        durations=SumHistograms("duration_histogram", default=[]),
+        durations=SumHistograms("duration_histogram", histograms.MILLISECONDS),
     )
     for row in sums:
         engine, currency = found[row["engine_id"]], currencies[row["brand_id"]]

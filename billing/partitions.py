@@ -46,6 +46,14 @@ def create_ahead(now: datetime, days: int = AHEAD_DAYS) -> list[date]:
     return made
 
 
+def create_between(first: date, last: date) -> None:
+    """Makes what is missing of these days and both their neighbours: for events booked long after their day."""
+    days = range(-1, (last - first).days + 2)
+    for day in _missing([first + timedelta(days=n) for n in days]):
+        with transaction.atomic(), connection.cursor() as cursor:
+            _create(cursor, day)
+
+
 def _missing(days: list[date]) -> list[date]:
     with connection.cursor() as cursor:
         cursor.execute(

@@ -12,7 +12,9 @@ from datetime import date, datetime
 from typing import Any, Literal
 
 from django.contrib.postgres.fields import ArrayField
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Aggregate, BigIntegerField, QuerySet, Sum
+from django.db.models.sql.compiler import SQLCompiler
 
 from billing import histograms
 from billing.models import Model, UsageDay, UsageQuarter
@@ -23,13 +25,26 @@ By = Literal["day", "model_id", "key_id", "end_reason"]
 
 
 class SumHistograms(Aggregate):
-    function = "sum_histograms"
+    """Bucket by bucket: a sum for each of them is far cheaper than an aggregate over arrays."""
+
     output_field = ArrayField(BigIntegerField())
+
+    def __init__(self, name: str, bounds: Sequence[int], **more: Any) -> None:
+        super().__init__(name, **more)
+        self.buckets = len(bounds) + 1
+
+    def as_sql(
+        self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, *_: Any, **__: Any
+    ) -> tuple[str, tuple[str | int, ...]]:
+        column, parameters = compiler.compile(self.get_source_expressions()[0])
+        sums = (f"COALESCE(sum({column}[{bucket}]), 0)::bigint" for bucket in range(1, self.buckets + 1))
+        return f"ARRAY[{', '.join(sums)}]", (*parameters,) * self.buckets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Sums of some calls; None for what was not grouped by. `model` and `key_hint` name the ids ("" when gone)."""
+    """Sums of some calls; None for what was not grouped by. `model` and `key_hint` name the ids ("" when gone).
+    Histograms are empty where times were not asked for."""
 
     day: date | None = None
     starts_at: datetime | None = None
@@ -50,9 +65,9 @@ class Usage:
     credits: int
     list_cost_nanos: int
     cost_nanos: int
-    first_token_histogram: tuple[int, ...]
-    duration_histogram: tuple[int, ...]
-    speed_histogram: tuple[int, ...]
+    first_token_histogram: tuple[int, ...] = ()
+    duration_histogram: tuple[int, ...] = ()
+    speed_histogram: tuple[int, ...] = ()
 
     @property
     def input_tokens(self) -> int:
@@ -80,14 +95,37 @@ def usage(
     by: Sequence[By] = ("day",),
     key_id: int | None = None,
     model_id: int | None = None,
+    timed: bool = False,
 ) -> list[Usage]:
-    """One row per group over the brand days first…last, in the groups' order. Without groups: one row, the total."""
+    """One row per group over the brand days first…last, in the groups' order. Without groups: one row, the total.
+    `timed`: with histograms, which take longer to add up than all the rest."""
     days = UsageDay.objects.filter(organization_id=organization_id, day__range=(first, last))
-    return _grouped(_narrowed(days, key_id, model_id), by)
+    return _grouped(_narrowed(days, key_id, model_id), by, timed)
 
 
-def total(organization_id: int, *, first: date, last: date) -> Usage:
-    return usage(organization_id, first=first, last=last, by=())[0]
+def total(organization_id: int, *, first: date, last: date, timed: bool = False) -> Usage:
+    return usage(organization_id, first=first, last=last, by=(), timed=timed)[0]
+
+
+def calls_ended(
+    organization_id: int,
+    *,
+    first: date,
+    last: date,
+    end_reasons: Collection[str],
+    key_id: int | None = None,
+    model_id: int | None = None,
+) -> int:
+    """How many calls ended in one of these ways."""
+    days = UsageDay.objects.filter(organization_id=organization_id, day__range=(first, last))
+    rows = _narrowed(days, key_id, model_id).filter(end_reason__in=end_reasons)
+    return int(rows.aggregate(found=Sum("requests", default=0))["found"])
+
+
+def callers(organization_id: int, *, first: date, last: date) -> set[tuple[int, int]]:
+    """(model id, key id) of all calls."""
+    days = UsageDay.objects.filter(organization_id=organization_id, day__range=(first, last))
+    return set(days.values_list("model_id", "key_id").distinct())
 
 
 def quarters(
@@ -100,19 +138,19 @@ def quarters(
 ) -> list[Usage]:
     """One row per quarter of an hour that saw a call, `until` exclusive."""
     rows = UsageQuarter.objects.filter(organization_id=organization_id, starts_at__gte=since, starts_at__lt=until)
-    return _grouped(_narrowed(rows, key_id, model_id), ("starts_at",))
+    return _grouped(_narrowed(rows, key_id, model_id), ("starts_at",), timed=False)
 
 
 def models_by_quarter(brand_id: int, *, since: datetime, without: Collection[int] = ()) -> list[Usage]:
     """One row per model of a brand, all its organizations together but those `without`, from quarters since then."""
     rows = UsageQuarter.objects.filter(brand_id=brand_id, starts_at__gte=since)
-    return _grouped(rows.exclude(organization_id__in=without), ("model_id",))
+    return _grouped(rows.exclude(organization_id__in=without), ("model_id",), timed=True)
 
 
 def models_by_day(brand_id: int, *, first: date, without: Collection[int] = ()) -> list[Usage]:
     """The same, from brand days."""
     rows = UsageDay.objects.filter(brand_id=brand_id, day__gte=first)
-    return _grouped(rows.exclude(organization_id__in=without), ("model_id",))
+    return _grouped(rows.exclude(organization_id__in=without), ("model_id",), timed=True)
 
 
 def _narrowed(rows: QuerySet[Any], key_id: int | None, model_id: int | None) -> QuerySet[Any]:
@@ -123,9 +161,10 @@ def _narrowed(rows: QuerySet[Any], key_id: int | None, model_id: int | None) -> 
     return rows
 
 
-def _grouped(rows: QuerySet[Any], by: Sequence[str]) -> list[Usage]:
+def _grouped(rows: QuerySet[Any], by: Sequence[str], timed: bool) -> list[Usage]:
     sums: dict[str, Any] = {f"sum_{name}": Sum(name, default=0) for name in SUMS}
-    sums |= {f"sum_{name}": SumHistograms(name, default=[]) for name in HISTOGRAMS}
+    if timed:
+        sums |= {f"sum_{name}": SumHistograms(name, bounds) for name, bounds in HISTOGRAMS.items()}
     found = list(rows.values(*by).annotate(**sums).order_by(*by)) if by else [rows.aggregate(**sums)]
     models = Model.objects.in_bulk({row["model_id"] for row in found if "model_id" in row})
     keys = ApiKey.objects.in_bulk({row["key_id"] for row in found if "key_id" in row})
@@ -134,7 +173,7 @@ def _grouped(rows: QuerySet[Any], by: Sequence[str]) -> list[Usage]:
 
 def _usage(row: dict[str, Any], model: Model | None, key: ApiKey | None) -> Usage:
     values = {name.removeprefix("sum_"): value for name, value in row.items()}
-    values |= {name: tuple(values[name]) for name in HISTOGRAMS}
+    values |= {name: tuple(values[name]) for name in HISTOGRAMS if name in values}
     return Usage(
         model=model.slug if model else "",
         key_hint=key.hint if key else "",

@@ -31,7 +31,12 @@ SUMS = (
     "list_cost_nanos",
     "cost_nanos",
 )
-HISTOGRAMS = ("first_token_histogram", "duration_histogram", "speed_histogram")
+HISTOGRAMS = {
+    "first_token_histogram": histograms.MILLISECONDS,
+    "duration_histogram": histograms.MILLISECONDS,
+    "speed_histogram": histograms.TOKENS_PER_SECOND,
+}
+"""Column → its bounds."""
 
 _Place = tuple[int, int | str, int, int, int, str, int]
 """Organization, window, key, model, engine, end reason, brand: the order of the unique index."""

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
@@ -65,6 +65,15 @@ class Asked:
         return "?" + urlencode({name: value for name, value in {**kept, **changes}.items() if value})
 
 
+class Narrowed(TypedDict):
+    """What was asked for, as reports take it."""
+
+    first: date
+    last: date
+    key_id: int | None
+    model_id: int | None
+
+
 def today(brand: Brand, now: datetime) -> date:
     return now.astimezone(ZoneInfo(brand.timezone)).date()
 
@@ -78,15 +87,16 @@ def usage(request: MemberRequest, organization: Organization) -> HttpResponseBas
         name = f"usage-{organization.slug}-{asked.first}-{asked.last}.csv"
         return spreadsheets.Download(name, HEAD, _lines(organization, asked))
     read = partial(_sums, organization, asked)
+    failed = reports.calls_ended(organization.pk, end_reasons=FAILED, **_narrowed(asked))
     by_day = read("day")
     label, by = GROUPS[asked.group]
     rows = by_day if asked.group == "day" else read(by)
-    (total,) = read()
+    (total,) = read(timed=True)
     context = {
         "asked": asked,
         "rows": _ordered(rows, asked),
         "total": total,
-        "failed": sum(row.requests for row in read("end_reason") if row.end_reason in FAILED),
+        "failed": failed,
         "places": places([row.cost_nanos for row in rows]),
         "label": label,
         "first_token": (total.first_token_ms(500), total.first_token_ms(950)),
@@ -115,16 +125,18 @@ def _asked(request: MemberRequest, organization: Organization, now: datetime) ->
     )
 
 
-def _sums(organization: Organization, asked: Asked, *by: reports.By) -> list[reports.Usage]:
+def _sums(organization: Organization, asked: Asked, *by: reports.By, timed: bool = False) -> list[reports.Usage]:
     """One row per group, within what was asked for; without groups the total."""
-    return reports.usage(
-        organization.pk,
-        first=asked.first,
-        last=asked.last,
-        by=by,
-        key_id=asked.key.pk if asked.key else None,
-        model_id=asked.model.pk if asked.model else None,
-    )
+    return reports.usage(organization.pk, by=by, timed=timed, **_narrowed(asked))
+
+
+def _narrowed(asked: Asked) -> Narrowed:
+    return {
+        "first": asked.first,
+        "last": asked.last,
+        "key_id": asked.key.pk if asked.key else None,
+        "model_id": asked.model.pk if asked.model else None,
+    }
 
 
 def _chart(organization: Organization, asked: Asked, by_day: list[reports.Usage]) -> charts.Chart:
@@ -143,9 +155,9 @@ def _chart(organization: Organization, asked: Asked, by_day: list[reports.Usage]
 
 
 def _choices(organization: Organization, asked: Asked) -> dict[str, list[Choice]]:
-    used = reports.usage(organization.pk, first=asked.first, last=asked.last, by=("model_id", "key_id"))
-    models = {row.model for row in used if row.model}
-    keys = ApiKey.objects.filter(pk__in={row.key_id for row in used}).order_by("name", "pk")
+    used = reports.callers(organization.pk, first=asked.first, last=asked.last)
+    models = set(Model.objects.filter(pk__in={model for model, _key in used}).values_list("slug", flat=True))
+    keys = ApiKey.objects.filter(pk__in={key for _model, key in used}).order_by("name", "pk")
     chosen_model, chosen_key = asked.model.slug if asked.model else "", asked.key.public_id if asked.key else ""
     return {
         "periods": [Choice(text, asked.query(days=value), value == asked.period) for value, text in PERIODS.items()],
