@@ -175,7 +175,10 @@ class _House:
                 continue
             place = limits.place_of(limit)
             for gauge in self._bound(limit, keys, tier):
-                yield replace(gauge, override=exceptions.get(place), tier_amount=amounts.get(place))
+                override, of_tier = exceptions.get(place), amounts.get(place)
+                if override is not None and override.is_raise and limit.amount != override.amount:
+                    override = None  # the tier gives more by now
+                yield replace(gauge, override=override, tier_amount=of_tier)
 
     def _bound(self, limit: LimitRecord, keys: Sequence[ApiKey], tier: Tier | None) -> Iterator[Gauge]:
         """One for each key or model that it holds for."""
@@ -210,7 +213,7 @@ def _fact(override: LimitOverride) -> dict[str, Any]:
     """As workers are told of it (overrides.ORGANIZATION_FACTS)."""
     ends = override.expires_at
     until_ms = None if ends is None else int(ends.timestamp() * 1000)
-    facts = {name: getattr(override, name) for name in ("unit", "window", "scope", "model_id", "amount")}
+    facts = {name: getattr(override, name) for name in ("unit", "window", "scope", "model_id", "amount", "is_raise")}
     return {**facts, "until_ms": until_ms}
 
 

@@ -36,6 +36,12 @@ class LimitOverride(models.Model):
     scope = models.CharField(max_length=12, default="organization")
     model = models.ForeignKey("billing.Model", null=True, blank=True, on_delete=models.CASCADE, related_name="+")
     amount = models.BigIntegerField()
+    is_raise = models.BooleanField(
+        default=False,
+        db_default=False,
+        editable=False,
+        help_text="It raised the limit of the tier when it was put: it takes nothing from a tier that gives more",
+    )
     reason = models.CharField(max_length=200)
     created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
     created_at = models.DateTimeField(db_default=Now(), editable=False)

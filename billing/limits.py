@@ -135,7 +135,7 @@ def in_force(
 ) -> tuple[tuple[LimitRecord, ...], int | None]:
     """A tier's limits as they hold for one organization now, and until when that is so (None: for good). An override
     stands in place of a limit of its unit, window, scope and model (`place_overridden`); where the tier has none, or
-    one on trial only, it is one more."""
+    one on trial only, it is one more. One that was put to raise takes nothing from a tier that gives more."""
     running = [found for found in overrides if found["until_ms"] is None or now_ms < found["until_ms"]]
     if not running:
         return limits, None
@@ -144,6 +144,8 @@ def in_force(
         record = LimitRecord(**{name: found[name] for name in ("unit", "window", "scope", "model_id", "amount")})
         place = place_overridden(record, kept)
         known = kept.get(place)
+        if found.get("is_raise") and (known is None or known.amount >= record.amount):
+            continue
         kept[place] = record if known is None else msgspec.structs.replace(known, amount=record.amount)
     return tuple(kept.values()), min((f["until_ms"] for f in running if f["until_ms"] is not None), default=None)
 

@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from billing import ladder
-from billing.limits import AMOUNT_MAX
+from billing.limits import AMOUNT_MAX, place_overridden
 from billing.models import LimitOverride, LimitScope, Model, Payer, Unit, Window
 from keys import audit, publication
 from keys.audit import Actor
@@ -21,7 +21,8 @@ from keys.models import Organization, User
 
 ORGANIZATION_FACTS = {
     "overrides": """SELECT jsonb_agg(jsonb_build_object('unit', v.unit, 'window', v."window", 'scope', v.scope,
-        'model_id', v.model_id, 'amount', v.amount, 'until_ms', floor(extract(epoch FROM v.expires_at) * 1000)::bigint)
+        'model_id', v.model_id, 'amount', v.amount, 'is_raise', v.is_raise,
+        'until_ms', floor(extract(epoch FROM v.expires_at) * 1000)::bigint)
         ORDER BY v.id) FROM billing_limitoverride v WHERE v.organization_id = o.id""",
 }
 """Of an organization's published record; null where there are none. Workers leave out what has ended."""
@@ -40,7 +41,8 @@ def put(
     expires_at: datetime | None = None,
     address: str | None = None,
 ) -> LimitOverride:
-    """In place of the tier's limit of that unit, window, scope and model, and of an earlier exception to it.
+    """In place of the tier's limit of that unit, window, scope and model, and of an earlier exception to it. Where it
+    is no lower than that limit now it is a raise, and never stands below what a later tier gives.
     ValidationError names the field that is wrong."""
     values: dict[str, Any] = {
         "organization": organization,
@@ -55,7 +57,9 @@ def put(
         "expires_at": expires_at,
         "created_by": actor if isinstance(actor, User) else None,
     }
-    _refuse(problems(LimitOverride(**values, **rest)))
+    wanted = LimitOverride(**values, **rest)
+    _refuse(problems(wanted))
+    rest["is_raise"] = _is_raise(wanted)
     with transaction.atomic():
         override, _ = LimitOverride.objects.update_or_create(**values, defaults={**rest, "created_at": Now()})
         _publish(override, "limit.override_put", actor, address)
@@ -87,6 +91,13 @@ def problems(override: LimitOverride) -> dict[str, str]:
     if override.expires_at is not None and override.expires_at <= timezone.now():
         found["expires_at"] = "This moment has passed."
     return {name: problem for name, problem in found.items() if problem}
+
+
+def _is_raise(override: LimitOverride) -> bool:
+    tier, _ = ladder.standing_of(override.organization)
+    amounts = {} if tier is None else {ladder.place_of(limit): limit.amount for limit in tier.limits.all()}
+    amount = amounts.get(place_overridden(override, amounts))
+    return amount is not None and override.amount >= amount
 
 
 def _publish(override: LimitOverride, action: str, actor: Actor, address: str | None) -> None:

@@ -11,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from billing import gauges, ladder, limits, overrides
+from billing.catalogue import limit_record
 from billing.models import LimitOverride, Tier, TierLimit
 from billing.snapshot import LimitRecord
 from keys import records
@@ -50,6 +51,7 @@ def test_an_exception_is_published_before_it_returns_and_so_is_its_end(organizat
             "scope": "organization",
             "model_id": None,
             "amount": 5_000,
+            "is_raise": False,
             "until_ms": int(ends.timestamp() * 1000),
         }
     ]
@@ -133,6 +135,35 @@ def test_an_exception_refuses_also_where_the_tier_only_tries_a_limit_out():
     assert {(one.amount, one.is_shadow) for one in found} == {(40, True), (7, False)}
     found, _ = limits.in_force((holds, tried), (said(200, None),), 0)
     assert {(one.amount, one.is_shadow) for one in found} == {(200, False), (40, True)}
+
+
+@pytest.fixture
+def three_tiers(organization):
+    """1,000 and 4,000 requests a day, then as many as one likes; the organization stands on the first."""
+    found = []
+    for rank, amount in enumerate((1_000, 4_000, None), start=1):
+        tier = Tier(brand=organization.brand, rank=rank, slug=f"t{rank}", name=f"T{rank}", payer="included")
+        found.append(ladder.save_tier(tier, actor="test"))
+        if amount is not None:
+            ladder.save_limit(TierLimit(tier=tier, unit="requests", window="day", amount=amount), actor="test")
+    ladder.assign(organization=organization, tier=found[0], reason="test", actor="test")
+    return found
+
+
+@pytest.mark.parametrize(("amount", "on_each"), [(2_000, [2_000, 4_000, None]), (50, [50, 50, 50])])
+def test_a_raise_takes_nothing_from_a_higher_tier_and_a_cut_holds_there(
+    organization, three_tiers, redis_connection, amount, on_each
+):
+    put(organization, amount=amount)
+    told = published(organization, redis_connection)
+    found, shown = [], []
+    for tier in three_tiers:
+        in_force, _ = limits.in_force(tuple(map(limit_record, tier.limits.all())), told, 0)
+        found.append(next((one.amount for one in in_force), None))
+        reading = gauges.of(organization, tier, timezone.now())
+        shown.append(next(((one.limit.amount, one.override is not None) for one in reading.gauges), None))
+    assert found == on_each
+    assert shown == [None if each is None else (each, each == amount) for each in on_each], "pages say the same"
 
 
 def test_the_gauge_of_the_ceiling_shows_the_exception_and_that_of_the_allotment_does_not(organization):
