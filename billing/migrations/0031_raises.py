@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0029_rules_since"),
+        ("billing", "0030_subscriptions"),
     ]
 
     operations = [
