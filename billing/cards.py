@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from billing import stripe_accounts, stripe_gateway
 from billing.payment_models import StripeAccount, StripeCustomer, idempotency_key
 from keys import audit
@@ -23,14 +25,30 @@ def customer(account: StripeAccount, organization: Organization) -> StripeCustom
     """With its id at Stripe, made there at the first time. Raises what the gateway raises."""
     row, _ = StripeCustomer.objects.get_or_create(account=account, organization=organization)
     if not row.customer_id:
-        made = stripe_gateway.of(account).create_customer(
-            name=organization.public_id,  # its name may change, and the question must stay the same
-            metadata={"organization": organization.public_id},
-            key=row.idempotency_key,
-        )
+        try:
+            made = _made(row)
+        except stripe_gateway.KeptFailure:  # asking with that key again would fail for a day
+            _change_key(row)
+            made = _made(row)
         StripeCustomer.objects.filter(pk=row.pk, customer_id="").update(customer_id=made)
         row.refresh_from_db()
     return row
+
+
+def _made(row: StripeCustomer) -> str:
+    return stripe_gateway.of(row.account).create_customer(
+        name=row.organization.public_id,  # its name may change, and the question must stay the same
+        metadata={"organization": row.organization.public_id},
+        key=row.idempotency_key,
+    )
+
+
+def _change_key(row: StripeCustomer) -> None:
+    """Perhaps the failed attempt made a customer all the same: nobody has its name, so it is never used. Of several who
+    change the key at once the first does, and all ask with that one."""
+    before = row.idempotency_key
+    StripeCustomer.objects.filter(pk=row.pk, idempotency_key=before).update(idempotency_key=idempotency_key())
+    row.refresh_from_db()
 
 
 def keep(row: StripeCustomer, payment_method: str) -> None:
@@ -75,17 +93,17 @@ def setup_url(organization: Organization, *, return_url: str) -> str:
     """Stripe's page where a card is left without paying. Raises NotConnected and what the gateway raises."""
     account = stripe_accounts.active(organization.brand)
     row = customer(account, organization)
-    session = stripe_gateway.of(account).create_session(
-        {
-            "mode": "setup",
-            "currency": organization.brand.currency.lower(),
-            "customer": row.customer_id,
-            "success_url": return_url,
-            "cancel_url": return_url,
-            "metadata": {"organization": organization.public_id},
-        },
-        key=idempotency_key(),  # a second one costs nothing
-    )
+    params: dict[str, Any] = {
+        "mode": "setup",
+        "currency": organization.brand.currency.lower(),
+        "customer": row.customer_id,
+        "success_url": return_url,
+        "cancel_url": return_url,
+        "metadata": {"organization": organization.public_id},
+    }
+    if account.automatic_tax:  # which tax is due depends on where the customer is
+        params |= {"billing_address_collection": "required", "customer_update": {"address": "auto"}}
+    session = stripe_gateway.of(account).create_session(params, key=idempotency_key())  # a second one costs nothing
     return session.url
 
 

@@ -118,6 +118,10 @@ class TopUp(models.Model):
     session_id = models.CharField(max_length=100, null=True, unique=True)
     payment_intent = models.CharField(max_length=60, null=True, unique=True)
     checkout_url = models.TextField(blank=True)
+    tax_units = models.BigIntegerField(
+        null=True, help_text="Tax to charge on top, in the currency's minor units; null: not asked, or Checkout asks"
+    )
+    tax_calculation = models.CharField(max_length=100, blank=True, db_default="", help_text="taxcalc_… at Stripe")
     paid_units = models.BigIntegerField(null=True, help_text="Received with tax, in the currency's minor units")
     credited_nanos = models.BigIntegerField(null=True)
     failure = models.CharField(max_length=200, blank=True, help_text="Stripe's code, and what it says")

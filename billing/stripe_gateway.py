@@ -17,7 +17,7 @@ import stripe
 
 from billing import stripe_objects
 from billing.payment_models import StripeAccount
-from billing.stripe_objects import Back, Card, Event, Intent, Invoice, Session, Subscription
+from billing.stripe_objects import Back, Card, Event, Intent, Invoice, Session, Subscription, Tax
 from keys.sealing import open_text
 
 TIMEOUT_SECONDS = (4, 10)
@@ -29,6 +29,11 @@ stripe.enable_telemetry = False
 
 class Unknown(Exception):
     """No answer, or one that does not say whether the work was done."""
+
+
+class KeptFailure(Unknown):
+    """A failure of Stripe's that it has kept under the idempotency key: whoever asks with that key hears it for a
+    day."""
 
 
 class Refused(Exception):
@@ -125,6 +130,18 @@ class Gateway:
                 {**params, "off_session": True, "confirm": True}, {"idempotency_key": key}
             )
         return stripe_objects.intent(made.to_dict())
+
+    def tax(self, *, customer: str, currency: str, net_units: int, reference: str, key: str) -> Tax:
+        """On top of `net_units`, where the customer is by the address that Stripe has of it; Refused where it has
+        none. (SDK 16: POST /v1/tax/calculations, `tax_amount_exclusive`.)"""
+        line = {"amount": net_units, "tax_behavior": "exclusive", "reference": reference}
+        asked = {"currency": currency.lower(), "customer": customer, "line_items": [line]}
+        with _translated():
+            found = self._v1.tax.calculations.create(asked, {"idempotency_key": key}).to_dict()
+        units = int(found["tax_amount_exclusive"])
+        if int(found["amount_total"]) != net_units + units or found.get("tax_amount_inclusive"):
+            raise Refused(f"{found['amount_total']} is not {net_units} and {units} of tax")
+        return Tax(str(found["id"]), units)
 
     def intent(self, intent_id: str) -> Intent:
         with _translated():
@@ -239,11 +256,17 @@ def _translated() -> Iterator[None]:
         intent = (error.json_body or {}).get("error", {}).get("payment_intent") or {}  # type: ignore[attr-defined]
         raise Declined(_words(error), code=str(error.code or "card_declined"), intent=intent.get("id", "")) from error
     except (stripe.RateLimitError, stripe.APIConnectionError, stripe.APIError, stripe.IdempotencyError) as error:
-        raise Unknown(_words(error)) from error
+        kind = KeptFailure if _is_from_record(error) else Unknown
+        raise kind(_words(error)) from error
     except stripe.StripeError as error:
         if error.http_status == 409 or error.http_status is None:
             raise Unknown(_words(error)) from error
         raise Refused(_words(error)) from error
+
+
+def _is_from_record(error: stripe.StripeError) -> bool:
+    names = {name.lower(): value for name, value in (error.headers or {}).items()}
+    return (error.http_status or 0) >= 500 and names.get("idempotent-replayed") == "true"
 
 
 def _words(error: stripe.StripeError) -> str:

@@ -45,6 +45,14 @@ class Intent:
 
 
 @dataclass(frozen=True, slots=True)
+class Tax:
+    """What Stripe Tax adds to a net amount: `calculation` is its id, `units` the tax."""
+
+    calculation: str
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
 class Back:
     """A refund or a dispute. `is_back`: the money went back to the customer, and stayed there so far."""
 

@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from billing import cards, currencies, ledger, notices, stripe_accounts, stripe_gateway
 from billing.models import Grant
-from billing.payment_models import TopUp
+from billing.payment_models import StripeCustomer, TopUp
 from billing.stripe_objects import Intent, Session
 from keys.audit import Actor
 from keys.models import Organization, User
@@ -142,17 +142,8 @@ def charge(row: TopUp) -> TopUp:
         fail(row, "no_card: no card is kept any more")
         return row
     try:
-        intent = stripe_gateway.of(row.account).charge(
-            {
-                "amount": currencies.minor_units(row.amount_nanos, row.currency),
-                "currency": row.currency.lower(),
-                "customer": card.customer_id,
-                "payment_method": card.payment_method,
-                "metadata": {"top_up": row.public_id},
-                "description": "Prepaid credit",
-            },
-            key=row.idempotency_key,
-        )
+        _reckon_tax(row, card.customer_id)
+        intent = stripe_gateway.of(row.account).charge(_charge_params(row, card), key=row.idempotency_key)
     except stripe_gateway.Declined as error:
         _let_go(row, error.intent)
         fail(row, f"{error.code}: {error}")
@@ -161,6 +152,41 @@ def charge(row: TopUp) -> TopUp:
     else:
         apply_intent(row, intent)
     return row
+
+
+def _reckon_tax(row: TopUp, customer_id: str) -> None:
+    """Once per row, and kept before the charge: the question under the row's key must stay the same."""
+    if not row.account.automatic_tax or row.tax_calculation:
+        return
+    found = stripe_gateway.of(row.account).tax(
+        customer=customer_id,
+        currency=row.currency,
+        net_units=currencies.minor_units(row.amount_nanos, row.currency),
+        reference=row.public_id,
+        key=f"{row.idempotency_key}:tax",
+    )
+    values = {"tax_units": found.units, "tax_calculation": found.calculation}
+    TopUp.objects.filter(pk=row.pk, tax_calculation="").update(**values)
+    row.refresh_from_db()
+
+
+def _charge_params(row: TopUp, card: StripeCustomer) -> dict[str, Any]:
+    params: dict[str, Any] = {
+        "amount": _gross_units(row),
+        "currency": row.currency.lower(),
+        "customer": card.customer_id,
+        "payment_method": card.payment_method,
+        "metadata": {"top_up": row.public_id},
+        "description": "Prepaid credit",
+    }
+    if row.tax_calculation:  # Stripe then reports the tax, and takes it back with a refund
+        params["hooks"] = {"inputs": {"tax": {"calculation": row.tax_calculation}}}
+    return params
+
+
+def _gross_units(row: TopUp) -> int:
+    """What an automatic top-up charges: the credit, and its tax."""
+    return currencies.minor_units(row.amount_nanos, row.currency) + (row.tax_units or 0)
 
 
 def _let_go(row: TopUp, intent_id: str) -> None:
@@ -244,11 +270,11 @@ def apply_intent(row: TopUp, intent: Intent) -> None:
     """What an automatic top-up's PaymentIntent says."""
     TopUp.objects.filter(pk=row.pk, payment_intent=None).update(payment_intent=intent.id)
     if intent.status == "succeeded":
-        units = currencies.minor_units(row.amount_nanos, row.currency)
-        if (intent.metadata.get("top_up"), intent.currency, intent.received) != (row.public_id, row.currency, units):
+        gross = _gross_units(row)
+        if (intent.metadata.get("top_up"), intent.currency, intent.received) != (row.public_id, row.currency, gross):
             _refuse_mismatch(row, f"intent {intent.id}: {intent.received} {intent.currency}")
             return
-        _credit(row, intent.id, net_units=units, gross_units=intent.received)
+        _credit(row, intent.id, net_units=gross - (row.tax_units or 0), gross_units=intent.received)
     elif intent.status in ("canceled", "requires_payment_method", "requires_action"):
         # Its holder is not there to do anything about it. Once it is canceled, nothing can be charged any more.
         if intent.status != "canceled":

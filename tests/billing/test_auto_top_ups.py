@@ -8,33 +8,21 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.db import connections
 
-from billing import auto_top_ups, cards, stripe_events, stripe_gateway, top_ups
+from billing import auto_top_ups, cards, stripe_events, top_ups
 from billing.models import Notice
 from billing.payment_models import AutoTopUp, TopUp
 from keys.models import Organization
+from portal.demo.stripe import taxes
 from tests import cast as casting
-from tests.stripes import connected, credited, fake_stripe, keep_card
+from tests.stripes import connected, credited, keep_card
 
 NOW = datetime.now(UTC)
 UNIT = 10**9
 
 
-@pytest.fixture(scope="module")
-def running():
-    with fake_stripe() as found:
-        yield found
-
-
-@pytest.fixture
-def till(running, monkeypatch):
-    running.fake.__init__()
-    monkeypatch.setattr(stripe_gateway, "RETRIES", 0)
-    return running
-
-
-def wish(till, *, card="pm_card_visa", cap=100) -> Organization:
+def wish(till, *, card="pm_card_visa", cap=100, **account) -> Organization:
     organization = casting.organization(casting.brand())
-    connected(till, organization.brand)
+    connected(till, organization.brand, **account)
     keep_card(till, organization, card)
     auto_top_ups.put(
         organization=organization,
@@ -169,3 +157,65 @@ def test_turned_off_is_off(till):
     auto_top_ups.turn_off(organization=organization, actor="owner")
     assert auto_top_ups.run(NOW) == 0
     assert not list(top_ups.due(NOW + timedelta(days=400), 10))
+
+
+# With Stripe Tax
+
+
+@pytest.mark.django_db
+def test_tax_is_charged_on_top_and_the_net_is_credited(till):
+    organization = wish(till, automatic_tax=True)
+    assert auto_top_ups.run(NOW) == 1
+    row = TopUp.objects.get()
+    assert (row.paid_units, row.tax_units, credited(organization), till.money()) == (2400, 400, 2000, 2400)
+    (reported,) = till.account.all("tax.transaction")
+    assert (reported["tax"], reported["reference"]) == (400, row.payment_intent)
+    assert auto_top_ups.spent_this_month(organization, NOW) == 20 * UNIT  # the cap is on credit
+
+
+@pytest.mark.django_db
+def test_the_tax_stays_as_it_was_reckoned_though_it_changes_before_the_charge_is_answered(till):
+    organization = wish(till, automatic_tax=True)
+    till.knobs.update({"rules": [{"do": "lose", "path": "/v1/payment_intents"}]})
+    auto_top_ups.run(NOW)
+    till.knobs.update({"tax_percent": 50})
+    row = TopUp.objects.get()
+    assert (row.state, row.tax_units) == ("created", 400)
+    stripe_events.look(row, datetime.now(UTC))
+    assert (row.state, credited(organization), till.money()) == ("paid", 2000, 2400)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("do", ["lose", "status=500"])
+def test_a_tax_that_is_not_answered_is_asked_for_again(till, do):
+    organization = wish(till, automatic_tax=True)
+    till.knobs.update({"rules": [{"do": do, "path": "/v1/tax"}]})
+    auto_top_ups.run(NOW)
+    assert till.money() == 0
+    stripe_events.look(TopUp.objects.get(), datetime.now(UTC))
+    assert (credited(organization), till.money()) == (2000, 2400)
+
+
+@pytest.mark.django_db
+def test_who_is_nowhere_is_not_charged_and_told_why(till):
+    organization = wish(till, automatic_tax=True)
+    till.knobs.update({"nowhere": True})
+    auto_top_ups.run(NOW)
+    assert (credited(organization), till.money(), notices()) == (0, 0, ["auto_top_up_failed"])
+    assert "valid customer address" in Notice.objects.get().payload["why"]
+    assert AutoTopUp.objects.get().not_before is not None
+
+
+@pytest.mark.django_db
+def test_a_tax_that_lies_within_the_amount_is_charged_to_nobody(till, monkeypatch):
+    """Credit would be more than was paid for it, or less: the sums are as asked for, or nothing is charged."""
+    organization = wish(till, automatic_tax=True)
+    calculate = taxes.calculate
+
+    def within(account, knobs, customer, params):
+        lines = [line | {"tax_behavior": "inclusive"} for line in params["line_items"]]
+        return calculate(account, knobs, customer, params | {"line_items": lines})
+
+    monkeypatch.setattr(taxes, "calculate", within)
+    auto_top_ups.run(NOW)
+    assert (credited(organization), till.money(), TopUp.objects.get().state) == (0, 0, "failed")

@@ -8,22 +8,9 @@ from billing import reversals, stripe_gateway, top_ups
 from billing.models import Posting
 from billing.payment_models import Reversal
 from tests import cast as casting
-from tests.stripes import begin, connected, control, credited, fake_stripe
+from tests.stripes import begin, connected, control, credited
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(scope="module")
-def running():
-    with fake_stripe() as found:
-        yield found
-
-
-@pytest.fixture
-def till(running, monkeypatch):
-    running.fake.__init__()
-    monkeypatch.setattr(stripe_gateway, "RETRIES", 0)
-    return running
 
 
 @pytest.fixture

@@ -10,29 +10,9 @@ from billing import stripe_events, stripe_gateway
 from billing.payment_models import Reversal, StripeCustomer, StripeEvent, TopUp
 from portal.demo.stripe.hooks import signature
 from tests import cast as casting
-from tests.stripes import SECRET, begin, connected, control, credited, fake_stripe
+from tests.stripes import SECRET, begin, control, credited
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(scope="module")
-def running():
-    with fake_stripe() as found:
-        yield found
-
-
-@pytest.fixture
-def till(running, monkeypatch):
-    running.fake.__init__()
-    monkeypatch.setattr(stripe_gateway, "RETRIES", 0)
-    return running
-
-
-@pytest.fixture
-def customer(till):
-    organization = casting.organization(casting.brand())
-    connected(till, organization.brand)
-    return organization
 
 
 def now():

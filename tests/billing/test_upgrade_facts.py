@@ -7,14 +7,14 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from billing import ledger, reversals, stripe_gateway, top_ups, upgrade_facts, upgrades
+from billing import ledger, reversals, top_ups, upgrade_facts, upgrades
 from billing.models import Grant, Posting
 from billing.upgrade_facts import Back, History, Payment
 from keys.models import Organization
 from tests import cast
 from tests.billing.climbing import climbing_brand, customer, rank
 from tests.billing.test_missed_nights import give_rules
-from tests.stripes import begin, connected, control, fake_stripe
+from tests.stripes import begin, connected, control
 
 pytestmark = pytest.mark.django_db
 UNIT = 10**9
@@ -26,19 +26,6 @@ def paid(organization: Organization) -> tuple[int, bool]:
     history = upgrade_facts.histories(organization.brand, [organization], first=today, last=today)[organization.pk]
     facts = history.facts(today + timedelta(days=1), {}, None)
     return facts.paid_nanos // UNIT, facts.paid_on is not None
-
-
-@pytest.fixture(scope="module")
-def running():
-    with fake_stripe() as found:
-        yield found
-
-
-@pytest.fixture
-def till(running, monkeypatch):
-    running.fake.__init__()
-    monkeypatch.setattr(stripe_gateway, "RETRIES", 0)
-    return running
 
 
 def topped_up(till, organization):

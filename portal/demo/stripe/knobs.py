@@ -47,13 +47,15 @@ class Knobs:
     decline: bool = False
     challenge: bool = False
     tax_percent: int = 20
+    nowhere: bool = False
+    """No customer has an address that tax could be reckoned by."""
     refunds_wait: bool = False
     """New refunds are pending until POST /control/refunds says how they end."""
     unpaid_ends: bool = True
     """A subscription whose invoice stays unpaid after all tries is canceled; else it stays, as unpaid."""
 
     def update(self, wish: dict[str, Any]) -> None:
-        for name in ("decline", "challenge", "refunds_wait", "unpaid_ends"):
+        for name in ("decline", "challenge", "nowhere", "refunds_wait", "unpaid_ends"):
             setattr(self, name, bool(wish.get(name, getattr(self, name))))
         self.tax_percent = int(wish.get("tax_percent", self.tax_percent))
         if "hooks" in wish:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from portal.demo.stripe import taxes
 from portal.demo.stripe.account import Account, Object
 from portal.demo.stripe.cards import CARDS, TestCard
 from portal.demo.stripe.knobs import Knobs
@@ -119,6 +120,7 @@ def _succeed(account: Account, intent: Object, method: Object) -> None:
     if intent.get("setup_future_usage") and intent["customer"]:
         attach(account, method, intent["customer"])
     account.move("payment", intent, intent["amount"])
+    taxes.report(account, intent)
     account.tell("charge.succeeded", charge)
     account.tell("payment_intent.succeeded", intent)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from portal.demo.stripe import payments, sessions, subscriptions
+from portal.demo.stripe import payments, sessions, subscriptions, taxes
 from portal.demo.stripe.account import Account, Object
 from portal.demo.stripe.cards import CARDS
 from portal.demo.stripe.knobs import Knobs
@@ -110,6 +110,9 @@ def _new_intent(asked: Asked) -> Object:
         metadata=params.get("metadata"),
         **intent_fields,
     )
+    calculation = ((params.get("hooks") or {}).get("inputs") or {}).get("tax", {}).get("calculation")
+    if calculation:
+        taxes.expect(account, intent, account.get("tax.calculation", calculation))
     if flag(params, "confirm"):
         if method is None:
             raise refused("You cannot confirm without a payment method.", param="payment_method")
@@ -144,6 +147,11 @@ def _of_intent(kind: str) -> Handler:
         return asked.listed([row for row in rows if intent is None or row.get("payment_intent") == intent])
 
     return handler
+
+
+def _calculation(asked: Asked) -> Object:
+    customer = asked.account.get("customer", text(asked.params, "customer"))
+    return taxes.calculate(asked.account, asked.knobs, customer, asked.params)
 
 
 # Subscriptions
@@ -279,6 +287,7 @@ ROUTES: list[tuple[str, re.Pattern[str], Handler]] = [
         ("GET", "disputes", _of_intent("dispute")),
         ("GET", "disputes/ID", _one("dispute")),
         ("GET", "balance_transactions", _list("balance_transaction")),
+        ("POST", "tax/calculations", _calculation),
         ("POST", "checkout/sessions", _new_session),
         ("GET", "checkout/sessions", _sessions),
         ("GET", "checkout/sessions/ID", _session),
