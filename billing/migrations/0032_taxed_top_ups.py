@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0030_subscriptions"),
+        ("billing", "0031_raises"),
     ]
 
     operations = [
