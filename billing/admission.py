@@ -220,8 +220,31 @@ class Admission:
         nothing: all is on its way before the first wait."""
         if hold.charge is not None:
             return hold.charge
+        return await self.post(hold, self.bill(hold, outcome))
+
+    def bill(self, hold: Hold, outcome: Outcome) -> Event:
+        """What the call comes to, which from here on is its charge: `post` must follow, or `unbill`."""
         event = hold.event(outcome, self._counters.now_ms())
         hold.charge = Charge(event.cost_nanos, event.list_cost_nanos, event.flags, event.credits)
+        return event
+
+    def unbill(self, hold: Hold) -> None:
+        hold.charge = None
+
+    async def post_again(self, blob: bytes) -> None:
+        """An event that another worker billed and may have died over: in Redis when this returns, and booked once,
+        however often it is posted. StoreUnavailable."""
+        try:
+            entry = settle_entry(events.decode(blob), blob)
+        except events.EventMalformed as error:
+            raise StoreUnavailable("the event of a charge cannot be read") from error
+        verdict = await self._counters.submit(entry)
+        if verdict[0] != "OK":
+            raise StoreUnavailable("Redis is being rebuilt")
+
+    async def post(self, hold: Hold, event: Event) -> Charge:
+        """As `settle`, of a call that is billed."""
+        charge = Charge(event.cost_nanos, event.list_cost_nanos, event.flags, event.credits)
         self._running.pop(hold.call_id, None)
         blob = events.encode(event)
         written = self._wal.append(wal.SETTLED, blob)
@@ -234,7 +257,7 @@ class Admission:
                     await settled
             except TimeoutError:
                 raise StoreUnavailable("neither the WAL nor Redis takes the charge yet") from error
-        return hold.charge
+        return charge
 
     def _settle_in_redis(self, event: Event, blob: bytes) -> asyncio.Future[Verdict]:
         settled: asyncio.Future[Verdict] = self._counters.loop.create_future()

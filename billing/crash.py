@@ -15,8 +15,11 @@ POINTS: Final = (
     "after_reserve",
     "after_dispatched_line",
     "mid_stream",
+    "before_answer_kept",
+    "after_answer_kept",
     "after_settle_line",
     "after_settle",
+    "before_answer_marked",
     "before_commit",
     "after_commit",
 )

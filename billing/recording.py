@@ -7,6 +7,7 @@ that: if a call that was new a moment ago is not new any more, somebody else wri
   entry              call is not booked        booked with equal amounts    booked with other amounts
   from a hold        event                     dropped                      refused (two settles of one hold)
   late               event + counter change    dropped                      correction + posting + counter change
+  late, of a lapse   the same                  dropped                      dropped where it says no more than is booked
 
 Delivered again after its commit, an entry is dropped: its call is booked and its id is not past the shard's last one.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 from django.db.backends.utils import CursorWrapper
@@ -24,6 +25,8 @@ from billing import event_rows, events, ledger, rollups
 from billing.entries import Entry, EntryRefused, order
 from billing.event_rows import Amounts, Booked, Row
 from billing.models import Posting
+
+LAPSED: Final = "lapsed"
 
 
 class SecondWriter(Exception):
@@ -89,7 +92,13 @@ def _is_known(entry: Entry, before: Booked, last_ids: Mapping[int, str]) -> bool
     amounts = event_rows.amounts_of(entry.event)
     if amounts == before.total or (amounts == before.first and not entry.late):
         return True
+    if entry.late and entry.event.end_reason == LAPSED and _says_no_more(amounts, before.total):
+        return True  # who ended it for its dead worker had not heard yet that its charge was posted
     return order(entry.stream_id) <= order(last_ids[entry.shard])
+
+
+def _says_no_more(said: Amounts, known: Amounts) -> bool:
+    return said.output_tokens <= known.output_tokens and said.list_cost_nanos <= known.list_cost_nanos
 
 
 def _rows(plan: _Plan) -> list[Row]:

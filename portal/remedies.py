@@ -40,6 +40,7 @@ REMEDIES: dict[Reason, str] = {
     Reason.MODEL_MAINTENANCE: "Use another model until the maintenance is over.",
     Reason.CONTEXT_LENGTH_EXCEEDED: "Shorten the messages, or use a model with a longer context.",
     Reason.IDEMPOTENT_CALL_RUNNING: "The first call with that Idempotency-Key still runs. Wait for its answer.",
+    Reason.IDEMPOTENT_CALL_SPENT: "Send the request with a new Idempotency-Key to run it anew.",
     Reason.ENGINE_MISCONFIGURED: TELL_US,
     Reason.INTERNAL: TELL_US,
 }

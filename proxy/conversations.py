@@ -106,8 +106,8 @@ def leave(call: Call, worker: Worker) -> None:
 
 
 async def keep(call: Call, worker: Worker, measured: Measured, answer: Message | None) -> None:
-    """After the call was settled, before its last bytes leave. The answer stands, whatever becomes of its turn; what is
-    begun here is brought to its end though the request be cancelled."""
+    """After the call was settled (under an Idempotency-Key: before), before its last bytes leave. The answer stands,
+    whatever becomes of its turn; what is begun here is brought to its end though the request be cancelled."""
     part = call.part
     if part is not None and not part.is_over:
         part.is_over = True

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import orjson
 
-from billing.hold import Outcome
 from proxy import costs, engine_errors, rendering
 from proxy.answers import EventStream, Send, send_whole
 from proxy.assistant import Listener, of_answer
@@ -19,9 +19,10 @@ from proxy.call import Call
 from proxy.conversations import keep
 from proxy.endpoints import EMBEDDINGS
 from proxy.headers import answer_headers
-from proxy.idempotency import Replay
+from proxy.idempotency import ANSWER_BYTES_MAX as ANSWER_BYTES_KEPT_MAX
 from proxy.meter import Bounds, Ending, Event, Kind, Measured, Meter
 from proxy.refusals import Declined, Problem, Reason, problem
+from proxy.settling import settle, settle_answered
 from proxy.upstream import FirstByteTimeout, IdleTimeout, Response, TotalTimeout, UpstreamFailure
 from proxy.wording import worded
 from proxy.worker import Worker
@@ -46,26 +47,6 @@ def meter_for(call: Call) -> Meter:
     return Meter(call.engine.capabilities, bounds)
 
 
-async def settle(call: Call, worker: Worker, measured: Measured, *, status: int = 200) -> None:
-    """The charge is in the write-ahead log when this returns; admission owns the rest, so that a request which is
-    cancelled here is settled all the same."""
-    outcome = Outcome(
-        usage=measured.usage,
-        usage_source=measured.source.value,
-        end_reason=measured.end_reason,  # type: ignore[arg-type]  # Ending and _END_REASONS spell billing's
-        flags=(*measured.flags, "client_gone") if call.gone and measured.succeeded else measured.flags,
-        http_status=status,
-        engine_id=call.engine.id if call.engine is not None else None,
-        first_token_ms=call.first_token_ms(),
-        duration_ms=call.elapsed_ms(),
-        agent=call.agent,
-        metadata=call.asked.metadata,
-        user=call.asked.user,
-    )
-    worker.metrics.settled(call, measured)
-    await worker.admission.settle(call.hold, outcome)
-
-
 # whole ----------------------------------------------------------------------------------------------------------------
 
 
@@ -88,17 +69,34 @@ async def deliver_whole(call: Call, worker: Worker, response: Response, send: Se
     measured = meter.result(Ending.COMPLETE)
     if not measured.succeeded:
         raise Declined(problem(Reason.ENGINE_ERROR, model=call.model_name))
-    await settle(call, worker, measured)
-    if call.part is not None:
-        await keep(call, worker, measured, of_answer(answer, thinks=call.model.is_reasoning))
-    told = rendering.whole(call, answer, measured)
-    ours = orjson.dumps(told)
-    if call.idempotency is not None:  # kept without the cost: who asks again may ask for it, or not
-        await worker.idempotency.finish(call.idempotency, Replay(call.id, ours, costs.nanos(call)))
-        call.idempotency = None
-    if costs.is_asked(call):
-        ours = orjson.dumps(costs.added(told, costs.nanos(call)))
+    ours = await _settled_whole(call, worker, measured, answer)
     await send_whole(call.scope, send, answer_headers(call, worker, measured.usage), ours)
+
+
+async def _settled_whole(call: Call, worker: Worker, measured: Measured, answer: dict[str, Any]) -> bytes:
+    """The body that leaves."""
+
+    async def keep_turn() -> None:
+        if call.part is not None:
+            await keep(call, worker, measured, of_answer(answer, thinks=call.model.is_reasoning))
+
+    if call.idempotency is None:
+        await settle(call, worker, measured)
+        await keep_turn()
+        return _with_cost(call, rendering.whole(call, answer, measured))
+    told: list[dict[str, Any]] = []
+
+    def render() -> bytes:
+        """Without the cost: who asks again may ask for it, or not."""
+        told.append(rendering.whole(call, answer, measured))
+        return orjson.dumps(told[0])
+
+    await settle_answered(call, worker, measured, render, keep_turn)
+    return _with_cost(call, told[0])
+
+
+def _with_cost(call: Call, told: dict[str, Any]) -> bytes:
+    return orjson.dumps(costs.added(told, costs.nanos(call)) if costs.is_asked(call) else told)
 
 
 # streamed -------------------------------------------------------------------------------------------------------------
@@ -115,6 +113,8 @@ class Streamed:
         self.meter = meter_for(call)
         self.rewriter = rendering.rewriter_of(call)
         self.listener = None if call.part is None else Listener(call.snapshot.brand.conversation_bytes_max)
+        self.kept: bytearray | None = None if call.idempotency is None else bytearray()
+        self.last: bytes | None = None
         self.loop = asyncio.get_running_loop()
         self.source = "running" if call.engine.capabilities.running_usage else "estimated"
 
@@ -141,14 +141,13 @@ class Streamed:
             raise Declined(trouble)  # nothing was delivered: an ordinary error, and nothing charged
         if trouble is not None:
             trouble = worded(trouble, call, worker)
-        await settle(call, worker, measured, status=499 if ending is Ending.CLIENT_GONE else 200)
-        if trouble is not None:
-            worker.refusals.note(call, trouble)
-        if self.listener is not None:
-            await keep(call, worker, measured, self.listener.message(thinks=call.model.is_reasoning))
-        if call.idempotency is not None:  # streams are not kept: the same key may run again
-            name, call.idempotency = call.idempotency, None
-            await worker.idempotency.forget(name, call.id)
+        if call.idempotency is not None and ending is Ending.COMPLETE and trouble is None:
+            await settle_answered(call, worker, measured, lambda: self._record(measured), lambda: self._keep(measured))
+        else:
+            await settle(call, worker, measured, status=499 if ending is Ending.CLIENT_GONE else 200)
+            if trouble is not None:
+                worker.refusals.note(call, trouble)
+            await self._keep(measured)
         if ending is Ending.LAPSED and unread:  # its client is there, and pays for what came while this worker slept
             await self.out.write(self._rewritten(unread), now=self.loop.time())
         await self._end(trouble, measured)
@@ -164,6 +163,8 @@ class Streamed:
                 if data:
                     if not call.first_token_at and meter.content_events:
                         call.first_token_at = time.perf_counter()
+                    if self.kept is not None:
+                        await self._tee(data)
                     await self.out.write(data, now=now)
                 if meter.done or meter.error is not None:
                     break
@@ -174,6 +175,8 @@ class Streamed:
             else:
                 data = self._rewritten(meter.finish())
                 if data:
+                    if self.kept is not None:
+                        await self._tee(data)
                     await self.out.write(data, now=clock())
         except (FirstByteTimeout, IdleTimeout, TotalTimeout):
             return Ending.TIMEOUT
@@ -182,6 +185,33 @@ class Streamed:
         except orjson.JSONDecodeError:  # in an event that the meter had no reason to read
             meter.error = "an event that is not JSON"
         return Ending.ERROR if meter.error is not None else Ending.COMPLETE
+
+    async def _tee(self, data: bytes) -> None:
+        """What leaves under an Idempotency-Key is kept, up to the most that may be; none leaves before the key's record
+        says so."""
+        call, kept = self.call, self.kept
+        assert kept is not None
+        if not kept and not await self.worker.idempotency.began(call.idempotency or "", call.id):
+            self.response.close()
+            raise Declined(problem(Reason.IDEMPOTENT_CALL_RUNNING))
+        if len(kept) <= ANSWER_BYTES_KEPT_MAX:
+            kept += data
+
+    def _record(self, measured: Measured) -> bytes | None:
+        """The whole stream as it leaves; None: more than may be kept."""
+        self.last = self._last(measured)
+        kept = self.kept or bytearray()
+        return None if len(kept) > ANSWER_BYTES_KEPT_MAX else bytes(kept) + self.last
+
+    def _last(self, measured: Measured) -> bytes:
+        if costs.is_asked(self.call):
+            self.rewriter.cost = costs.told(self.call)
+        return self.rewriter.last(measured)
+
+    async def _keep(self, measured: Measured) -> None:
+        if self.listener is not None:
+            thinks = self.call.model.is_reasoning
+            await keep(self.call, self.worker, measured, self.listener.message(thinks=thinks))
 
     def _rewritten(self, events: list[Event]) -> bytes:
         if self.listener is not None:
@@ -219,9 +249,7 @@ class Streamed:
         if trouble is not None:
             await self.out.end(self.rewriter.trouble(trouble, call.brand))
             return
-        if costs.is_asked(call):
-            self.rewriter.cost = costs.told(call)
-        await self.out.end(self.rewriter.last(measured))
+        await self.out.end(self._last(measured) if self.last is None else self.last)
         if not self.response.complete:
             self.worker.own(_read_tail(self.response))
 

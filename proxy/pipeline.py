@@ -104,7 +104,7 @@ async def _recorded(call: Call, worker: Worker, key: bytes, body: bytes) -> Repl
     still may call is asked here."""
     name = record_name(call.caller, key, call.endpoint.name, body)
     try:
-        replay = await worker.idempotency.begin(name, call.id)
+        replay = await worker.idempotency.begin(name, call.id, call.caller.shard)
     except StoreUnavailable:  # perhaps the name was taken all the same
         worker.own(worker.idempotency.forget(name, call.id))
         raise
@@ -113,6 +113,9 @@ async def _recorded(call: Call, worker: Worker, key: bytes, body: bytes) -> Repl
         return None
     await refresh(call, worker)
     await resolve_model(call, worker)
+    if replay.event is not None:  # its worker may have died before the charge was posted
+        await worker.admission.post_again(replay.event)
+        worker.own(worker.idempotency.mark_settled(name, replay.call_id))
     return replay
 
 
@@ -151,11 +154,14 @@ async def answer_again(call: Call, worker: Worker, replay: Replay, asgi_send: Se
     """With the first one's id and cost: this one is free."""
     call.id = replay.call_id
     headers = [*common_headers(call), (b"idempotent-replayed", b"true"), *await standing.headers(call, worker)]
-    body, cost_nanos = replay.body, replay.cost_nanos
-    if cost_nanos is not None:
-        headers.append(costs.header(cost_nanos))
-        if costs.is_asked(call):
-            body = orjson.dumps(costs.added(orjson.loads(body), cost_nanos))
+    headers.append(costs.header(replay.cost_nanos))
+    if call.asked.stream:
+        now = asyncio.get_running_loop().time()
+        await EventStream(asgi_send, headers, now=now, until=now).end(replay.body)
+        return
+    body = replay.body
+    if costs.is_asked(call):
+        body = orjson.dumps(costs.added(orjson.loads(body), replay.cost_nanos))
     await send_body(asgi_send, 200, headers, body)
 
 

@@ -57,6 +57,7 @@ class Reason(StrEnum):
     MODEL_MAINTENANCE = "model_maintenance"
     CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     IDEMPOTENT_CALL_RUNNING = "idempotent_call_running"
+    IDEMPOTENT_CALL_SPENT = "idempotent_call_spent"
     SESSION_BUSY = "session_busy"
     SESSION_NOT_FOUND = "session_not_found"
     SESSION_UNREADABLE = "session_unreadable"
@@ -239,6 +240,13 @@ TABLE: dict[Reason, Row] = {
         True,
         1_000,
     ),
+    Reason.IDEMPOTENT_CALL_SPENT: Row(
+        409,
+        REQUEST,
+        "idempotency_key_used",
+        "The request with this Idempotency-Key ran as {call}, and what it delivered is charged, but its answer is not"
+        " kept: it was cut short, or is too large. It is not run again; send a new Idempotency-Key to run it anew.",
+    ),
     Reason.SESSION_BUSY: Row(
         409,
         REQUEST,
@@ -357,6 +365,7 @@ NO_FACTS: dict[str, Any] = {
     "endpoint": "",
     "scope": "",
     "address": "",
+    "call": "",
 }
 
 
