@@ -67,7 +67,7 @@ return 1
 
 
 class Replay(NamedTuple):
-    """An answer to give again: the id it was given under, its body (a whole one without what it cost), and that; and the
+    """An answer to give again: the id it was given under, its body (a whole one without its cost), its cost, and the
     event to be posted first, where it may not be posted yet."""
 
     call_id: str

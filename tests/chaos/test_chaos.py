@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.faults import KINDS, plan
-from tests.chaos.load import CANCELLED, COMPLETE, CUT, STREAM, WHOLE, Seen
+from tests.chaos.load import CANCELLED, COMPLETE, CUT, ERROR, STREAM, WHOLE, Seen
 from tests.chaos.verdict import DOUBLED, LOST, OLD_PRICE, OVERSPENT, WRONG_PRICE, Books, Charged, Line, Price, judge
 from tests.portal.installations import OURS
 
@@ -131,6 +131,13 @@ def test_a_killed_stream_may_lack_one_interval(missing, what):
     found, named = judged(call, seen(end=CUT, tokens_at=tuple(number / 40 for number in range(20))))
     assert named == what
     assert (found.killed_streams, found.under_charged, found.largest_under_charge) == (1, 1, missing)
+
+
+def test_a_stream_whose_worker_lived_to_say_that_it_lapsed_lacks_nothing():
+    times = tuple(number / 40 for number in range(20))
+    short = charged(end_reason="lapsed", source="running", output=19, nanos=48)
+    assert judged(short, seen(end=ERROR, tokens_at=times))[1] == [LOST]
+    assert judged(short, seen(end=ERROR, tokens=19, tokens_at=times[:19]))[1] == []
 
 
 def test_a_wallet_below_zero_is_overspent_unless_a_late_correction_brought_it_there():

@@ -5,6 +5,7 @@ The engine's log has one entry per call that it finished or that was cut under i
   its client saw all of it      the event, corrections folded in, says the engine's tokens to the last one
   its proxy was killed          a stream: what the client had got is charged, but for one progress interval;
                                 a whole call, of which nobody got anything: nothing, or all
+  its proxy slept, and woke     its client was told by an error event: at least what it had got, as below
   anybody else ended it         at least what the client had got, at most what the engine made
 """
 
@@ -19,7 +20,7 @@ from typing import Any, Final, NamedTuple
 from billing.admission import PROGRESS_MS
 from billing.models import Rate
 from tests.billing.books import rows
-from tests.chaos.load import CANCELLED_STREAM, COMPLETE, STREAM, Seen
+from tests.chaos.load import CANCELLED_STREAM, COMPLETE, ERROR, STREAM, Seen
 
 JITTER_SECONDS: Final = 0.1
 """What a busy machine may add between two tokens' arrival at a client."""
@@ -224,7 +225,7 @@ def _judge_complete(
 def _judge_cut_stream(verdict: Verdict, call_id: str, call: Charged, seen: Seen, said: str) -> None:
     """Of what its client had got."""
     under = seen.tokens - call.output
-    if call.end_reason != KILLED:
+    if call.end_reason != KILLED or seen.end == ERROR:  # its worker lived, or woke up, to tell its client so
         if under > 0:
             verdict.add(LOST, call_id, under, f"{_told(seen)}; {said}")
         return
