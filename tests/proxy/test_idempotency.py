@@ -153,7 +153,8 @@ def test_a_call_whose_name_was_taken_while_it_slept_is_not_charged(gateway: Gate
     answers: list[httpx.Response] = []
     thread = threading.Thread(target=lambda: answers.append(gateway.chat("demo:delay=800", headers=headers)))
     thread.start()
-    while not (names := list(gateway.shop.store.scan_iter("*:idem:*"))) or gateway.worker.admission.running < 1:
+    its_records = f"*:idem:{customer.organization.id}:*"
+    while not (names := list(gateway.shop.store.scan_iter(its_records))) or gateway.worker.admission.running < 1:
         threading.Event().wait(0.01)
     gateway.shop.store.set(names[0], "running:another")
     thread.join()
