@@ -44,7 +44,7 @@ def killed(proxy: Proxy, case: str, *, stream: bool) -> bytes:
         for piece in response.iter_raw():
             got += piece
     assert proxy.wait() == -signal.SIGKILL, case
-    assert b"[DONE]" not in got
+    assert case == "after_settle" or b"[DONE]" not in got  # Redis may answer after the last bytes have left
     return got
 
 
