@@ -9,7 +9,7 @@ from django.http import HttpResponse
 from django.shortcuts import redirect
 from django.views.decorators.http import require_http_methods, require_safe
 
-from billing import balances, ladder, money, promo_codes, wallets
+from billing import balances, ladder, money, promo_codes, subscriptions, wallets
 from billing.models import LedgerAccount, PostingLine
 from keys import access
 from keys.models import Organization, Role
@@ -37,6 +37,7 @@ def balance(request: MemberRequest, organization: Organization) -> HttpResponse:
         "balance": balances.of(organization),
         "may_redeem": access.may(access.role_in(request.user, organization), Role.BILLING),
         "payments": payments.account_of(organization.brand),
+        "has_plans": bool(subscriptions.sold(organization.brand)),
         "tier": tier,
         "payer": ladder.payer_of(organization, tier),
         "tier_since": since,

@@ -12,7 +12,7 @@ from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_safe
 
-from billing import alerts, balances, gauges, ladder, notices
+from billing import alerts, balances, gauges, ladder, notices, subscriptions
 from billing.models import Tier
 from keys import access
 from keys.models import Organization, Role
@@ -20,6 +20,7 @@ from portal import standing
 from portal.forms import AlertsForm
 from portal.middleware import MemberRequest
 from portal.pages import SECTIONS, of_organization, page
+from portal.views import payments
 
 BIGINT_DIGITS = 19
 
@@ -43,12 +44,18 @@ def limits(request: MemberRequest, organization: Organization) -> HttpResponse:
         **_live(organization, reading, tiers),
         "tier_since": since,
         "rungs": standing.rungs(tiers, tier, organization.brand),
+        "sold": subscriptions.sold(organization.brand) if _may_buy(request, organization) else [],
         "way": standing.way_up(organization, reading, tiers),
         "history": standing.history(organization),
         "form": form,
         "may_change": may_change,
     }
     return page(request, organization, "limits", "portal/limits.html", context, status=400 if form.errors else 200)
+
+
+def _may_buy(request: MemberRequest, organization: Organization) -> bool:
+    may_pay = access.may(access.role_in(request.user, organization), Role.BILLING)
+    return may_pay and payments.account_of(organization.brand) is not None
 
 
 def _alerts_form(request: MemberRequest, organization: Organization, reading: gauges.Reading) -> AlertsForm:

@@ -28,6 +28,7 @@ LISTED_MAX = 50
 LOOK_SECONDS = 3
 WAITING = (TopUp.State.CREATED, TopUp.State.OPEN)
 AWAY = "The payment service does not answer just now. Nothing was charged; try again in a minute."
+NOT_SET_UP = "Payments by card are not set up here."
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +62,7 @@ def top_up(request: MemberRequest, organization: Organization) -> HttpResponse:
             log.warning("a top-up could not be begun: %s", error)
             form.add_error(None, AWAY)
         else:
-            return _leave(request, organization, row.checkout_url)
+            return leave(request, organization, row.checkout_url)
     return page(request, organization, "balance", "portal/top_up.html", {"form": form, "account": account})
 
 
@@ -145,15 +146,15 @@ def billing_portal(request: MemberRequest, organization: Organization) -> HttpRe
 
 def _go_to_stripe(request: MemberRequest, organization: Organization, ask: Callable[[], str]) -> HttpResponse:
     try:
-        return _leave(request, organization, ask())
+        return leave(request, organization, ask())
     except stripe_accounts.NotConnected:
-        messages.error(request, "Payments by card are not set up here.")
+        messages.error(request, NOT_SET_UP)
     except (stripe_gateway.Unknown, stripe_gateway.Refused) as error:
         log.warning("Stripe gave no page: %s", error)
         messages.error(request, AWAY)
     return redirect("auto_top_up", organization.public_id)
 
 
-def _leave(request: MemberRequest, organization: Organization, url: str) -> HttpResponse:
+def leave(request: MemberRequest, organization: Organization, url: str) -> HttpResponse:
     """A page that leads there by itself: the policy of our pages lets forms end at home only."""
     return render(request, "portal/leaving.html", {"url": url, "organization": organization})

@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, expect
 from billing import auto_top_ups, balances, money, stripe_events
 from keys.models import Role
 from tests import cast as casting
+from tests.billing import plans
 from tests.inference import demo_engine
 from tests.portal import browsing
 from tests.portal.browsing import Window
@@ -175,3 +176,27 @@ def take_in_events() -> None:
     stripe_events.poll(datetime.now(UTC))
     while stripe_events.work(datetime.now(UTC)):
         pass
+
+
+def test_a_plan_is_bought_on_the_ladder_and_cancelled(chromium, live_server, cast, till):
+    connected(till, cast.brand)
+    plans.tiers_of(cast.brand)
+    window = Window(chromium, live_server.url, size="phone")
+    page = window.page
+    sign_in(page, cast.owner.email)
+    page.goto("/limits/")
+    page.get_by_role("link", name="Get Plus").last.click()
+    window.check()
+    page.get_by_role("button", name="Subscribe to Plus").click()
+    page.wait_for_url("**/c/pay/**")
+    expect(page.get_by_text("To pay every month")).to_be_visible()
+    page.get_by_role("button", name="Pay with a card that works").click()
+    page.wait_for_url("**/balance/plan/**")
+    expect(page.get_by_role("heading", name="Your plan")).to_be_visible()
+    window.check()
+    page.get_by_role("button", name="Cancel at the end").click()
+    expect(page.get_by_role("button", name="Go on after all")).to_be_visible()
+    page.goto("/limits/")
+    expect(page.get_by_role("main")).to_contain_text("You stand on Plus")
+    assert (plans.earned(cast.organization), till.money()) == (1000, 1000)
+    window.context.close()

@@ -15,7 +15,7 @@ NAMES = [str(pattern.name) for pattern in account]
 TAKES_AN_ENDPOINT = {str(pattern.name) for pattern in account if "endpoint" in pattern.pattern.converters}
 TAKES_A_KEY = {str(pattern.name) for pattern in account if "key" in pattern.pattern.converters}
 EVENTS = ["key.revoked"]
-ABOUT_MONEY = {"promo", "top_up", "auto_top_up", "card", "billing_portal", "statements"}
+ABOUT_MONEY = {"promo", "top_up", "auto_top_up", "card", "billing_portal", "plan", "statements"}
 """Pages of those who look after money, which a developer does not."""
 MISSING_ORGANIZATION, MISSING_KEY = "org_22222222222222222222", "key_22222222222222222222"
 MISSING_ENDPOINT = "hook_22222222222222222222"
