@@ -16,11 +16,13 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils import timezone
 
-from keys import brands, invitations, issuing, organizations
+from keys import brands, invitations, issuing, organizations, staff
+from keys.brand_scope import LOOKING
 from keys.models import (
     ApiKey,
     AuditEvent,
     Brand,
+    BrandStaff,
     Invitation,
     KeyUse,
     Membership,
@@ -93,6 +95,8 @@ class _PersonChangeForm(UserChangeForm):  # type: ignore[type-arg]
 class UserAdmin(Kept, DjangoUserAdmin):  # type: ignore[type-arg]
     """People are deactivated, not deleted: keys and the trail name them."""
 
+    brand_path = "memberships__organization__brand"
+    staff_may = LOOKING
     form = _PersonChangeForm
     add_form = _PersonForm
     ordering = ("email",)
@@ -106,6 +110,11 @@ class UserAdmin(Kept, DjangoUserAdmin):  # type: ignore[type-arg]
         ("Times", {"fields": ("joined_at", "last_login")}),
     )
     add_fieldsets = ((None, {"fields": ("email", "usable_password", "password1", "password2")}),)
+    as_staff_see = ((None, {"fields": ("email", "name", "is_active", "joined_at", "last_login")}),)
+    """Without rights: those are the installation's."""
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        return super().get_fieldsets(request, obj) if request.user.is_superuser else self.as_staff_see
 
 
 class _BrandForm(Form):
@@ -127,14 +136,20 @@ class _BrandForm(Form):
 
 @admin.register(Brand)
 class BrandAdmin(Kept, Page):
+    brand_path = "pk"
+    staff_may = frozenset({"view", "change"})
     form = _BrandForm
     list_display = ("name", "slug", "state", "dialect", "key_prefix", "sign_up", "currency", "version")
     list_filter = ("state", "sign_up")
     search_fields = ("name", "slug", "hosts")
+    ordering = ("name",)
     actions = ("pause", "resume")
+    where_it_answers = ("hosts", "base_paths", "dialect", "schemes", "key_prefix", "legacy_key_patterns")
+    """The installation's to say: brands stand beside each other there."""
 
     def get_readonly_fields(self, request: HttpRequest, obj: Brand | None = None) -> tuple[str, ...]:
-        return ("state", "version", "created_at", *(("slug", "currency") if obj else ()))
+        fixed = ("state", "version", "created_at", *(("slug", "currency") if obj else ()))
+        return fixed if request.user.is_superuser else (*fixed, *self.where_it_answers)
 
     def save_model(self, request: HttpRequest, obj: Brand, form: ModelForm[Brand], change: bool) -> None:
         if change:
@@ -152,7 +167,36 @@ class BrandAdmin(Kept, Page):
         self.done(request, "Resumed", [brands.resume(brand=brand, **by(request)) for brand in queryset])
 
 
+@admin.register(BrandStaff)
+class BrandStaffAdmin(Page):
+    """Who works for which brand. Whoever works for one sees that brand only."""
+
+    brand_path = "brand"
+    staff_may = LOOKING
+    list_display = ("user", "brand", "role", "created_at")
+    list_filter = ("brand", "role")
+    list_select_related = ("user", "brand")
+    search_fields = ("user__email", "brand__name")
+    autocomplete_fields = ("user",)
+    fields = ("user", "brand", "role")
+    ordering = ("brand__name", "user__email")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: BrandStaff | None = None) -> tuple[str, ...]:
+        return ("user", "brand") if obj else ()
+
+    def save_model(self, request: HttpRequest, obj: BrandStaff, form: ModelForm[BrandStaff], change: bool) -> None:
+        obj.pk = staff.appoint(user=obj.user, brand=obj.brand, role=obj.role, **by(request)).pk
+
+    def delete_model(self, request: HttpRequest, obj: BrandStaff) -> None:
+        staff.dismiss(obj, **by(request))
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[BrandStaff]) -> None:
+        for row in queryset.select_related("user", "brand"):
+            staff.dismiss(row, **by(request))
+
+
 class _Members(ReadOnly, Tabular):
+    brand_path = "organization__brand"
     model = Membership
     extra = 0
     fields = ("user", "role", "created_at")
@@ -160,6 +204,7 @@ class _Members(ReadOnly, Tabular):
 
 
 class _Keys(ReadOnly, Tabular):
+    brand_path = "organization__brand"
     model = ApiKey
     extra = 0
     fields = ("name", "hint", "public_id", "created_at", "expires_at", "revoked_at")
@@ -169,10 +214,12 @@ class _Keys(ReadOnly, Tabular):
 
 @admin.register(Organization)
 class OrganizationAdmin(Kept, Page):
+    brand_path = "brand"
     list_display = ("name", "slug", "brand", "state", "public_id", "created_at")
     list_filter = ("brand", "state", "is_further")
     list_select_related = ("brand",)
     search_fields = ("name", "slug", "public_id", "memberships__user__email")
+    ordering = ("-created_at", "-id")
     inlines = (_Members, _Keys)
     actions = ("suspend", "resume")
     facts = (
@@ -213,6 +260,7 @@ class OrganizationAdmin(Kept, Page):
 
 @admin.register(Membership)
 class MembershipAdmin(Page):
+    brand_path = "organization__brand"
     list_display = ("user", "organization", "role", "created_at")
     list_filter = ("role", "organization__brand")
     list_select_related = ("user", "organization")
@@ -254,6 +302,7 @@ class MembershipAdmin(Page):
 
 @admin.register(Invitation)
 class InvitationAdmin(ReadOnly, Page):
+    brand_path = "organization__brand"
     list_display = ("email", "organization", "role", "invited_by", "created_at", "expires_at", "accepted_at")
     list_filter = ("organization__brand",)
     list_select_related = ("organization", "invited_by")
@@ -285,10 +334,12 @@ class _KeyForm(Form):
 class ApiKeyAdmin(Kept, Page):
     """Keys are made on the customer's page or by `manage.py issue_key`, where the secret can be shown once."""
 
+    brand_path = "organization__brand"
     form = _KeyForm
     list_display = ("name", "hint", "organization", "is_live", "created_at", "expires_at", "revoked_at", "last_used")
     list_filter = ("organization__brand", ("revoked_at", admin.EmptyFieldListFilter))
     list_select_related = ("organization", "use")
+    ordering = ("-created_at", "-id")
     search_fields = ("public_id", "name", "hint", "organization__name", "organization__public_id")
     actions = ("revoke",)
     readonly_fields = (
@@ -320,6 +371,7 @@ class ApiKeyAdmin(Kept, Page):
 
 @admin.register(KeyUse)
 class KeyUseAdmin(ReadOnly, Page):
+    brand_path = "key__organization__brand"
     list_display = ("key", "last_used_at", "address", "agent")
     list_select_related = ("key",)
     search_fields = ("key__public_id", "key__name", "address")
@@ -328,6 +380,7 @@ class KeyUseAdmin(ReadOnly, Page):
 
 @admin.register(AuditEvent)
 class AuditEventAdmin(ReadOnly, Page):
+    brand_path = "brand"
     list_display = ("at", "action", "subject", "actor_name", "organization", "brand", "address")
     list_filter = ("brand", "action")
     list_select_related = ("organization", "brand")

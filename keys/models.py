@@ -341,6 +341,26 @@ class ApiKey(models.Model):
         return f"{self.name} ({self.hint})"
 
 
+class BrandStaff(models.Model):
+    """Somebody who works for a brand: the operators' site shows them its rows and no other brand's (staff.py)."""
+
+    class Role(TextChoices):
+        SUPPORT = "support", "Support: looks, changes nothing"
+        MANAGER = "manager", "Manager: looks and acts"
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="staff_of")
+    brand = models.ForeignKey(Brand, on_delete=models.PROTECT, related_name="staff")
+    role = models.CharField(max_length=8, choices=Role.choices, default=Role.SUPPORT)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        verbose_name_plural = "brand staff"
+        constraints = [models.UniqueConstraint(fields=["user", "brand"], name="brand_staff_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.user} for {self.brand} ({self.role})"
+
+
 class KeyUse(models.Model):
     """When a key was last used, and from where. Written by the journal, never on a call's way; for management keys,
     which the journal never sees, by management.py."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from allauth.account.decorators import secure_admin_login
-from django.contrib.admin import AdminSite
-from django.http import HttpRequest, HttpResponse
+from django.contrib.admin import AdminSite, ModelAdmin
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import URLPattern, URLResolver, path
 from django.utils.decorators import method_decorator
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Customers": ("Organization", "ApiKey", "Membership", "Invitation", "User", "EmailAddress"),
+    "Customers": ("Organization", "ApiKey", "Membership", "Invitation", "User", "EmailAddress", "BrandStaff"),
     "Brands and prices": ("Brand", "Model", "Engine", "Rate", "Tier"),
     "Money": ("LedgerAccount", "Posting", "Grant", "TierAssignment", "TierChange", "LimitOverride"),
     "Calls": ("UsageEvent", "UsageDay", "UsageQuarter", "RefusalRecord", "RefusalCount"),
@@ -22,6 +25,21 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Models of the index in the order of use. What is not named here stands at the end."""
 REST = "Other"
+
+
+View = Callable[[Any], HttpResponseBase]
+
+
+def superusers(view: View) -> View:
+    """A page about the installation as a whole."""
+
+    @wraps(view)
+    def guarded(request: HttpRequest) -> HttpResponseBase:
+        if not request.user.is_superuser:
+            raise PermissionDenied
+        return view(request)
+
+    return guarded
 
 
 class OperationsSite(AdminSite):
@@ -35,20 +53,34 @@ class OperationsSite(AdminSite):
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         return super().login(request, extra_context)
 
+    def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
+        """Every page stands under the scope of brands, whoever wrote it."""
+        from keys.brand_scope import scoped
+
+        super().register(model_or_iterable, scoped(admin_class or ModelAdmin), **options)
+
     def get_urls(self) -> list[URLPattern | URLResolver]:
         from portal.views.money_reports import deferred_report, engines_report, revenue_report
         from portal.views.price_previewer import preview_prices
         from portal.views.support import support
         from portal.views.tier_simulator import simulate_tiers
 
+        of_brands: list[tuple[str, View, str]] = [
+            ("support/", support, "support"),
+            ("reports/", revenue_report, "report_revenue"),
+            ("reports/deferred/", deferred_report, "report_deferred"),
+            ("simulate-tiers/", simulate_tiers, "simulate_tiers"),
+            ("preview-prices/", preview_prices, "preview_prices"),
+        ]
+        """They ask keys.staff whose rows they may show."""
+        of_the_installation: list[tuple[str, View, str]] = [
+            ("reports/engines/", engines_report, "report_engines"),
+        ]
         return [
-            path("support/", self.admin_view(support), name="support"),
-            path("reports/", self.admin_view(revenue_report), name="report_revenue"),
-            path("reports/engines/", self.admin_view(engines_report), name="report_engines"),
-            path("reports/deferred/", self.admin_view(deferred_report), name="report_deferred"),
-            path("simulate-tiers/", self.admin_view(simulate_tiers), name="simulate_tiers"),
-            path("preview-prices/", self.admin_view(preview_prices), name="preview_prices"),
-            *super().get_urls(),
+            *(path(route, self.admin_view(view), name=name) for route, view, name in of_brands),
+            *(path(route, self.admin_view(superusers(view)), name=name) for route, view, name in of_the_installation),
+            # Django's way from any row's number to its page: no row here has one.
+            *(found for found in super().get_urls() if getattr(found, "name", "") != "view_on_site"),
         ]
 
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:

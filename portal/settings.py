@@ -197,6 +197,7 @@ USE_I18N = False
 AUTH_USER_MODEL = "keys.User"
 AUTHENTICATION_BACKENDS = [
     "allauth.account.auth_backends.AuthenticationBackend",
+    "keys.staff.BrandStaffBackend",  # what staff of a brand may do; signs nobody in
 ]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}

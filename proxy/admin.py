@@ -10,6 +10,7 @@ from proxy.models import RefusalCount, RefusalRecord
 
 @admin.register(RefusalRecord)
 class RefusalRecordAdmin(ReadOnly, Page):
+    brand_path = "brand_id"
     list_display = ("at", "status", "reason", "limit", "model", "key_hint", "organization_id", "engine_status")
     list_filter = ("status", "reason", "endpoint")
     search_fields = ("=call_id", "key_hint", "model")
@@ -18,6 +19,7 @@ class RefusalRecordAdmin(ReadOnly, Page):
 
 @admin.register(RefusalCount)
 class RefusalCountAdmin(ReadOnly, Page):
+    brand_path = "brand_id"
     list_display = ("minute", "reason", "count", "brand_id", "organization_id")
     list_filter = ("reason",)
     ordering = ("-minute",)

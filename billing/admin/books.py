@@ -22,6 +22,7 @@ from keys.admin import Form, Page, ReadOnly, Tabular, by
 
 @admin.register(LedgerAccount)
 class LedgerAccountAdmin(ReadOnly, Page):
+    brand_path = "brand"
     list_display = ("brand", "kind", "organization", "balance", "changes")
     list_filter = ("kind", "brand")
     list_select_related = ("brand", "organization")
@@ -36,6 +37,7 @@ class LedgerAccountAdmin(ReadOnly, Page):
 
 
 class _Lines(ReadOnly, Tabular):
+    brand_path = "posting__brand"
     model = PostingLine
     extra = 0
     fields = ("account", "amount", "amount_nanos")
@@ -86,6 +88,7 @@ class AdjustmentForm(Form):
 class PostingAdmin(ReadOnly, Written):
     """A correction is another posting; these are never changed. What is added here is an adjustment."""
 
+    brand_path = "brand"
     form = AdjustmentForm
     autocomplete_fields = ("organization",)
     paginator = Bounded
@@ -179,6 +182,7 @@ class GrantForm(Form):
 
 @admin.register(Grant)
 class GrantAdmin(ReadOnly, Written):
+    brand_path = "organization__brand"
     form = GrantForm
     list_display = ("created_at", "organization", "credit", "kind", "reason", "expires_at")
     list_filter = ("kind", "organization__brand")
@@ -223,6 +227,7 @@ class GrantAdmin(ReadOnly, Written):
 
 @admin.register(GrantEnd)
 class GrantEndAdmin(ReadOnly, Page):
+    brand_path = "grant__organization__brand"
     list_display = ("at", "grant")
     list_select_related = ("grant__organization",)
     fields = ("grant", "at")
@@ -234,6 +239,7 @@ class GrantEndAdmin(ReadOnly, Page):
 class WalletMarkAdmin(ReadOnly, Page):
     """A cache: how far a long wallet was read, and what was left of its grants there."""
 
+    brand_path = "organization__brand"
     list_display = ("organization", "posting_id", "left", "loose_nanos", "debt_nanos")
     list_select_related = ("organization",)
     search_fields = ("=organization__public_id",)
@@ -246,6 +252,7 @@ class WalletMarkAdmin(ReadOnly, Page):
 class LedgerSealAdmin(ReadOnly, Page):
     """What `manage.py verify_ledger` compares the books with."""
 
+    brand_path = "brand"
     list_display = ("day", "brand", "number", "postings", "digest", "sealed_at")
     list_filter = ("brand",)
     list_select_related = ("brand",)

@@ -64,6 +64,7 @@ class _Usage(ReadOnly, Page):
 class UsageEventAdmin(_Usage):
     """Immutable; a correction is another event."""
 
+    brand_path = "brand_id"
     list_display = (
         *("settled_at", "call_id", "kind", "organization", "key", "model_slug", "prompt_tokens", "output_tokens"),
         *("charged", "usage_source", "end_reason"),
@@ -92,6 +93,7 @@ class UsageEventAdmin(_Usage):
 
 
 class _RollupAdmin(_Usage):
+    brand_path = "brand_id"
     sums = ("organization", "key", "model_slug", "end_reason", "requests", "prompt_tokens", "output_tokens", "charged")
     ordering = ("-id",)
 

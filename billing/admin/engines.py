@@ -16,6 +16,7 @@ from billing.admin.pages import NanosField, Written, say
 from billing.models import Engine, EngineCost, ModelEngine
 from billing.snapshot import Capabilities
 from keys.admin import Form, Kept, ReadOnly, Tabular, by
+from keys.brand_scope import LOOKING
 
 
 class EngineForm(Form):
@@ -55,6 +56,7 @@ class EngineForm(Form):
 
 
 class _Served(ReadOnly, Tabular):
+    brand_path = "model__brand"
     model = ModelEngine
     verbose_name_plural = "models it serves (routes are set on the model's page)"
     extra = 0
@@ -63,6 +65,7 @@ class _Served(ReadOnly, Tabular):
 
 
 class _Costs(ReadOnly, Tabular):
+    brand_path = "engine__brand"
     model = EngineCost
     verbose_name_plural = "costs per hour so far (one that was told late: manage.py engine cost --since)"
     extra = 0
@@ -77,8 +80,12 @@ class _Costs(ReadOnly, Tabular):
 
 @admin.register(Engine)
 class EngineAdmin(Kept, Written):
-    """Engines are drained and taken down, never deleted: events name them."""
+    """Engines are drained and taken down, never deleted: events name them. Their addresses lie within the operator's
+    network, so those who only work for a brand switch its engines but neither add nor change them."""
 
+    brand_path = "brand"
+    staff_may = LOOKING
+    brandless_for_all = True
     form = EngineForm
     list_display = ("name", "kind", "brand", "state", "base_url", "has_key", "max_in_flight", "weight", "serves")
     list_filter = ("state", "kind", "brand")

@@ -84,6 +84,7 @@ class LimitFormSet(BaseInlineFormSet):  # type: ignore[type-arg]
 
 
 class _Limits(Tabular):
+    brand_path = "tier__brand"
     model = TierLimit
     form = LimitForm
     formset = LimitFormSet
@@ -94,6 +95,7 @@ class _Limits(Tabular):
 class TierAdmin(Kept, Written):
     """Tiers stay: events and changes name them."""
 
+    brand_path = "brand"
     list_display = ("name", "brand", "rank", "slug", "payer", "is_default", "unlocks", "says", "organizations")
     list_filter = ("brand", "payer")
     list_select_related = ("brand",)
@@ -210,6 +212,7 @@ class StandingForm(Form):
 
 @admin.register(TierAssignment)
 class TierAssignmentAdmin(Kept, Written):
+    brand_path = "organization__brand"
     form = StandingForm
     list_display = ("organization", "tier", "assigned_at")
     list_filter = ("tier__brand", "tier")
@@ -231,6 +234,7 @@ class TierAssignmentAdmin(Kept, Written):
 
 @admin.register(TierChange)
 class TierChangeAdmin(ReadOnly, Page):
+    brand_path = "organization__brand"
     list_display = ("at", "organization", "from_tier", "to_tier", "reason", "night", "rule_version", "actor")
     list_filter = ("to_tier__brand",)
     list_select_related = ("organization", "from_tier", "to_tier", "actor")
@@ -240,6 +244,7 @@ class TierChangeAdmin(ReadOnly, Page):
 
 @admin.register(UpgradeNight)
 class UpgradeNightAdmin(ReadOnly, Page):
+    brand_path = "brand"
     list_display = ("night", "brand", "judged", "moved", "finished_at")
     list_filter = ("brand",)
     list_select_related = ("brand",)
@@ -276,6 +281,7 @@ class OverrideForm(Form):
 class LimitOverrideAdmin(Written):
     """Exceptions for single organizations. To end one now, delete it."""
 
+    brand_path = "organization__brand"
     form = OverrideForm
     autocomplete_fields = ("organization",)
     list_display = ("organization", "unit", "window", "scope", "model", "amount", "expires_at", "reason", "created_by")

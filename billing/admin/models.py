@@ -37,6 +37,7 @@ class RouteFormSet(BaseInlineFormSet):  # type: ignore[type-arg]
 
 
 class _Routes(Tabular):
+    brand_path = "model__brand"
     model = ModelEngine
     formset = RouteFormSet
     verbose_name_plural = "engines that serve it"
@@ -48,6 +49,7 @@ class _Routes(Tabular):
 class ModelAdmin(Kept, Written):
     """Models are retired, never deleted: events and prices name them."""
 
+    brand_path = "brand"
     form = ModelPageForm
     list_display = ("slug", "name", "brand", "state", "context_length", "price", "served_by", "position")
     list_filter = ("brand", "state", "is_reasoning")

@@ -60,6 +60,7 @@ class DeadLetterAdmin(ReadOnly, Page):
 class CounterChangeAdmin(ReadOnly, Page):
     """Corrections and credit on their way into Redis."""
 
+    brand_path = "organization__brand"
     paginator = Bounded
     list_display = ("created_at", "organization", "seq", "balance_nanos", "day", "amounts", "applied_at")
     list_filter = (("applied_at", admin.EmptyFieldListFilter),)
@@ -92,6 +93,7 @@ class WorkerLeaseAdmin(ReadOnly, Page):
 
 @admin.register(Notice)
 class NoticeAdmin(ReadOnly, Page):
+    brand_path = "organization__brand"
     list_display = ("created_at", "organization", "kind", "sent_at")
     list_filter = ("kind", ("sent_at", admin.EmptyFieldListFilter))
     list_select_related = ("organization",)

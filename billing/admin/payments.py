@@ -14,6 +14,7 @@ from keys.admin import Page, ReadOnly
 class StripeAccountAdmin(ReadOnly, Page):
     """Connected by manage.py stripe_account, which reads secrets where nobody looks over a shoulder."""
 
+    brand_path = "brand"
     list_display = ("brand", "stripe_id", "is_active", "livemode", "automatic_tax", "events_seen_until")
     list_filter = ("is_active", "livemode")
     list_select_related = ("brand",)
@@ -32,6 +33,7 @@ class StripeAccountAdmin(ReadOnly, Page):
 
 @admin.register(TopUp)
 class TopUpAdmin(ReadOnly, Page):
+    brand_path = "organization__brand"
     paginator = Bounded
     list_display = ("created_at", "organization", "kind", "state", "asked", "failure", "payment_intent")
     list_filter = ("state", "kind", "account")
@@ -52,6 +54,7 @@ class TopUpAdmin(ReadOnly, Page):
 
 @admin.register(Reversal)
 class ReversalAdmin(ReadOnly, Page):
+    brand_path = "top_up__organization__brand"
     list_display = ("created_at", "top_up", "kind", "units", "nanos", "stripe_id", "refused")
     list_filter = ("kind",)
     list_select_related = ("top_up",)
@@ -65,6 +68,7 @@ class ReversalAdmin(ReadOnly, Page):
 
 @admin.register(AutoTopUp)
 class AutoTopUpAdmin(ReadOnly, Page):
+    brand_path = "organization__brand"
     list_display = ("organization", "is_on", "failures", "not_before", "stopped_because")
     list_filter = ("is_on",)
     list_select_related = ("organization__brand",)
@@ -74,6 +78,7 @@ class AutoTopUpAdmin(ReadOnly, Page):
 
 @admin.register(StripeEvent)
 class StripeEventAdmin(ReadOnly, Page):
+    brand_path = "account__brand"
     paginator = Bounded
     list_display = ("received_at", "account", "kind", "source", "tries", "due_at", "error")
     list_filter = ("source", "kind")
@@ -84,6 +89,7 @@ class StripeEventAdmin(ReadOnly, Page):
 
 @admin.register(StripeCustomer)
 class StripeCustomerAdmin(ReadOnly, Page):
+    brand_path = "organization__brand"
     list_display = ("organization", "account", "customer_id", "card_brand", "card_last4", "card_expires")
     list_select_related = ("organization__brand", "account__brand")
     search_fields = ("=customer_id", "=organization__public_id")

@@ -89,6 +89,7 @@ class RateForm(Form):
 class RateAdmin(Kept, Written):
     """A price that has begun stays as it is in history: set another, or end it."""
 
+    brand_path = "model__brand"
     form = RateForm
     list_display = ("model", "brand", "organization", "price", "credits_per_request", "effective_from", "state")
     list_filter = ("model__brand", "is_free", ("organization", admin.EmptyFieldListFilter))

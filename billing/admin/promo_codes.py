@@ -17,6 +17,7 @@ from keys.admin import Form, Kept, Page, ReadOnly, Tabular, by
 
 
 class _Claims(ReadOnly, Tabular):
+    brand_path = "code__brand"
     model = PromoClaim
     extra = 0
     fields = ("at", "organization", "grant")
@@ -24,6 +25,7 @@ class _Claims(ReadOnly, Tabular):
 
 
 class _Claimants(ReadOnly, Tabular):
+    brand_path = "code__brand"
     model = PromoClaimant
     extra = 0
     fields = ("mailbox", "user", "claim")
@@ -47,6 +49,7 @@ class PromoCodeForm(Form):
 
 @admin.register(PromoCode)
 class PromoCodeAdmin(Kept, Written):
+    brand_path = "brand"
     form = PromoCodeForm
     inlines = (_Claims, _Claimants)
     list_display = ("code", "brand", "amount", "claimed", "claims_max", "expires_at", "credit_days", "note")
@@ -71,6 +74,7 @@ class PromoCodeAdmin(Kept, Written):
 
 @admin.register(PromoClaim)
 class PromoClaimAdmin(ReadOnly, Page):
+    brand_path = "code__brand"
     list_display = ("at", "code", "organization", "grant")
     list_filter = ("code__brand",)
     list_select_related = ("code", "organization", "grant__organization")

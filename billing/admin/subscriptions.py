@@ -12,6 +12,7 @@ from keys.admin import Page, ReadOnly
 
 @admin.register(Subscription)
 class SubscriptionAdmin(ReadOnly, Page):
+    brand_path = "organization__brand"
     paginator = Bounded
     list_display = ("created_at", "organization", "price", "state", "granted", "period_end", "ends_at", "grace_until")
     list_filter = ("state", "account")
@@ -27,6 +28,7 @@ class SubscriptionAdmin(ReadOnly, Page):
 
 @admin.register(SubscriptionPrice)
 class SubscriptionPriceAdmin(ReadOnly, Page):
+    brand_path = "tier__brand"
     list_display = ("name", "tier", "amount", "account", "price_id")
     list_select_related = ("tier", "account__brand")
     search_fields = ("=price_id", "name")
@@ -42,6 +44,7 @@ class SubscriptionPriceAdmin(ReadOnly, Page):
 
 @admin.register(SubscriptionInvoice)
 class SubscriptionInvoiceAdmin(ReadOnly, Page):
+    brand_path = "subscription__organization__brand"
     paginator = Bounded
     list_display = ("created_at", "subscription", "reason", "paid_units", "net", "invoice_id")
     list_select_related = ("subscription__price",)
@@ -60,6 +63,7 @@ class SubscriptionInvoiceAdmin(ReadOnly, Page):
 
 @admin.register(InvoiceReversal)
 class InvoiceReversalAdmin(ReadOnly, Page):
+    brand_path = "invoice__subscription__organization__brand"
     list_display = ("created_at", "invoice", "kind", "units", "nanos", "stripe_id")
     list_filter = ("kind",)
     list_select_related = ("invoice",)

@@ -11,6 +11,7 @@ from keys.admin import Page, ReadOnly
 
 @admin.register(AlertPreference)
 class AlertPreferenceAdmin(ReadOnly, Page):
+    brand_path = "organization__brand"
     list_display = ("organization", "percents", "changed_at")
     list_select_related = ("organization__brand",)
     ordering = ("-changed_at",)
@@ -18,6 +19,7 @@ class AlertPreferenceAdmin(ReadOnly, Page):
 
 @admin.register(LimitAlert)
 class LimitAlertAdmin(ReadOnly, Page):
+    brand_path = "organization__brand"
     list_display = ("at", "organization", "limit", "percent", "used", "amount")
     list_select_related = ("organization__brand",)
     search_fields = ("=organization__public_id",)
@@ -26,6 +28,7 @@ class LimitAlertAdmin(ReadOnly, Page):
 
 @admin.register(NoticesSeen)
 class NoticesSeenAdmin(ReadOnly, Page):
+    brand_path = "organization__brand"
     list_display = ("organization", "user", "last_notice_id")
     list_select_related = ("organization__brand", "user")
     ordering = ("-pk",)
@@ -33,6 +36,7 @@ class NoticesSeenAdmin(ReadOnly, Page):
 
 @admin.register(FirstAccount)
 class FirstAccountAdmin(ReadOnly, Page):
+    brand_path = "brand"
     list_display = ("created_at", "brand", "mailbox", "organization")
     list_select_related = ("brand", "organization")
     search_fields = ("=organization__public_id", "mailbox")

@@ -11,6 +11,7 @@ from keys.admin import Page, ReadOnly
 
 @admin.register(WebhookEndpoint)
 class WebhookEndpointAdmin(ReadOnly, Page):
+    brand_path = "organization__brand"
     list_display = ("organization", "url", "is_enabled", "failing_since", "disabled_because", "created_at")
     list_filter = ("is_enabled",)
     list_select_related = ("organization__brand",)
@@ -24,6 +25,7 @@ class WebhookEndpointAdmin(ReadOnly, Page):
 
 @admin.register(WebhookDelivery)
 class WebhookDeliveryAdmin(ReadOnly, Page):
+    brand_path = "endpoint__organization__brand"
     paginator = Bounded
     list_display = ("created_at", "endpoint", "event", "state", "attempts", "answer_status", "next_at")
     list_filter = ("state", "event")

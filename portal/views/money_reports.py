@@ -19,6 +19,7 @@ from django.views.decorators.http import require_safe
 from billing import deferred, revenue
 from billing.engine_returns import Return
 from billing.revenue import Line
+from keys import staff
 from keys.models import Brand
 from portal import charts, money_reports, spreadsheets
 from portal.money_reports import Period
@@ -101,6 +102,8 @@ def _report(tab: str, *, one_brand: bool) -> Callable[[Callable[[HttpRequest, An
             if isinstance(found, HttpResponseBase):
                 return found
             context = {**admin.site.each_context(request), "title": TABS[tab], "tab": tab, **asked.context(), **found}
+            if not request.user.is_superuser:  # engines serve all brands together
+                context["tabs"] = {name: text for name, text in TABS.items() if name != "engines"}
             return render(request, f"admin/report_{tab}.html", context)
 
         return view
@@ -111,10 +114,12 @@ def _report(tab: str, *, one_brand: bool) -> Callable[[Callable[[HttpRequest, An
 def _asked(request: HttpRequest, *, one_brand: bool) -> Asked:
     """What is not offered is not asked for."""
     given = request.GET
-    brands = list(Brand.objects.order_by("name"))
+    brands = list(staff.brands_of(request.user))
+    if not brands:
+        raise PermissionDenied
     brand = next((brand for brand in brands if brand.slug == given.get("brand")), None)
     if brand is None and one_brand:
-        brand = brands[0]  # without any, middleware has answered already
+        brand = brands[0]
     days, by = given.get("days", "30"), given.get("by", "day")
     return Asked(
         brand=brand,

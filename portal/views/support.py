@@ -1,4 +1,4 @@
-"""For staff: a request id of any customer → whose it was and what happened to it."""
+"""For staff: a request id of a customer of one's brands → whose it was and what happened to it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from django.shortcuts import render
 from django.views.decorators.http import require_safe
 
 from billing import calls
+from keys import staff
 from keys.models import Organization
 from portal.middleware import PortalRequest
 from portal.views.requests import explained, read_id
@@ -21,6 +22,8 @@ def support(request: PortalRequest) -> HttpResponse:
     if call_id is None:
         return render(request, "portal/support.html", context, status=404 if asked else 200)
     call, refusal = calls.call_of(call_id), RefusalRecord.objects.filter(call_id=call_id).first()
+    if not staff.sees(request.user, call.event.brand_id if call else refusal.brand_id if refusal else None):
+        call = refusal = None  # another brand's customer is nobody's here
     whose = call.event.organization_id if call else refusal.organization_id if refusal else None
     organization = Organization.objects.select_related("brand").filter(pk=whose or 0).first()
     context |= explained(call, refusal) | {"organization": organization}

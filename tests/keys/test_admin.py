@@ -8,6 +8,7 @@ from keys.models import (
     ApiKey,
     AuditEvent,
     Brand,
+    BrandStaff,
     KeyUse,
     Membership,
     Organization,
@@ -34,6 +35,7 @@ def browser(company, settings):
 @pytest.fixture
 def key(company):
     key = issuing.issue(organization=company.organization, name="one", actor="test").key
+    BrandStaff.objects.create(user=company.stranger, brand=company.brand)
     KeyUse.objects.create(key=key, last_used_at=key.created_at or "2026-01-01T00:00Z", address="192.0.2.1")
     return key
 
