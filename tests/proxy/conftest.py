@@ -11,9 +11,8 @@ import pytest
 import redis
 import uvloop
 from django.conf import settings
-from django.core.management import call_command
 
-from tests.conftest import truncate_unmanaged_tables
+from tests.conftest import empty_tables
 from tests.inference import Inference, demo_engine
 from tests.proxy.shop import Gateway, Shop, serve
 
@@ -48,13 +47,6 @@ def _django_db_helper(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("_django_db_helper")
 
 
-@pytest.fixture(autouse=True)
-def _empty_unmanaged_tables(request: pytest.FixtureRequest) -> None:
-    """As everywhere, but for tests that share a module's shop: its books stay whole until the module ends."""
-    if "shop" not in request.fixturenames:
-        request.getfixturevalue("_empty_unmanaged_tables")
-
-
 @pytest.fixture(scope="module")
 def shop(
     django_db_setup: None,
@@ -72,8 +64,7 @@ def shop(
         try:
             yield Shop(inference, redis_connection)
         finally:
-            call_command("flush", verbosity=0, interactive=False)
-            truncate_unmanaged_tables()
+            empty_tables()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from django.db import connection
 from billing import event_rows, leases, replay, script, transports
 from billing.replay import Replayed
 from proxy import forwarding
-from tests.conftest import truncate_unmanaged_tables
+from tests.conftest import empty_tables
 from tests.safeguards import scenes
 from tests.safeguards.lab import Lab
 from tests.safeguards.scenes import Found
@@ -113,7 +113,7 @@ def _primary_key() -> Iterator[None]:
     try:
         yield
     finally:
-        truncate_unmanaged_tables()
+        empty_tables()
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1 FROM pg_constraint WHERE conname = 'usage_event_pkey'")
             if cursor.fetchone() is None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import redis
-from django.core.management import call_command
 from django.db import connection
 
 from billing import ledger
@@ -20,7 +19,7 @@ from billing.models import UsageEvent
 from billing.reconcile import reconcile
 from keys import issuing
 from tests.billing.draining import drain
-from tests.conftest import truncate_unmanaged_tables
+from tests.conftest import empty_tables
 from tests.inference import demo_engine
 from tests.proxy.shop import Shop
 from tests.stories.workers import Answer, Caller, proxy_workers
@@ -44,11 +43,6 @@ def empty_redis() -> None:
 
 
 @pytest.fixture
-def _empty_unmanaged_tables() -> None:
-    return
-
-
-@pytest.fixture
 def _django_db_helper() -> None:
     return
 
@@ -63,8 +57,7 @@ def shop(django_db_setup: None, django_db_blocker: Any, redis_connection: redis.
             shop.new_model("metered", "demo-chat", per_million={"input": "0", "output": "0.001"})
             yield shop
         finally:
-            call_command("flush", verbosity=0, interactive=False)
-            truncate_unmanaged_tables()
+            empty_tables()
 
 
 @pytest.fixture(scope="module")

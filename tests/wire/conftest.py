@@ -9,10 +9,9 @@ import httpx
 import pytest
 import redis
 from django.conf import settings
-from django.core.management import call_command
 
 from proxy import app
-from tests.conftest import truncate_unmanaged_tables
+from tests.conftest import empty_tables
 from tests.inference import Inference, demo_engine
 from tests.proxy.shop import serve_app
 from tests.wire.mall import SLUGS, Mall, Stall, use_up
@@ -47,12 +46,6 @@ def _django_db_helper(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("_django_db_helper")
 
 
-@pytest.fixture(autouse=True)
-def _empty_unmanaged_tables(request: pytest.FixtureRequest) -> None:
-    if "served" not in request.fixturenames:
-        request.getfixturevalue("_empty_unmanaged_tables")
-
-
 @pytest.fixture(scope="session")
 def inference() -> Iterator[Inference]:
     with demo_engine() as running:
@@ -79,8 +72,7 @@ def served(
                     use_up(stall, root)
                 yield Served(mall, root, client)
         finally:
-            call_command("flush", verbosity=0, interactive=False)
-            truncate_unmanaged_tables()
+            empty_tables()
 
 
 @pytest.fixture
