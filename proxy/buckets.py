@@ -34,6 +34,12 @@ class Buckets:
         self._put(name, left if left < 1 else left - 1, now)
         return 0 if left >= 1 else max(1, int((1 - left) / self.per_second * 1000))
 
+    def spend(self, name: Hashable, amount: float) -> bool:
+        """Any amount at once, where anything is left; what was not there must come in before the next."""
+        left, now = self._level(name), self._clock()
+        self._put(name, left - amount if left > 0 else left, now)
+        return left > 0
+
     def give_back(self, name: Hashable) -> None:
         if name in self._levels:
             self._put(name, self._level(name) + 1, self._clock())

@@ -125,7 +125,7 @@ async def forward(call: Call, worker: Worker, asgi_send: Send) -> None:
         now = asyncio.get_running_loop().time()
         call.out = EventStream(asgi_send, answer_headers(call, worker), now=now, until=now + call.model.total_ms / 1000)
         worker.heart.add(call.out)
-    watch = Watch(call)
+    watch = Watch(call, worker.leavers)
     worker.heart.watch(watch)
     try:
         response = watch.response = await watch.until_gone(send(call, worker))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from typing import TypeVar
 
 from proxy.bodies import ClientLeft
 from proxy.call import Call
+from proxy.leavers import Leavers
 from proxy.upstream import Response
 
 T = TypeVar("T")
@@ -15,14 +17,16 @@ T = TypeVar("T")
 
 class Watch:
     """Notices the hang-up of one call's client, and closes the way to the engine: always for streams, for whole answers
-    only where the engine's row says that closing stops it (else it is read to its end and charged).
+    only where the engine's row says that closing stops it and their organization does not leave all the time (else it
+    is read to its end and charged).
 
     It begins when the worker's heart next beats: most calls are over by then and need no watching."""
 
-    __slots__ = ("_call", "_sending", "_stopped", "_task", "response")
+    __slots__ = ("_call", "_leavers", "_sending", "_stopped", "_task", "response")
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, leavers: Leavers) -> None:
         self._call = call
+        self._leavers = leavers
         self.response: Response | None = None
         self._sending: asyncio.Task[object] | None = None
         self._stopped = False
@@ -67,5 +71,11 @@ class Watch:
             task.cancel()
 
     def _may_close(self) -> bool:
-        engine = self._call.known("engine")
-        return self._call.asked.stream or engine is None or engine.capabilities.stops_on_close
+        call, engine = self._call, self._call.known("engine")
+        if call.asked.stream or engine is None:
+            return True
+        if not engine.capabilities.stops_on_close:
+            return False
+        if not call.sent_at:
+            return True
+        return self._leavers.may_go(call.caller.organization.id, time.perf_counter() - call.sent_at)

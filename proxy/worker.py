@@ -41,6 +41,7 @@ from proxy.guard import Guard
 from proxy.health import Prober
 from proxy.heart import Heart
 from proxy.idempotency import Idempotency
+from proxy.leavers import Leavers
 from proxy.metrics import Metrics
 from proxy.refusal_log import RefusalLog
 from proxy.room import Room
@@ -106,6 +107,7 @@ class Worker:
         self.metrics_token: str = settings.METRICS_TOKEN
         self.https: bool = settings.HTTPS
         self.strangers = Strangers()
+        self.leavers = Leavers()
         self.guard = Guard(settings.REFUSALS_PER_MINUTE, settings.UNKNOWN_KEYS_PER_MINUTE)
         self.name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self.live_workers = 1

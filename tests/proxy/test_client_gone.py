@@ -13,6 +13,7 @@ import pytest
 from billing.journal import Journal
 from billing.models import UsageEvent
 from billing.snapshot import Capabilities
+from proxy.leavers import FREE_SECONDS, Leavers
 from tests.billing.draining import drain
 from tests.proxy.shop import Gateway
 
@@ -98,13 +99,27 @@ def test_a_whole_call_is_read_to_its_end_where_closing_stops_nothing(gateway: Ga
     capabilities = Capabilities(stops_on_close=False, running_usage="")
     engine = shop.new_engine("tireless", shop.inference.base_url, capabilities=capabilities)
     shop.new_model("tireless", "demo-chat", engine=engine)
-    link = post(gateway, "demo:tokens=30 demo:rate=40", model="tireless", stream=False)
+    _leave_a_whole_call(gateway, engine.id, model="tireless")
+
+
+def test_a_whole_call_of_an_organization_that_leaves_all_the_time_is_read_to_its_end(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leavers = Leavers()
+    assert leavers.may_go(gateway.shop.organization.id, 2 * FREE_SECONDS)
+    monkeypatch.setattr(gateway.worker, "leavers", leavers)
+    _leave_a_whole_call(gateway, gateway.shop.engine.id)
+
+
+def _leave_a_whole_call(gateway: Gateway, engine_id: int, **fields: object) -> None:
+    """Its answer is made to its end, and charged."""
+    link = post(gateway, "demo:tokens=30 demo:rate=40", stream=False, **fields)
     deadline = time.monotonic() + 5
-    while not gateway.worker.slots.in_flight().get(engine.id):
+    while not gateway.worker.slots.in_flight().get(engine_id):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     link.close()
-    while gateway.worker.slots.in_flight()[engine.id]:
+    while gateway.worker.slots.in_flight()[engine_id]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     event = _last_event(gateway)
