@@ -12,12 +12,14 @@ from django.db.models.functions import Coalesce
 from billing.models import Notice, NoticesSeen, Rate
 from keys.models import Organization, User
 
-BANNERS = ("tier_changed",)
+BANNERS = ("tier_changed", "prices_changed")
 BANNER_FOR = timedelta(days=30)
 BANNERS_READ = 20
 PRICES, WITHDRAWN = "prices_scheduled", "prices_withdrawn"
+PRICES_LATE = "prices_changed"
+OF_PRICES = (PRICES, PRICES_LATE)
 """Kinds of notice: prices that are to begin (payload {"rates": [{"id", "model", "at", "before", "after"}], "until"}),
-and those of them that will not."""
+those of them that will not, and such as have begun before they could be told (the same payload as the first)."""
 
 
 def tell(*, organization: Organization, kind: str, once: str, payload: dict[str, Any]) -> bool:

@@ -112,6 +112,30 @@ def test_usage_is_a_line_a_day_of_the_brand_and_all_else_a_line_each(customer):
     assert statements.months(customer, NOW) == [Month(2026, 11), Month(2026, 10)]
 
 
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Pacific/Auckland", "America/New_York", "UTC"])
+def test_what_is_posted_at_midnight_itself_is_on_the_first_of_the_new_month_and_nowhere_else(zone):
+    """The start is in, the end is not: also where summer time begins or ends that night, and between two years."""
+    customer = cast.organization(cast.brand(timezone=zone))
+    months = [Month(2025, 12), Month(2026, 1), Month(2026, 3), Month(2026, 4), Month(2026, 10), Month(2026, 11)]
+    posted = {}
+    for number, month in enumerate(months):
+        for side, microseconds in (("before", -1), ("at", 0), ("after", 1)):
+            at = month.bounds(customer.brand)[0].astimezone(UTC) + timedelta(microseconds=microseconds)
+            reference = f"{month} {side}"
+            posted[reference] = 10**number * {"before": 1, "at": 2, "after": 4}[side]
+            post(customer, "adjustment", posted[reference], reference, at)
+            post(customer, "usage", posted[reference] * 10**7, f"used {reference}", at)
+    found = statements.months(customer, NOW)
+    total = 0
+    for month in found[::-1]:
+        assert statements.opening_nanos(customer, month) == total
+        lines = list(statements.lines(customer, month))
+        begins = {line.reference for line in lines if str(month) in line.reference}
+        assert begins == ({f"{month} at", f"{month} after"} if month in months else set())
+        total += sum(line.amount_nanos for line in lines)
+    assert total == ledger.balance_nanos(customer) == sum(posted.values()) * (1 - 10**7)
+
+
 def test_many_postings_of_one_moment_are_all_read(customer, monkeypatch):
     monkeypatch.setattr(statements, "PAGE", 3)
     at = datetime(2026, 11, 5, tzinfo=UTC)

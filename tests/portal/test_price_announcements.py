@@ -90,6 +90,34 @@ def test_what_begins_soon_is_told_without_waiting(cast, model):
     assert told() == [(cast.organization, ["m-1"])]
 
 
+def test_what_began_before_any_pass_came_by_is_told_late_and_once(cast, model):
+    """And nobody who began under the new price, and no price that was set to hold from now on."""
+    rate = schedule(model)
+    used(cast.elsewhere, model, days=-11)
+    begun = rate.effective_from + DAY
+    assert price_announcements.run(begun) == 1
+    assert price_announcements.run(begun) == price_announcements.run(begun + HOUR) == 0
+    assert (told(), told(notices.PRICES_LATE)) == ([], [(cast.organization, ["m-1"])])
+    notify.deliver(now=begun)
+    (message,) = mail.outbox
+    assert message.subject == f"Prices have changed since {rate.effective_from:%-d %b %Y, %H:%M} UTC"
+    assert "we are late" in message.body
+    assert "until then: input 0.20, output 0.40 USD per million tokens" in message.body
+    page = overview(cast.owner, cast.organization)
+    assert "Prices have changed." in page
+    assert "input 0.30, output 0.60 USD per million tokens" in page
+    prices.set_price(model=model, actor="test", per_million=CHEAP)
+    assert price_announcements.run(later()) == 0
+
+
+def test_who_heard_in_time_does_not_hear_late_and_after_a_week_nobody_does(cast, model):
+    rate = schedule(model)
+    assert price_announcements.run(later()) == 1
+    assert price_announcements.run(rate.effective_from + HOUR) == 0
+    Notice.objects.all().delete()
+    assert price_announcements.run(rate.effective_from + 7 * DAY) == 0
+
+
 def test_whoever_begins_to_use_it_hears_too_and_whoever_has_an_own_price_only_of_that(cast, model):
     schedule(model)
     price_announcements.run(later())
