@@ -11,6 +11,7 @@ class EngineCost(models.Model):
 
     engine = models.ForeignKey("billing.Engine", on_delete=models.PROTECT, related_name="costs")
     per_hour_nanos = models.BigIntegerField()
+    currency = models.CharField(max_length=3, blank=True, db_default="", help_text="Empty: nobody knew")
     since = models.DateTimeField()
 
     class Meta:

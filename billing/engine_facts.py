@@ -33,6 +33,7 @@ def problems(engine: Engine) -> dict[str, str]:
         "headers": _headers_problem(engine.headers),
         "capabilities": _capabilities_problem(engine.capabilities),
         "brand": _brand_problem(engine),
+        "cost_currency": None if re.fullmatch(r"([A-Z]{3})?", engine.cost_currency) else 'Three letters, like "EUR".',
     }
     return {name: problem for name, problem in found.items() if problem}
 

@@ -1,7 +1,6 @@
 """What each engine earned, cost and did over some time, of all brands it served; from quarters of an hour.
 
-An engine's cost has no currency of its own: it is in that of the brands it serves. Where those have several there is no
-margin to tell.
+What it earned and what it cost are told by currency. There is a margin to tell where all of it is one.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ class Return:
     span: int
     quarters_max: int
     per_hour_nanos: int
-    cost_nanos: Fraction
+    costs: dict[str, Fraction]
     revenue: dict[str, int] = field(default_factory=dict)
     requests: int = 0
     input_tokens: int = 0
@@ -49,8 +48,20 @@ class Return:
         return self.revenue[self.currency] if self.currency else None
 
     @property
+    def cost_currency(self) -> str | None:
+        """Where nothing was said to cost anything, that of what it earned; None where there are several."""
+        return self.currency if not self.costs else next(iter(self.costs)) if len(self.costs) == 1 else None
+
+    @property
+    def cost_nanos(self) -> Fraction | None:
+        return None if len(self.costs) > 1 else sum(self.costs.values(), Fraction(0))
+
+    @property
     def margin_nanos(self) -> Fraction | None:
-        return None if self.revenue_nanos is None else self.revenue_nanos - self.cost_nanos
+        """None where currencies differ."""
+        if self.revenue_nanos is None or self.cost_nanos is None or self.cost_currency != self.currency:
+            return None
+        return self.revenue_nanos - self.cost_nanos
 
     @property
     def margin(self) -> Fraction | None:
@@ -96,7 +107,7 @@ def returns(*, since: datetime, until: datetime, brand: Brand | None = None) -> 
             span=(until - begun) // MICROSECOND,
             quarters_max=-(-(until - _quarter_of(begun, since)) // QUARTER),
             per_hour_nanos=engine.cost_per_hour_nanos,
-            cost_nanos=engine_costs.nanos_between(steps, since, until),
+            costs=engine_costs.nanos_between(steps, since, until),
             revenue={currencies[engine.brand_id]: 0} if engine.brand_id else {},
         )
     _add_usage(found, rows.filter(engine_id__in=list(found)), currencies)

@@ -30,7 +30,7 @@ from keys.publication import Version
 DEFAULT_MAX_TOKENS = 4096
 CHANGEABLE = (
     *("brand", "name", "kind", "base_url", "headers", "verify_tls", "max_in_flight", "weight"),
-    *("cost_per_hour_nanos", "state", "is_shared", "capabilities"),
+    *("cost_per_hour_nanos", "cost_currency", "state", "is_shared", "capabilities"),
 )
 MODEL_CHANGEABLE = tuple(
     field.name for field in Model._meta.concrete_fields if field.name not in ("id", "brand", "created_at")
@@ -82,7 +82,7 @@ def change(
             return ()
         _check(row)
         row.save()
-        if "cost_per_hour_nanos" in after:
+        if after.keys() & {"cost_per_hour_nanos", "cost_currency"}:
             engine_costs.put(row, row.cost_per_hour_nanos, timezone.now())
         versions = _publish(Model.objects.filter(routes__engine=row))
         before, after = without_values(before), without_values(after)
@@ -94,20 +94,30 @@ def change(
 
 
 def set_cost(
-    *, engine: Engine, per_hour_nanos: int, since: datetime, actor: Actor, now: datetime, address: str | None = None
+    *,
+    engine: Engine,
+    per_hour_nanos: int,
+    since: datetime,
+    actor: Actor,
+    now: datetime,
+    currency: str = "",
+    address: str | None = None,
 ) -> None:
     """What the engine cost from `since`, which has been, until the next cost that is known: for one that was told too
-    late. `change` sets it from now on."""
+    late. `change` sets it from now on. `currency` "": the one that its costs are in."""
     if since > now:
         raise ValidationError({"since": "A cost is set when it holds; this moment is yet to come."})
     if per_hour_nanos < 0:
         raise ValidationError({"per_hour_nanos": "A cost is not negative."})
     with transaction.atomic():
         row = _locked(engine)
+        row.cost_currency = currency or row.cost_currency
+        _check(row)
         if engine_costs.put(row, per_hour_nanos, since):
             row.cost_per_hour_nanos = per_hour_nanos
-            row.save(update_fields=["cost_per_hour_nanos"])
+            row.save(update_fields=["cost_per_hour_nanos", "cost_currency"])
         after = {"cost_per_hour_nanos": per_hour_nanos, "since": since.isoformat()}
+        after |= {"cost_currency": currency} if currency else {}
         audit.note("engine.cost_set", row.name, actor=actor, brand=row.brand, after=after, address=address)
     engine.refresh_from_db()
 

@@ -57,6 +57,9 @@ class Engine(models.Model):
     max_in_flight = models.PositiveIntegerField(default=256)
     weight = models.PositiveSmallIntegerField(default=1)
     cost_per_hour_nanos = models.BigIntegerField(default=0)
+    cost_currency = models.CharField(
+        max_length=3, blank=True, default="", db_default="", help_text="Empty: that of its brand, or of all brands"
+    )
     state = models.CharField(max_length=8, choices=State.choices, default=State.LIVE)
     is_shared = models.BooleanField(
         default=False, help_text="Others use it too: it may count more tokens than are metered here"

@@ -5,7 +5,8 @@ among the calls it served that day by their tokens, those of other brands too; b
 day on which an engine of the brand served nothing is the brand's own cost: idle. An idle engine that every brand may
 use belongs to none of them. So shares of an engine's day add up to what it cost.
 
-Money is integer nanos; costs and margins are exact fractions of nanos.
+Money is integer nanos; costs and margins are exact fractions of nanos. Costs in another currency than the brand's are
+not added: what they belong to is not comparable, and has no margin.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from keys.models import Brand, Organization
 By = Literal["day", "model", "engine", "organization"]
 COLUMNS = {"model": "model_id", "engine": "engine_id", "organization": "organization_id"}
 TOKENS = F("uncached_input_tokens") + F("cache_read_tokens") + F("cache_write_tokens") + F("output_tokens")
+Costs = Mapping[int, Mapping[str, Fraction]]
+"""Engine id → currency → what its time cost."""
 USAGE = (Posting.Kind.USAGE, Posting.Kind.CORRECTION)
 PLANS, OF_PLANS = "plans", (Posting.Kind.SUBSCRIPTION, Posting.Kind.REFUND, Posting.Kind.DISPUTE)
 """Which entries move revenue for a paid plan: what goes back of a top-up moves the wallet instead."""
@@ -48,19 +51,22 @@ class Line:
     list_nanos: int = 0
     revenue_nanos: int = 0
     cost_nanos: Fraction = Fraction(0)
+    is_comparable: bool = True
 
     @property
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
     @property
-    def margin_nanos(self) -> Fraction:
-        return self.revenue_nanos - self.cost_nanos
+    def margin_nanos(self) -> Fraction | None:
+        """None where a part of the cost is in another currency."""
+        return self.revenue_nanos - self.cost_nanos if self.is_comparable else None
 
     @property
     def margin(self) -> Fraction | None:
-        """Of the revenue; None where there was none."""
-        return self.margin_nanos / self.revenue_nanos if self.revenue_nanos else None
+        """Of the revenue; None where there was none, or no margin."""
+        margin = self.margin_nanos
+        return margin / self.revenue_nanos if self.revenue_nanos and margin is not None else None
 
     def add(self, other: Line) -> None:
         self.requests += other.requests
@@ -68,6 +74,7 @@ class Line:
         self.output_tokens += other.output_tokens
         self.list_nanos += other.list_nanos
         self.revenue_nanos += other.revenue_nanos
+        self.is_comparable &= other.is_comparable
         if other.cost_nanos:
             self.cost_nanos += other.cost_nanos
 
@@ -120,18 +127,25 @@ def lines(
         costs = _costs(histories, since, until)
         loads = _loads(day, costs)
         for row in _sums(brand, day, by):
-            yield _line(day, row, costs, loads)
+            yield _line(day, row, _share(brand, row["engine_id"], costs), loads)
         for engine_id in sorted(own & set(costs) - set(loads)):
-            yield Line(day=day, engine_id=engine_id, is_idle=True, cost_nanos=costs[engine_id])
+            cost, is_comparable = _share(brand, engine_id, costs)
+            yield Line(day=day, engine_id=engine_id, is_idle=True, cost_nanos=cost, is_comparable=is_comparable)
         day += timedelta(days=1)
 
 
-def _costs(histories: Mapping[int, Sequence[Step]], since: datetime, until: datetime) -> dict[int, Fraction]:
+def _share(brand: Brand, engine_id: int, costs: Costs) -> tuple[Fraction, bool]:
+    """What the engine's time cost in the brand's currency, and whether that is all of it."""
+    found = costs.get(engine_id, {})
+    return found.get(brand.currency, Fraction(0)), not found.keys() - {brand.currency}
+
+
+def _costs(histories: Mapping[int, Sequence[Step]], since: datetime, until: datetime) -> Costs:
     found = {engine_id: engine_costs.nanos_between(steps, since, until) for engine_id, steps in histories.items()}
     return {engine_id: cost for engine_id, cost in found.items() if cost}
 
 
-def _loads(day: date, costs: Mapping[int, Fraction]) -> dict[int, tuple[int, int]]:
+def _loads(day: date, costs: Costs) -> dict[int, tuple[int, int]]:
     """Tokens and requests of the engines that cost something, of all brands' days of that date."""
     rows = UsageDay.objects.filter(day=day, engine_id__in=list(costs)).values("engine_id")
     found = rows.annotate(tokens=Sum(TOKENS), calls=Sum("requests"))
@@ -152,7 +166,7 @@ def _sums(brand: Brand, day: date, by: Sequence[str]) -> Iterable[dict[str, Any]
     return found
 
 
-def _line(day: date, row: dict[str, Any], costs: Mapping[int, Fraction], loads: Mapping[int, tuple[int, int]]) -> Line:
+def _line(day: date, row: dict[str, Any], cost: tuple[Fraction, bool], loads: Mapping[int, tuple[int, int]]) -> Line:
     engine_id = row["engine_id"]
     line = Line(
         day=day,
@@ -164,11 +178,12 @@ def _line(day: date, row: dict[str, Any], costs: Mapping[int, Fraction], loads: 
         output_tokens=int(row["written"]),
         list_nanos=int(row["listed"]),
         revenue_nanos=int(row["charged"]),
+        is_comparable=cost[1],
     )
     if engine_id in loads:
         tokens, calls = loads[engine_id]
         share = Fraction(line.tokens, tokens) if tokens else Fraction(line.requests, calls)
-        line.cost_nanos = costs[engine_id] * share
+        line.cost_nanos = cost[0] * share
     return line
 
 

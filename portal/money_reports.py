@@ -24,7 +24,7 @@ DETAIL_HEAD = ("day", "model", "engine", "organization", *_MEASURES, "currency")
 ENGINES_HEAD = (
     *("engine", "since", "until", "currency", "requests", "input_tokens", "output_tokens", "output_tokens_per_second"),
     *("output_tokens_per_second_in_use", "in_use_percent", "load_percent", "cost_per_hour_nanos", "revenue_nanos"),
-    *("cost_nanos", "margin_nanos", "margin_percent"),
+    *("cost_nanos", "margin_nanos", "margin_percent", "cost_currency"),
 )
 DEFERRED_HEAD = ("organization", "slug", "balance_nanos", "paid_nanos", "other_nanos", "currency")
 IDLE = "idle engines"
@@ -55,6 +55,11 @@ def hours(days: int, now: datetime) -> tuple[datetime, datetime]:
 def nearest(amount: Fraction | int) -> int:
     """Half a nano is rounded up."""
     return floor(amount + Fraction(1, 2))
+
+
+def rounded(amount: Fraction | None) -> int | None:
+    """None where it cannot be told."""
+    return None if amount is None else nearest(amount)
 
 
 def tenths(value: Fraction | None) -> str:
@@ -112,7 +117,7 @@ def engine_rows(found: Sequence[Return], since: datetime, until: datetime) -> It
             *(each.requests, each.input_tokens, each.output_tokens),
             *(tenths(each.tokens_per_second), tenths(each.tokens_per_second_used)),
             *(percent(each.used), percent(each.load), each.per_hour_nanos, each.revenue_nanos),
-            *(nearest(each.cost_nanos), None if margin is None else nearest(margin), percent(each.margin)),
+            *(rounded(each.cost_nanos), rounded(margin), percent(each.margin), each.cost_currency),
         )
 
 
@@ -127,10 +132,10 @@ def deferred_rows(brand: Brand) -> Iterator[tuple[Any, ...]]:
         yield (who.name, who.slug, owed.balance_nanos, owed.paid_nanos, owed.other_nanos, brand.currency)
 
 
-def _measures(line: Line) -> tuple[int, ...]:
+def _measures(line: Line) -> tuple[int | None, ...]:
     return (
         *(line.requests, line.input_tokens, line.output_tokens, line.list_nanos, line.revenue_nanos),
-        *(nearest(line.cost_nanos), nearest(line.margin_nanos)),
+        *(nearest(line.cost_nanos), rounded(line.margin_nanos)),
     )
 
 

@@ -75,7 +75,7 @@ class _Costs(ReadOnly, Tabular):
 
     @admin.display(description="Cost per hour")
     def per_hour(self, cost: EngineCost) -> str:
-        return money.amount(cost.per_hour_nanos)
+        return f"{money.amount(cost.per_hour_nanos)} {cost.currency or '(of no currency that was said)'}"
 
 
 @admin.register(Engine)
@@ -97,7 +97,8 @@ class EngineAdmin(Kept, Written):
     fieldsets = (
         (None, {"fields": ("name", "kind", "brand", "base_url", "state", "is_shared")}),
         ("Its key and how to reach it", {"fields": ("has_key", "api_key", "remove_api_key", "headers", "verify_tls")}),
-        ("Share of the calls, and cost", {"fields": ("max_in_flight", "weight", "cost_per_hour_nanos")}),
+        ("Share of the calls", {"fields": ("max_in_flight", "weight")}),
+        ("What it costs", {"fields": ("cost_per_hour_nanos", "cost_currency")}),
         ("What it was found to do", {"fields": ("capabilities", "created_at")}),
     )
 

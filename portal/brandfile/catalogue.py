@@ -51,10 +51,12 @@ def _engine_values(entry: EngineEntry, brand: Brand, path: str, judge: Judge) ->
         capabilities = msgspec.convert(entry.capabilities, Capabilities)
     except msgspec.ValidationError as error:
         raise ValidationError({"capabilities": str(error)}) from None
+    cost_nanos = judge.nanos(f"{path}.cost_per_hour", entry.cost_per_hour)
     return {name: getattr(entry, name) for name in ENGINE_COLUMNS} | {
         "base_url": entry.base_url.rstrip("/"),
         "brand": brand if entry.only_here else None,
-        "cost_per_hour_nanos": judge.nanos(f"{path}.cost_per_hour", entry.cost_per_hour),
+        "cost_per_hour_nanos": cost_nanos,
+        "cost_currency": brand.currency if cost_nanos else "",
         "capabilities": engines.as_stored(capabilities),
     }
 

@@ -46,7 +46,7 @@ class Row:
     label: str
     line: Line
     cost_nanos: int
-    margin_nanos: int
+    margin_nanos: int | None
     margin: str
 
 
@@ -54,7 +54,7 @@ class Row:
 class EngineRow:
     found: Return
     currency: str
-    cost_nanos: int
+    cost_nanos: int | None
     margin_nanos: int | None
     margin: str
     speed: str
@@ -161,7 +161,7 @@ def revenue_report(request: HttpRequest, asked: Asked) -> Any:
 
 
 def _row(label: str, line: Line) -> Row:
-    cost, margin = money_reports.nearest(line.cost_nanos), money_reports.nearest(line.margin_nanos)
+    cost, margin = money_reports.nearest(line.cost_nanos), money_reports.rounded(line.margin_nanos)
     return Row(label, line, cost, margin, money_reports.percent(line.margin))
 
 
@@ -178,17 +178,16 @@ def engines_report(request: HttpRequest, asked: Asked) -> Any:
         rows = money_reports.engine_rows(found, since, until)
         return spreadsheets.Download(f"engines-{since:%Y-%m-%d}-{until:%Y-%m-%d}.csv", money_reports.ENGINES_HEAD, rows)
     shown = [_engine_row(each) for each in found]
-    amounts = [row.cost_nanos for row in shown] + [row.found.revenue_nanos or 0 for row in shown]
+    amounts = [row.cost_nanos or 0 for row in shown] + [row.found.revenue_nanos or 0 for row in shown]
     return {"rows": shown, "since": since, "until": until, "places": places(amounts), "file": asked.query(format="csv")}
 
 
 def _engine_row(found: Return) -> EngineRow:
-    margin = found.margin_nanos
     return EngineRow(
         found,
-        found.currency or "",
-        money_reports.nearest(found.cost_nanos),
-        None if margin is None else money_reports.nearest(margin),
+        found.cost_currency or "",
+        money_reports.rounded(found.cost_nanos),
+        money_reports.rounded(found.margin_nanos),
         money_reports.percent(found.margin),
         money_reports.tenths(found.tokens_per_second),
         money_reports.tenths(found.tokens_per_second_used),

@@ -27,9 +27,12 @@ def engine(name: str, **fields: Any) -> Engine:
     return Engine.objects.get(pk=found.pk)
 
 
-def costs(engine: Engine, per_hour_nanos: int, since: datetime, *, now: datetime | None = None) -> None:
+def costs(
+    engine: Engine, per_hour_nanos: int, since: datetime, *, now: datetime | None = None, currency: str = ""
+) -> None:
+    later = now or since + timedelta(days=1)
     engines.set_cost(
-        engine=engine, per_hour_nanos=per_hour_nanos, since=since, actor="test", now=now or since + timedelta(days=1)
+        engine=engine, per_hour_nanos=per_hour_nanos, since=since, actor="test", now=later, currency=currency
     )
 
 

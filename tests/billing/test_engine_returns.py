@@ -53,6 +53,20 @@ def test_brands_of_several_currencies_have_no_margin(redis_connection):
     assert (found.currency, found.revenue_nanos, found.margin_nanos, found.margin) == (None, None, None, None)
 
 
+def test_a_cost_in_another_currency_than_the_revenue_has_no_margin(redis_connection):
+    who = customer(cast.brand(currency="EUR"))
+    gpu = engine("gpu", brand=who.brand)
+    costs(gpu, HOUR_NANOS, SINCE, currency="USD")
+    book(redis_connection, call(who, DAY, 7, engine_id=gpu.pk))
+    (found,) = engine_returns.returns(since=SINCE, until=UNTIL)
+    assert (found.currency, found.cost_currency, found.margin_nanos) == ("EUR", "USD", None)
+    assert found.cost_nanos == 24 * HOUR_NANOS
+    costs(gpu, HOUR_NANOS, SINCE + timedelta(hours=12), currency="EUR")
+    (found,) = engine_returns.returns(since=SINCE, until=UNTIL)
+    assert (found.cost_currency, found.cost_nanos, found.margin_nanos) == (None, None, None)
+    assert found.costs == {"USD": 12 * HOUR_NANOS, "EUR": 12 * HOUR_NANOS}
+
+
 def test_a_brand_sees_its_own_engines_and_those_that_served_it(redis_connection):
     who, other = customer(), customer()
     own, served, theirs = engine("own", brand=who.brand), engine("served"), engine("theirs")

@@ -45,12 +45,13 @@ def grouped(brand, by, first=DAY, last=NEXT, now=NOW):
 )
 def test_a_span_costs_what_held_in_each_of_its_parts(steps, nanos):
     history = [Step(MIDNIGHT + timedelta(hours=hours), cost) for hours, cost in steps]
-    assert engine_costs.nanos_between(history, MIDNIGHT, MIDNIGHT + timedelta(days=1)) == nanos
+    found = engine_costs.nanos_between(history, MIDNIGHT, MIDNIGHT + timedelta(days=1))
+    assert found == ({"": nanos} if nanos else {})
 
 
 def test_a_cost_of_less_than_a_nano_is_not_lost():
     history = [Step(MIDNIGHT, 1)]
-    assert engine_costs.nanos_between(history, MIDNIGHT, MIDNIGHT + timedelta(seconds=1)) == Fraction(1, 3_600)
+    assert engine_costs.nanos_between(history, MIDNIGHT, MIDNIGHT + timedelta(seconds=1)) == {"": Fraction(1, 3_600)}
 
 
 def test_each_change_of_a_cost_begins_when_it_was_made():
@@ -132,6 +133,37 @@ def test_an_engines_day_is_divided_by_tokens_and_the_parts_add_up(redis_connecti
     (theirs,) = grouped(other.brand, "engine", last=DAY)
     assert theirs.engine_id == gpu.pk
     assert theirs.cost_nanos + sum(shares.values()) == FULL_DAY
+
+
+def test_a_cost_in_another_currency_is_never_taken_for_the_brands(redis_connection):
+    """What it belongs to has no margin, and neither has the sum; the rest has."""
+    who = customer()
+    here, abroad = engine("here", brand=who.brand), engine("abroad", brand=who.brand)
+    costs(here, HOUR_NANOS, MIDNIGHT)
+    costs(abroad, HOUR_NANOS, MIDNIGHT, currency="CHF")
+    assert [cost.currency for cost in EngineCost.objects.order_by("engine_id")] == [who.brand.currency, "CHF"]
+    calls = [call(who, DAY, 100_000_000, engine_id=gpu.pk) for gpu in (here, abroad)]
+    book(redis_connection, *calls)
+    by_engine = {line.engine_id: line for line in grouped(who.brand, "engine", last=DAY)}
+    assert (by_engine[here.pk].cost_nanos, by_engine[here.pk].margin_nanos) == (FULL_DAY, 100_000_000 - FULL_DAY)
+    theirs = by_engine[abroad.pk]
+    assert (theirs.cost_nanos, theirs.margin_nanos, theirs.margin) == (0, None, None)
+    (day,) = grouped(who.brand, "day", last=DAY)
+    assert (day.cost_nanos, day.margin_nanos, day.is_comparable) == (FULL_DAY, None, False)
+    assert any(not line.is_comparable for line in grouped(who.brand, "engine", last=NEXT, first=NEXT)), "idle"
+
+
+def test_a_shared_engine_costs_in_the_one_currency_there_is_or_in_one_that_is_said():
+    gpu = engine("gpu")
+    cast.brand(currency="EUR")
+    costs(gpu, 5, MIDNIGHT)
+    cast.brand(currency="USD")
+    costs(gpu, 5, MIDNIGHT + timedelta(hours=1))
+    costs(gpu, 5, MIDNIGHT + timedelta(hours=2), currency="GBP")
+    costs(gpu, 5, MIDNIGHT + timedelta(hours=3))
+    assert [step.currency for step in engine_costs.histories()[gpu.pk]] == ["EUR", "", "GBP", "GBP"]
+    with pytest.raises(ValidationError, match="Three letters"):
+        costs(gpu, 5, MIDNIGHT, currency="eur")
 
 
 def test_calls_without_tokens_share_by_number(redis_connection):

@@ -121,11 +121,12 @@ def test_brand_is_not_made_twice():
 def test_what_an_engine_costs_is_said_from_now_or_from_when_it_was(inference):
     cast.brand(slug="acme")
     run("engine", "add", inference.base_url, "--brand", "acme", "--model", "demo-chat", "--name", "gpu", "--free")
-    assert "costs 2.49 per hour since" in run("engine", "cost", "gpu", "2.49")
+    assert "costs 2.49 USD per hour since" in run("engine", "cost", "gpu", "2.49")
     run("engine", "cost", "gpu", "1.00", "--since", "2026-01-01T00:00:00+01:00")
     gpu = Engine.objects.get()
     first, second = engine_costs.histories()[gpu.pk]
-    assert first == (datetime(2025, 12, 31, 23, tzinfo=UTC), 10**9)
+    assert first[:2] == (datetime(2025, 12, 31, 23, tzinfo=UTC), 10**9)
+    assert (first.currency, second.currency) == ("USD", "USD")
     assert second.per_hour_nanos == gpu.cost_per_hour_nanos == 2_490_000_000
     for words, says in (
         (("gpu", "a lot"), "an amount is a plain decimal"),

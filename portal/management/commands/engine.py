@@ -46,6 +46,7 @@ class Command(BaseCommand):
         cost = acts.add_parser("cost", help="what it costs per hour, which reports on its margin need")
         cost.add_argument("name")
         cost.add_argument("amount", help='currency units per hour, e.g. "2.49"; 0 ends it')
+        cost.add_argument("--currency", default="", help="EUR, …; else that of its brand, or of all brands")
         cost.add_argument("--since", help="ISO 8601, a moment that has been; now when not given")
         acts.add_parser("list", help="all engines")
 
@@ -56,7 +57,7 @@ class Command(BaseCommand):
             elif act == "list":
                 self._list()
             elif act == "cost":
-                self._cost(options["name"], options["amount"], options["since"])
+                self._cost(options["name"], options["amount"], options["since"], options["currency"])
             else:
                 self._switch(act, options["name"])
         except ValidationError as error:
@@ -154,7 +155,7 @@ class Command(BaseCommand):
         engines.change(engine=engine, state=state, actor=ACTOR)
         self.stdout.write(f"Engine {name} is {state}.")
 
-    def _cost(self, name: str, amount: str, since: str | None) -> None:
+    def _cost(self, name: str, amount: str, since: str | None, currency: str) -> None:
         engine = _named(name)
         try:
             nanos = money.nanos(amount)
@@ -162,8 +163,10 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         now = timezone.now()
         begins = moment_named(since, "--since") or now
-        engines.set_cost(engine=engine, per_hour_nanos=nanos, since=begins, actor=ACTOR, now=now)
-        self.stdout.write(f"Engine {name} costs {money.amount(nanos)} per hour since {begins.isoformat()}.")
+        engines.set_cost(engine=engine, per_hour_nanos=nanos, since=begins, actor=ACTOR, now=now, currency=currency)
+        known = engine.costs.get(since=begins).currency
+        said = f" {known}" if known else ", in no currency that was said (--currency)"
+        self.stdout.write(f"Engine {name} costs {money.amount(nanos)}{said} per hour since {begins.isoformat()}.")
 
     def _list(self) -> None:
         for engine in Engine.objects.order_by("name").prefetch_related("routes__model"):
