@@ -51,6 +51,7 @@ class Usage:
     model_id: int | None = None
     model: str = ""
     key_id: int | None = None
+    key_public_id: str = ""
     key_hint: str = ""
     key_name: str = ""
     end_reason: str | None = None
@@ -176,6 +177,7 @@ def _usage(row: dict[str, Any], model: Model | None, key: ApiKey | None) -> Usag
     values |= {name: tuple(values[name]) for name in HISTOGRAMS if name in values}
     return Usage(
         model=model.slug if model else "",
+        key_public_id=key.public_id if key else "",
         key_hint=key.hint if key else "",
         key_name=key.name if key else "",
         **values,

@@ -3,22 +3,23 @@ single calls."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from functools import partial
 from typing import Any, TypedDict
 from urllib.parse import urlencode
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from django.http import HttpResponseBase
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from billing import reports
+from billing import call_ids, reports
 from billing.models import EndReason, Model
 from keys.models import ApiKey, Brand, Organization
-from portal import charts, spreadsheets
+from portal import charts, savings, spreadsheets
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page
 
@@ -47,17 +48,20 @@ class Choice:
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What the address asks for. `model` and `key` narrow to one of the account's own, `first` and `last` are days of
-    the brand."""
+    the brand; `day` is both of them, where one was asked for instead of a period."""
 
     period: str
     group: str
     model: Model | None
     key: ApiKey | None
+    day: date | None
     first: date
     last: date
 
     def query(self, **changes: str) -> str:
         kept = {"days": self.period, "by": self.group}
+        if self.day:
+            kept |= {"days": "", "day": self.day.isoformat()}
         if self.model:
             kept["model"] = self.model.slug
         if self.key:
@@ -94,7 +98,7 @@ def usage(request: MemberRequest, organization: Organization) -> HttpResponseBas
     (total,) = read(timed=True)
     context = {
         "asked": asked,
-        "rows": _ordered(rows, asked),
+        "rows": [(row, _deeper(row, asked)) for row in _ordered(rows, asked)],
         "total": total,
         "failed": failed,
         "places": places([row.cost_nanos for row in rows]),
@@ -102,6 +106,8 @@ def usage(request: MemberRequest, organization: Organization) -> HttpResponseBas
         "first_token": (total.first_token_ms(500), total.first_token_ms(950)),
         "duration": (total.duration_ms(500), total.duration_ms(950)),
         "speed": total.tokens_per_second(500),
+        "saved_nanos": _saved(organization, read, total, now),
+        "until_day": _end_of(asked.day, organization.brand) if asked.day else None,
         "by_end": asked.query(by="end"),
         "all": asked.query(model="", key=""),
         "file": asked.query(format="csv"),
@@ -113,14 +119,16 @@ def usage(request: MemberRequest, organization: Organization) -> HttpResponseBas
 
 def _asked(request: MemberRequest, organization: Organization, now: datetime) -> Asked:
     """What is not offered is not asked for."""
-    period = _chosen(request, "days", PERIODS, "30")
-    last = today(organization.brand, now)
+    day = _day(request)
+    period = "" if day else _chosen(request, "days", PERIODS, "30")
+    last = day or today(organization.brand, now)
     return Asked(
+        day=day,
         period=period,
         group=_chosen(request, "by", GROUPS, "day"),
         model=Model.objects.filter(brand=organization.brand, slug=_text(request, "model")).first(),
         key=organization.keys.filter(manages_as="", public_id=_text(request, "key")).first(),
-        first=last - timedelta(days=int(period) - 1),
+        first=last - timedelta(days=int(period or 1) - 1),
         last=last,
     )
 
@@ -137,6 +145,29 @@ def _narrowed(asked: Asked) -> Narrowed:
         "key_id": asked.key.pk if asked.key else None,
         "model_id": asked.model.pk if asked.model else None,
     }
+
+
+def _deeper(row: reports.Usage, asked: Asked) -> str:
+    """Where a row is looked into: a day by model, a model or key by day. "" where there is nothing below it."""
+    if asked.group == "day" and row.day and not asked.day:
+        return asked.query(day=row.day.isoformat(), days="", by="model")
+    if asked.group == "model" and row.model and not asked.model:
+        return asked.query(model=row.model, by="key")
+    if asked.group == "key" and row.key_public_id and not asked.key:
+        return asked.query(key=row.key_public_id, by="model")
+    return ""
+
+
+def _saved(
+    organization: Organization, read: Callable[..., list[reports.Usage]], total: reports.Usage, now: datetime
+) -> int:
+    return savings.of_cache_reads(organization, read("model_id"), now) if total.cache_read_tokens else 0
+
+
+def _end_of(day: date, brand: Brand) -> UUID:
+    """A call id that all calls of the day are before: the log of requests goes back from there."""
+    midnight = datetime.combine(day + timedelta(days=1), time.min, ZoneInfo(brand.timezone))
+    return call_ids.lowest_of(round(midnight.timestamp() * 1000))
 
 
 def _chart(organization: Organization, asked: Asked, by_day: list[reports.Usage]) -> charts.Chart:
@@ -160,7 +191,9 @@ def _choices(organization: Organization, asked: Asked) -> dict[str, list[Choice]
     keys = ApiKey.objects.filter(pk__in={key for _model, key in used}).order_by("name", "pk")
     chosen_model, chosen_key = asked.model.slug if asked.model else "", asked.key.public_id if asked.key else ""
     return {
-        "periods": [Choice(text, asked.query(days=value), value == asked.period) for value, text in PERIODS.items()],
+        "periods": [
+            Choice(text, asked.query(day="", days=value), value == asked.period) for value, text in PERIODS.items()
+        ],
         "groups": [Choice(text, asked.query(by=value), value == asked.group) for value, (text, _) in GROUPS.items()],
         "models": [Choice(slug, slug, slug == chosen_model) for slug in sorted(models | {chosen_model} - {""})],
         "keys": [Choice(f"{key.name} {key.hint}", key.public_id, key.public_id == chosen_key) for key in keys],
@@ -195,6 +228,13 @@ def places(costs: list[int]) -> int:
 def _chosen(request: MemberRequest, name: str, known: Container[str], default: str) -> str:
     given = request.GET.get(name, default)
     return given if given in known else default
+
+
+def _day(request: MemberRequest) -> date | None:
+    try:
+        return date.fromisoformat(_text(request, "day"))
+    except ValueError:
+        return None
 
 
 def _text(request: MemberRequest, name: str) -> str:

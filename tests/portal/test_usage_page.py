@@ -1,4 +1,5 @@
 import csv
+import html
 import io
 import re
 from dataclasses import dataclass
@@ -7,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from billing import histograms
+from billing import histograms, prices
 from billing.models import Model, UsageDay
 from keys import issuing
 from keys.models import ApiKey, Brand, Organization
@@ -148,6 +149,37 @@ def test_times_are_percentiles_of_the_sums(cast, customer):
     assert 35 < half <= 50
     assert 300 < most <= 400
     assert context["first_token"] == (None, None)
+
+
+def test_a_day_is_looked_into_by_model_and_hour_and_leads_to_its_requests(cast, customer):
+    used(customer, days_ago=3, requests=7)
+    used(customer, requests=2)
+    day = datetime.now(UTC).date() - timedelta(days=3)
+    link = f"?by=model&amp;day={day}"
+    assert f'href="{link}"' in usage_page(cast)
+    page = usage_page(cast, link.replace("&amp;", "&"))
+    assert [row.split()[:2] for row in rows_of(page)] == [["m-1", "7"]]
+    before = re.search(r"requests/\?before=([0-9a-f-]{36})", page)
+    assert before is not None
+    midnight = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+    assert int(before[1].replace("-", "")[:12], 16) == midnight.timestamp() * 1000
+    assert f'href="?by=key&amp;day={day}&amp;model=m-1"' in page
+    assert len(rows_of(usage_page(cast, "?day=never"))) == 2, "as if nothing had been said"
+
+
+def test_what_cache_reads_saved_at_the_prices_that_the_account_pays(cast, customer):
+    prices.set_price(
+        model=customer.model, actor="tests", per_million={"input": "3", "cache_read": "0.5", "output": "4"}
+    )
+    used(customer, cache_read_tokens=1_000_000)
+    assert "1,000,000 from cache, which saved $2.50 at today's prices" in html.unescape(usage_page(cast))
+    prices.set_price(
+        model=customer.model,
+        organization=cast.organization,
+        actor="tests",
+        per_million={"input": "2", "cache_read": "1", "output": "4"},
+    )
+    assert "saved $1.00 at" in usage_page(cast)
 
 
 def test_the_file_has_the_same_sums(cast, customer):
