@@ -36,6 +36,11 @@ class KeptFailure(Unknown):
     day."""
 
 
+class Failed(Unknown):
+    """An error of Stripe's own. Its key gives the same answer for a day, so asking again takes another key: only where
+    what may have been made is nobody's harm."""
+
+
 class Refused(Exception):
     """Stripe did nothing, and would not the next time. The message is for operators."""
 
@@ -255,7 +260,9 @@ def _translated() -> Iterator[None]:
     except stripe.CardError as error:
         intent = (error.json_body or {}).get("error", {}).get("payment_intent") or {}  # type: ignore[attr-defined]
         raise Declined(_words(error), code=str(error.code or "card_declined"), intent=intent.get("id", "")) from error
-    except (stripe.RateLimitError, stripe.APIConnectionError, stripe.APIError, stripe.IdempotencyError) as error:
+    except stripe.APIError as error:
+        raise Failed(_words(error)) from error
+    except (stripe.RateLimitError, stripe.APIConnectionError, stripe.IdempotencyError) as error:
         kind = KeptFailure if _is_from_record(error) else Unknown
         raise kind(_words(error)) from error
     except stripe.StripeError as error:

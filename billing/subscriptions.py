@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from billing import cards, currencies, stripe_accounts, stripe_gateway, subscription_state
 from billing.models import Tier
-from billing.payment_models import StripeAccount
+from billing.payment_models import StripeAccount, idempotency_key
 from billing.subscription_models import Subscription, SubscriptionPrice
 from billing.subscription_state import BEGINNING, RUNNING
 from keys import audit
@@ -127,17 +127,19 @@ def _price(account: StripeAccount, tier: Tier) -> SubscriptionPrice:
 def _price_id(price: SubscriptionPrice) -> str:
     """At Stripe, made there at the first time. Raises what the gateway raises."""
     if not price.price_id:
-        made = stripe_gateway.of(price.account).create_price(
-            {
-                "currency": price.currency.lower(),
-                "unit_amount": currencies.minor_units(price.amount_nanos, price.currency),
-                "recurring": {"interval": "month"},
-                "tax_behavior": "exclusive",
-                "product_data": {"name": price.name},
-                "metadata": {"tier": price.tier.slug},
-            },
-            key=price.idempotency_key,
-        )
+        params = {
+            "currency": price.currency.lower(),
+            "unit_amount": currencies.minor_units(price.amount_nanos, price.currency),
+            "recurring": {"interval": "month"},
+            "tax_behavior": "exclusive",
+            "product_data": {"name": price.name},
+            "metadata": {"tier": price.tier.slug},
+        }
+        try:
+            made = stripe_gateway.of(price.account).create_price(params, key=price.idempotency_key)
+        except stripe_gateway.Failed:  # a second price that nobody uses harms nobody
+            SubscriptionPrice.objects.filter(pk=price.pk, price_id="").update(idempotency_key=idempotency_key())
+            raise
         SubscriptionPrice.objects.filter(pk=price.pk, price_id="").update(price_id=made)
         price.refresh_from_db()
     return price.price_id
@@ -154,6 +156,9 @@ def prepare(row: Subscription) -> Subscription:
     except stripe_gateway.Refused as error:
         subscription_state.give_up(row, State.FAILED, str(error), timezone.now())
         raise NotAccepted("Stripe does not take this plan. Nothing was charged.") from error
+    except stripe_gateway.Failed:  # nobody can pay on a page of which nobody knows the address
+        Subscription.objects.filter(pk=row.pk, session_id=None).update(idempotency_key=idempotency_key())
+        raise
     Subscription.objects.filter(pk=row.pk, session_id=None).update(session_id=session.id)
     Subscription.objects.filter(pk=row.pk, state__in=BEGINNING).update(state=State.OPEN, checkout_url=session.url)
     row.refresh_from_db()
