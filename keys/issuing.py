@@ -60,6 +60,7 @@ def issue(
     limits: Iterable[Mapping[str, int | str]] = (),
     expires_at: datetime | None = None,
     secret: str | None = None,
+    purpose: ApiKey.Purpose = ApiKey.Purpose.PROGRAM,
     address: str | None = None,
 ) -> Issued:
     """A new key. `scopes` None grants all that the brand's keys may do, `model_slugs` None every model the tier
@@ -82,7 +83,7 @@ def issue(
         },
         brand,
     )
-    key, version = _create(organization, secret, values, actor=actor, address=address)
+    key, version = _create(organization, secret, {**values, "purpose": purpose}, actor=actor, address=address)
     return Issued(key, secret, version)
 
 

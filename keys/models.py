@@ -293,12 +293,20 @@ class ApiKey(models.Model):
     A management key has a role (`manages_as`), like a member, and no scope at all, so that it calls no model.
     `pepper_version` names the KEY_PEPPER that made `digest` (HMAC-SHA-256); 0 means an imported key's plain SHA-256.
     `model_slugs` null means every model the tier unlocks. `limits` is a list of {"unit", "window", "amount"} as
-    billing.limits reads them; this room stores them without judging.
+    billing.limits reads them; this room stores them without judging. Keys of the playground are made and ended by the
+    portal, and lists leave them out.
     """
+
+    class Purpose(TextChoices):
+        PROGRAM = "program"
+        PLAYGROUND = "playground"
 
     organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="keys")
     public_id = models.CharField(max_length=40, unique=True, default=key_public_id, editable=False)
     name = models.CharField(max_length=100)
+    purpose = models.CharField(
+        max_length=10, choices=Purpose.choices, default=Purpose.PROGRAM, db_default=Purpose.PROGRAM, editable=False
+    )
     digest = models.BinaryField(max_length=32, unique=True, editable=False)
     pepper_version = models.PositiveSmallIntegerField(editable=False)
     hint = models.CharField(

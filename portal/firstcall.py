@@ -90,10 +90,14 @@ const answer = await client.chat.completions.create({{
 console.log(answer.choices[0].message.content);"""
 
 
+def scheme_of(schemes: Sequence[str]) -> str:
+    """The first of the schemes, in the order people know them; a brand that names none takes the usual one."""
+    return next((scheme.value for scheme in Scheme if scheme.value in schemes), Scheme.BEARER.value)
+
+
 def samples(*, base_url: str, schemes: Sequence[str], model: str, secret: str = PLACEHOLDER) -> list[Sample]:
     """curl, and the openai SDKs where the brand takes the header they send."""
-    order = [scheme.value for scheme in Scheme if scheme.value in schemes]
-    scheme = order[0] if order else Scheme.BEARER.value
+    scheme = scheme_of(schemes)
     found = [Sample("curl", "curl", curl(base_url=base_url, scheme=scheme, secret=secret, model=model))]
     if Scheme.BEARER.value in schemes:
         found.append(Sample("python", "Python", python(base_url=base_url, secret=secret, model=model)))

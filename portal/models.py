@@ -1,11 +1,13 @@
-"""What the canary saw: the only tables of this room. Written by portal.canary.checks alone."""
+"""The only tables of this room: what the canary saw (by portal.canary.checks), and what people put away."""
 
 from __future__ import annotations
 
 from django.db import models
 from django.db.models import TextChoices  # by name: mypy loses models.TextChoices inside a model's body
+from django.db.models.functions import Now
 
 from billing.models import Model
+from keys.models import Organization, User
 
 
 class CanaryCheck(models.Model):
@@ -48,3 +50,17 @@ class ModelEvidence(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model}: {self.answer[:40]}"
+
+
+class ChecklistDismissal(models.Model):
+    """Somebody has seen enough of an account's first steps. Written by portal.onboarding alone."""
+
+    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="+")
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+")
+    at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["organization", "user"], name="checklist_dismissal_once")]
+
+    def __str__(self) -> str:
+        return f"{self.user} in {self.organization}"

@@ -36,6 +36,7 @@ ACCOUNTS_LISTED = 20
 SECTIONS = {
     "overview": "Overview",
     "keys": "API keys",
+    "playground": "Playground",
     "usage": "Usage",
     "limits": "Limits & tier",
     "balance": "Balance",
@@ -48,7 +49,7 @@ SECTIONS = {
 """In the order of the navigation. The name of a section is the name of its URL and of its icon."""
 
 
-NEEDS = {"activity": Role.ADMIN, "webhooks": Role.ADMIN}
+NEEDS = {"playground": Role.DEVELOPER, "activity": Role.ADMIN, "webhooks": Role.ADMIN}
 """Sections that not every member sees."""
 
 

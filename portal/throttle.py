@@ -59,6 +59,7 @@ RULES = {
     "promo": Rule("codes", address="30/h", person="10/h"),
     "webhook": Rule("changes of webhooks", address="240/h", person="120/h"),
     "key_new": Rule("new keys", address="120/h", person="60/h"),
+    "playground_key": Rule("new keys", address="240/h", person="120/h"),
     "key_rotate": Rule("new keys", address="120/h", person="60/h"),
     "management_key_new": Rule("new keys", address="60/h", person="30/h"),
 }

@@ -19,6 +19,7 @@ from portal.views import (
     payments,
     people,
     plans,
+    playground,
     requests,
     sessions,
     settings,
@@ -29,6 +30,7 @@ from portal.views import webhooks as webhooks_out
 
 account: list[URLPattern] = [
     path("", home.overview, name="overview"),
+    path("first-steps/", home.checklist, name="checklist"),
     path("keys/", keys.keys, name="keys"),
     path("keys/new/", keys.key_new, name="key_new"),
     path("keys/<slug:key>/rotate/", keys.key_rotate, name="key_rotate"),
@@ -36,6 +38,10 @@ account: list[URLPattern] = [
     path("keys/management/", management_keys.management_keys, name="management_keys"),
     path("keys/management/new/", management_keys.management_key_new, name="management_key_new"),
     path("keys/management/<slug:key>/revoke/", management_keys.management_key_revoke, name="management_key_revoke"),
+    path("playground/", playground.playground_page, name="playground"),
+    path("playground/key/", playground.playground_key, name="playground_key"),
+    path("playground/close/", playground.playground_close, name="playground_close"),
+    path("playground/call/", playground.playground_call, name="playground_call"),
     path("usage/", usage.usage, name="usage"),
     path("limits/", limits.limits, name="limits"),
     path("limits/live/", limits.limits_live, name="limits_live"),

@@ -8,17 +8,18 @@ from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.db.models import Prefetch, Q
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils import timezone
-from django.views.decorators.cache import cache_control
-from django.views.decorators.http import require_POST, require_safe
+from django.utils.cache import get_conditional_response
+from django.views.decorators.cache import cache_control, never_cache
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from billing import balances, gauges, ladder, reports
 from billing.models import Model, Rate
 from keys import access, invitations
 from keys.models import Brand, Organization
-from portal import accounts, charts, firstcall, theme
+from portal import accounts, charts, firstcall, onboarding, theme
 from portal import mailbox as post_office
 from portal.middleware import MemberRequest, PortalRequest
 from portal.pages import of_organization, page, verified_first
@@ -44,7 +45,9 @@ def overview(request: MemberRequest, organization: Organization) -> HttpResponse
     first = last - timedelta(days=29)
     models = price_list(organization.brand, now)
     tier, _since = ladder.standing_of(organization)
+    role = access.role_in(request.user, organization)
     context = {
+        "checklist": onboarding.shown(organization, request.user, role),
         "balance": balances.of(organization),
         "tier": tier,
         "payer": ladder.payer_of(organization, tier),
@@ -61,6 +64,25 @@ def overview(request: MemberRequest, organization: Organization) -> HttpResponse
         ),
     }
     return page(request, organization, "overview", "portal/overview.html", context)
+
+
+@never_cache
+@of_organization()
+@require_http_methods(["GET", "HEAD", "POST"])
+def checklist(request: MemberRequest, organization: Organization) -> HttpResponseBase:
+    """The first steps by themselves, for portal.js to ask again while somebody takes them; sent to, put away."""
+    if request.method == "POST":
+        onboarding.dismiss(organization, request.user)
+        return redirect("overview", organization.public_id)
+    found = onboarding.checklist(organization, access.role_in(request.user, organization))
+    if found is None:
+        return HttpResponse()
+    unchanged = get_conditional_response(request, etag=found.tag)
+    if unchanged is not None:
+        return unchanged
+    answer = render(request, "portal/_checklist.html", {"checklist": found})
+    answer["ETag"] = found.tag
+    return answer
 
 
 @require_POST

@@ -18,7 +18,7 @@ from billing import reports
 from billing.models import Model
 from keys import access, issuing
 from keys.models import ApiKey, Organization, Role
-from portal import firstcall, form_tokens
+from portal import firstcall, form_tokens, onboarding
 from portal.forms import KeyForm, RotateForm
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page, verified_first
@@ -31,7 +31,7 @@ PER_PAGE = 50
 @of_organization()
 def keys(request: MemberRequest, organization: Organization) -> HttpResponse:
     rows = (
-        organization.keys.filter(manages_as="")
+        organization.keys.filter(manages_as="", purpose=ApiKey.Purpose.PROGRAM)
         .select_related("use", "created_by")
         .order_by(F("revoked_at").desc(nulls_first=True), "-created_at", "-id")
     )
@@ -45,6 +45,9 @@ def keys(request: MemberRequest, organization: Organization) -> HttpResponse:
         "places": places([row.cost_nanos for row in used]),
         "unlimited": len(issuing.scopes_of(organization.brand)),
         "now": now,
+        "in_playground": organization.keys.filter(
+            purpose=ApiKey.Purpose.PLAYGROUND, revoked_at=None, expires_at__gt=now
+        ).count(),
     }
     return page(request, organization, "keys", "portal/keys.html", context)
 
@@ -128,6 +131,7 @@ def _reveal(
         "secret": issued.secret,
         "published": issued.published,
         "replaced": replaced,
+        "checklist": onboarding.shown(organization, request.user, access.role_in(request.user, organization)),
         "samples": firstcall.samples(
             base_url=firstcall.base_url(request),
             schemes=brand.schemes,

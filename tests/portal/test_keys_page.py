@@ -212,7 +212,7 @@ def test_the_first_key_waits_for_a_confirmed_address(cast):
 def test_the_list_asks_as_few_questions_for_many_keys_as_for_one(owner, cast, django_assert_max_num_queries):
     for _ in range(30):
         issued(cast)
-    with django_assert_max_num_queries(10):
+    with django_assert_max_num_queries(11):
         owner.get(f"/{cast.organization.public_id}/keys/")
 
 

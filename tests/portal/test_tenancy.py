@@ -91,7 +91,10 @@ def test_a_former_member_is_a_stranger(cast, key, name):
     assert casting.browser_of(cast.member).get(address(name, cast.organization.public_id, key)).status_code == 404
 
 
-DEVELOPERS_ONLY = {"key_new", "key_rotate", "key_revoke"}
+DEVELOPERS_ONLY = {
+    *("key_new", "key_rotate", "key_revoke"),
+    *("playground", "playground_key", "playground_close", "playground_call"),
+}
 ADMINS_ONLY = {
     *("activity", "member_invite", "member_role", "invitation_resend", "invitation_revoke"),
     *("webhooks", "webhook_new", "webhook", "webhook_rotate"),

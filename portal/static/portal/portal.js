@@ -31,7 +31,7 @@ function offerCopying(button) {
   });
 }
 
-function announce(text) {
+export function announce(text) {
   const region = document.getElementById("announcements");
   if (region) region.textContent = text;
 }
