@@ -98,6 +98,10 @@ class TopUp(models.Model):
         CHECKOUT = "checkout", "Top-up"
         AUTO = "auto", "Automatic top-up"
 
+    class Decision(TextChoices):
+        CREDITED = "credited", "Give credit for it"
+        RETURNED = "returned", "Give the money back"
+
     class State(TextChoices):
         CREATED = "created", "Being prepared"
         OPEN = "open", "Waiting for the payment"
@@ -125,6 +129,13 @@ class TopUp(models.Model):
     paid_units = models.BigIntegerField(null=True, help_text="Received with tax, in the currency's minor units")
     credited_nanos = models.BigIntegerField(null=True)
     failure = models.CharField(max_length=200, blank=True, help_text="Stripe's code, and what it says")
+    decision = models.CharField(
+        max_length=8,
+        choices=Decision.choices,
+        blank=True,
+        db_default="",
+        help_text="By a person, of a payment that was not what was asked for",
+    )
     posting = models.OneToOneField("billing.Posting", null=True, on_delete=models.PROTECT, related_name="top_up")
     actor = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
     address = models.GenericIPAddressField(null=True)

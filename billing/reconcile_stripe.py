@@ -4,6 +4,7 @@ and what we have and Stripe does not. What is younger than a few minutes may sti
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
@@ -39,18 +40,23 @@ def differences(now: datetime) -> Iterator[Difference]:
                 yield Difference("stripe", str(account), "an answer", str(error))
             continue
         yield from plans
-        yield from _payments(account, intents, since, until)
+        yield from _payments(account, intents, backs, since, until)
         yield from _reversals(account, intents, backs, since, until)
 
 
 def _payments(
-    account: StripeAccount, intents: dict[str, Intent], since: datetime, until: datetime
+    account: StripeAccount, intents: dict[str, Intent], backs: dict[str, Back], since: datetime, until: datetime
 ) -> Iterator[Difference]:
+    returned: Counter[str] = Counter()
+    for back in backs.values():
+        returned[back.payment_intent] += back.units if back.is_back else 0
     rows = {row.payment_intent: row for row in _paid(account).filter(payment_intent__in=list(intents))}
     for intent in intents.values():
         if intent.status != "succeeded" or "top_up" not in intent.metadata:
             continue  # not ours, or no money
         row = rows.get(intent.id)
+        if row is None and returned[intent.id] >= intent.received:
+            continue  # never credited, and given back
         found = (row.paid_units, row.currency) if row is not None else "nothing credited"
         if found != (intent.received, intent.currency):
             yield Difference("stripe payment", intent.id, f"{intent.received} {intent.currency}", found)

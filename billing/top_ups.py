@@ -30,6 +30,8 @@ LOOK_AFTER_MAX = timedelta(hours=1)
 UNANSWERED_FOR = timedelta(hours=1)
 GIVEN_UP_AFTER = timedelta(days=8)
 """Stripe's sessions live a day, its slowest ways to pay a week."""
+ODD = "Paid otherwise than asked for"
+"""How `failure` of a payment begins that is nobody's until a person has decided (odd_payments.py)."""
 log = logging.getLogger(__name__)
 
 
@@ -206,6 +208,8 @@ def _let_go(row: TopUp, intent_id: str) -> None:
 def look(row: TopUp, now: datetime) -> TopUp:
     """Ask Stripe, and make the row say the same. Raises what the gateway raises; the next look is planned before."""
     _plan_next_look(row, now)
+    if row.decision == TopUp.Decision.RETURNED:
+        return row  # nothing of it is anybody's any more
     if row.state == State.PAID:
         _keep_card(row)
     elif row.kind == TopUp.Kind.AUTO:
@@ -261,7 +265,7 @@ def _apply_session(row: TopUp, session: Session) -> None:
         if (session.reference, session.currency, session.subtotal, session.total - session.tax) != same:
             _refuse_mismatch(row, f"session {session.id}: {session.subtotal} of {session.total} {session.currency}")
             return
-        _credit(row, session.payment_intent, net_units=session.subtotal, gross_units=session.total)
+        _credit(row, session.payment_intent, _nanos(row, session.subtotal), gross_units=session.total)
     elif session.status == "expired":
         _end(row, State.EXPIRED, "")
 
@@ -274,7 +278,7 @@ def apply_intent(row: TopUp, intent: Intent) -> None:
         if (intent.metadata.get("top_up"), intent.currency, intent.received) != (row.public_id, row.currency, gross):
             _refuse_mismatch(row, f"intent {intent.id}: {intent.received} {intent.currency}")
             return
-        _credit(row, intent.id, net_units=gross - (row.tax_units or 0), gross_units=intent.received)
+        _credit(row, intent.id, _nanos(row, gross - (row.tax_units or 0)), gross_units=intent.received)
     elif intent.status in ("canceled", "requires_payment_method", "requires_action"):
         # Its holder is not there to do anything about it. Once it is canceled, nothing can be charged any more.
         if intent.status != "canceled":
@@ -285,23 +289,43 @@ def apply_intent(row: TopUp, intent: Intent) -> None:
         row.refresh_from_db()
 
 
-def _credit(row: TopUp, payment_intent: str, *, net_units: int, gross_units: int) -> None:
+def _nanos(row: TopUp, units: int) -> int:
+    return currencies.nanos_of(units, row.currency)
+
+
+def credit_by_hand(row: TopUp, intent: Intent, amount_nanos: int, *, reason: str, actor: Actor) -> None:
+    """What a person decided of a payment that was not what was asked for; nothing where it is paid by now."""
+    _credit(row, intent.id, amount_nanos, gross_units=intent.received, reason=reason, actor=actor)
+
+
+def given_back(row: TopUp, reason: str) -> None:
+    """A payment that was never credited has gone back, by a person's decision."""
+    values = {"decision": TopUp.Decision.RETURNED, "failure": f"Given back: {reason}"[:200], "checkout_url": ""}
+    rows = TopUp.objects.filter(pk=row.pk).exclude(state=State.PAID)
+    rows.update(state=State.FAILED, ended_at=timezone.now(), next_look_at=None, **values)
+    row.refresh_from_db()
+
+
+def _credit(
+    row: TopUp, payment_intent: str, nanos: int, *, gross_units: int, reason: str = "", actor: Actor | None = None
+) -> None:
     """The only way to a row that is paid. The amount is Stripe's, the organization is ours."""
     with transaction.atomic():
         locked = TopUp.objects.select_for_update().get(pk=row.pk)
         if locked.state != State.PAID:
             grant = ledger.grant(
                 organization=row.organization,
-                amount_nanos=currencies.nanos_of(net_units, row.currency),
+                amount_nanos=nanos,
                 kind=Grant.Kind.PAID,
-                reason=TopUp.Kind(row.kind).label,
+                reason=reason or TopUp.Kind(row.kind).label,
                 reference=reference_of(payment_intent),
-                actor=row.actor or "stripe",
+                actor=actor or row.actor or "stripe",
                 address=row.address,
             )
             locked.state, locked.ended_at = State.PAID, timezone.now()
             locked.payment_intent, locked.posting = payment_intent, grant.posting
             locked.paid_units, locked.credited_nanos = gross_units, grant.amount_nanos
+            locked.decision = TopUp.Decision.CREDITED if reason else ""
             locked.checkout_url = locked.failure = ""
             locked.next_look_at = timezone.now() if row.keeps_card else None
             locked.save()
@@ -344,7 +368,7 @@ def _end(row: TopUp, state: str, why: str) -> None:
 def _refuse_mismatch(row: TopUp, what: str) -> None:
     """Money that is not what was asked for is nobody's until a person has looked; reconcile names it."""
     log.error("top-up %s was paid otherwise than asked for: %s", row.public_id, what)
-    TopUp.objects.filter(pk=row.pk).update(failure=f"Paid otherwise than asked for: {what}"[:200])
+    TopUp.objects.filter(pk=row.pk).update(failure=f"{ODD}: {what}"[:200])
     row.refresh_from_db()
 
 

@@ -1,0 +1,93 @@
+"""Payments that are not what was asked for (another sum or currency, or changed on the way): nobody's until a person
+has decided, with a reason, to credit what came or to give it back.
+
+What came is asked of Stripe at that moment. Deciding again changes nothing: a credit is posted under the PaymentIntent,
+as every payment is, and what went back already does not go back twice.
+"""
+
+from __future__ import annotations
+
+from django.db import transaction
+
+from billing import currencies, ledger, stripe_gateway, top_ups
+from billing.payment_models import TopUp
+from billing.stripe_objects import Intent
+from keys import audit
+from keys.audit import Actor
+
+
+class NotDecided(Exception):
+    """Nothing was done; the message says why."""
+
+
+def is_odd(row: TopUp) -> bool:
+    return row.state != TopUp.State.PAID and row.failure.startswith(top_ups.ODD)
+
+
+def credit(*, top_up: TopUp, amount_nanos: int, reason: str, actor: Actor, address: str | None = None) -> TopUp:
+    """So much of what came, without tax, is the customer's. Raises NotDecided and stripe_gateway.Unknown."""
+    intent = _came(top_up, reason)
+    if intent.currency != top_up.organization.brand.currency:
+        raise NotDecided(f"It was paid in {intent.currency}, which no wallet of this brand holds: give it back.")
+    most = currencies.nanos_of(intent.received, intent.currency)
+    if not 0 < amount_nanos <= most:
+        raise NotDecided(f"More than nothing, and at most what came: {intent.received} minor units.")
+    try:
+        with transaction.atomic():
+            top_ups.credit_by_hand(top_up, intent, amount_nanos, reason=reason.strip(), actor=actor)
+            if top_up.credited_nanos != amount_nanos:
+                raise NotDecided("Somebody decided otherwise meanwhile.")
+            _note(top_up, intent, reason, actor, address)
+    except ledger.PostingConflict as error:
+        raise NotDecided(f"This payment is credited to somebody already: {error}") from error
+    return top_up
+
+
+def give_back(*, top_up: TopUp, reason: str, actor: Actor, address: str | None = None) -> TopUp:
+    """All that came goes back to the card. Raises NotDecided; stripe_gateway.Unknown: then the same again."""
+    intent = _came(top_up, reason)
+    gateway = stripe_gateway.of(top_up.account)
+    left = intent.received - sum(back.units for back in gateway.refunds_of(intent.id) if back.is_back)
+    if left > 0:
+        try:
+            metadata = {"top_up": top_up.public_id}
+            gateway.refund(intent=intent.id, units=left, metadata=metadata, key=f"{top_up.idempotency_key}:back")
+        except stripe_gateway.Refused as error:
+            raise NotDecided(str(error)) from error
+    with transaction.atomic():
+        top_ups.given_back(top_up, reason.strip())
+        if top_up.decision != TopUp.Decision.RETURNED:
+            raise NotDecided("Somebody gave credit for it meanwhile; the refund takes that back by itself.")
+        _note(top_up, intent, reason, actor, address)
+    return top_up
+
+
+def _came(top_up: TopUp, reason: str) -> Intent:
+    if not is_odd(top_up):
+        raise NotDecided("There is nothing to decide about this payment.")
+    if not reason.strip():
+        raise NotDecided("Say why.")
+    gateway = stripe_gateway.of(top_up.account)
+    try:
+        named = top_up.payment_intent or gateway.session(top_up.session_id or "").payment_intent
+        intent = gateway.intent(named)
+    except stripe_gateway.Refused as error:
+        raise NotDecided(str(error)) from error
+    if intent.status != "succeeded" or intent.metadata.get("top_up") != top_up.public_id:
+        raise NotDecided(f"Stripe says that {intent.id} is {intent.status}, for {intent.metadata.get('top_up')}.")
+    return intent
+
+
+def _note(top_up: TopUp, intent: Intent, reason: str, actor: Actor, address: str | None) -> None:
+    audit.note(
+        *("payment.decided", top_up.public_id),
+        actor=actor,
+        organization=top_up.organization,
+        after={
+            "decision": top_up.decision,
+            "reason": reason.strip(),
+            "came": f"{intent.received} {intent.currency}",
+            "credited_nanos": top_up.credited_nanos,
+        },
+        address=address,
+    )
