@@ -21,7 +21,8 @@ EXPECTED_PART_MAX = 0.5
 """Who is expected to wait longer than this part of the time allowed is not let wait: half of those whose expected wait
 is all of it would wait in vain."""
 WAITING_PER_SLOT_MAX = 4
-"""However short calls are, no queue is longer than this many times the slots."""
+"""However short calls are, a queue is this many times the slots. Each organization that waits may have its share of
+that, whatever the others have already."""
 USUAL_SECONDS = 1.0
 """How long a call is taken to keep its slot before the first has given one back."""
 REMEMBERED_CALLS = 16
@@ -39,14 +40,13 @@ class Slot(NamedTuple):
 class _Line:
     """One engine: what runs per organization, and who waits."""
 
-    __slots__ = ("capacity", "kept_s", "running", "total", "waiting", "waiting_total")
+    __slots__ = ("capacity", "kept_s", "running", "total", "waiting")
 
     def __init__(self) -> None:
         self.capacity = 1
         self.total = 0
         self.running: dict[int, int] = {}
         self.waiting: dict[int, deque[asyncio.Future[None]]] = {}
-        self.waiting_total = 0
         self.kept_s: float | None = None  # how long calls keep their slots, on the mean
 
     def has_room_for(self, organization_id: int) -> bool:
@@ -60,16 +60,14 @@ class _Line:
         return self.capacity - max(1, self.capacity // DOOR_SHARE)
 
     def may_wait(self, organization_id: int, wait_s: float) -> bool:
-        if self.waiting_total >= self.capacity * WAITING_PER_SLOT_MAX:
-            return False
-        return self._expected_wait_s(organization_id) <= wait_s * EXPECTED_PART_MAX
-
-    def _expected_wait_s(self, organization_id: int) -> float:
-        """For one more caller of this organization: freed slots go around among those that wait."""
-        waiting = len(self.waiting.keys() | {organization_id})
-        slots = max(1, self.most_for_one() // waiting)
+        """One more caller of this organization: freed slots go around among those that wait."""
+        organizations = len(self.waiting.keys() | {organization_id})
         place = len(self.waiting.get(organization_id, ())) + 1
-        return place * (USUAL_SECONDS if self.kept_s is None else self.kept_s) / slots
+        if place > self.capacity * WAITING_PER_SLOT_MAX // organizations:
+            return False
+        slots = max(1, self.most_for_one() // organizations)
+        expected_s = place * (USUAL_SECONDS if self.kept_s is None else self.kept_s) / slots
+        return expected_s <= wait_s * EXPECTED_PART_MAX
 
     def learn(self, kept_s: float) -> None:
         self.kept_s = kept_s if self.kept_s is None else self.kept_s + (kept_s - self.kept_s) / REMEMBERED_CALLS
@@ -95,7 +93,6 @@ class _Line:
             chosen = min(ready, key=lambda organization: self.running.get(organization, 0))
             line = self.waiting[chosen]
             waiter = line.popleft()
-            self.waiting_total -= 1
             if not line:
                 del self.waiting[chosen]
             if not waiter.done():
@@ -130,8 +127,11 @@ class EngineSlots:
         line = self._lines.get(engine_id)
         if line is None:
             line = self._lines[engine_id] = _Line()
-        line.capacity = self._capacity(max_in_flight)
-        if not line.waiting and line.has_room_for(organization_id):
+        capacity = self._capacity(max_in_flight)
+        if capacity != line.capacity:
+            line.capacity = capacity
+            line.admit()  # who waits comes first
+        if line.has_room_for(organization_id):  # whoever waits all the same may not have it
             line.take(organization_id)
         elif wait_s > 0 and line.may_wait(organization_id, wait_s):
             await self._wait(line, organization_id, wait_s)
@@ -149,7 +149,6 @@ class EngineSlots:
     async def _wait(self, line: _Line, organization_id: int, wait_s: float) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         line.waiting.setdefault(organization_id, deque()).append(waiter)
-        line.waiting_total += 1
         line.admit()
         try:
             async with asyncio.timeout(wait_s):
@@ -171,7 +170,6 @@ class EngineSlots:
         queue = line.waiting.get(organization_id)
         if queue is not None and waiter in queue:
             queue.remove(waiter)
-            line.waiting_total -= 1
             if not queue:
                 del line.waiting[organization_id]
 

@@ -120,9 +120,37 @@ async def test_who_cannot_expect_a_slot_in_time_is_refused_at_once(kept_s: float
     assert await let_wait(slots, 10, [1] * 60) == let
 
 
-async def test_a_queue_of_one_organization_does_not_close_it_to_another() -> None:
-    slots = await full(Clock(), capacity=10, kept_s=1.0)
-    assert await let_wait(slots, 10, [1] * 60 + [2]) == 9 + 1
+@pytest.mark.parametrize(("kept_s", "let"), [(1.0, 9), (0.1, 40)])
+async def test_a_queue_of_one_organization_does_not_close_it_to_another(kept_s: float, let: int) -> None:
+    slots = await full(Clock(), capacity=10, kept_s=kept_s)
+    assert await let_wait(slots, 10, [1] * 60 + [2]) == let + 1
+
+
+async def test_who_waits_for_what_it_may_not_have_keeps_nobody_from_a_free_slot() -> None:
+    """Seven of eight slots are one organization's, and it waits for more: the eighth is for the others, at once,
+    however long calls keep theirs and whether the caller would wait or not."""
+    clock = Clock()
+    slots = EngineSlots(clock)
+    flood = [await slots.acquire(1, 8, 1, 0) for _ in range(7)]
+    clock.now = 5.0
+    slots.release(flood.pop())
+    await slots.acquire(1, 8, 1, 0)
+    waiting = asyncio.create_task(slots.acquire(1, 8, 1, 2.0))
+    await asyncio.sleep(0)
+    slots.release(await slots.acquire(1, 8, 2, 2.0))
+    slots.release(await slots.acquire(1, 8, 3, 0))
+    assert not waiting.done()
+    waiting.cancel()
+
+
+async def test_more_slots_go_to_those_that_wait_first() -> None:
+    slots = EngineSlots()
+    await slots.acquire(1, 1, 1, 0)
+    waiting = asyncio.create_task(slots.acquire(1, 1, 2, 2.0))
+    await asyncio.sleep(0)
+    with pytest.raises(Declined):  # its two are the running one's and the waiting one's
+        await slots.acquire(1, 2, 3, 0)
+    assert (await waiting).organization_id == 2
 
 
 async def test_how_long_calls_keep_their_slots_is_learned_anew() -> None:
