@@ -12,7 +12,7 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import redirect
 from django.utils import timezone
 from django.views.decorators.debug import sensitive_variables
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from billing import reports
 from billing.models import Model
@@ -25,6 +25,7 @@ from portal.pages import of_organization, page, verified_first
 from portal.views.usage import places, today
 
 PER_PAGE = 50
+UNREACHABLE = "The gateway is unreachable just now and refuses every call; it learns of this first."
 
 
 @require_safe
@@ -110,8 +111,29 @@ def key_revoke(request: MemberRequest, organization: Organization, key: str) -> 
     if version.applied:
         messages.success(request, f"{row.name} is revoked. Requests with it are refused from now on.")
     else:
-        text = "The gateway is unreachable just now and refuses every call; it learns of this first."
-        messages.warning(request, f"{row.name} is revoked. {text}")
+        messages.warning(request, f"{row.name} is revoked. {UNREACHABLE}")
+    return redirect("keys", organization.public_id)
+
+
+@of_organization(role_at_least=Role.DEVELOPER)
+@require_POST
+def keys_revoke(request: MemberRequest, organization: Organization) -> HttpResponse:
+    """Those that were ticked, after the reader has seen how many and which."""
+    ticked = organization.keys.filter(
+        manages_as="", revoked_at=None, public_id__in=request.POST.getlist("key")[:PER_PAGE]
+    ).order_by("name", "pk")
+    chosen = list(ticked.select_related("use"))
+    if not chosen:
+        messages.warning(request, "No key was chosen.")
+        return redirect("keys", organization.public_id)
+    if "sure" not in request.POST:
+        return page(request, organization, "keys", "portal/keys_revoke.html", {"keys": chosen})
+    versions = issuing.revoke_all(keys=chosen, actor=request.user, address=request.client_address)
+    told = f"{chosen[0].name} is revoked." if len(chosen) == 1 else f"{len(chosen)} keys are revoked."
+    if all(version.applied for version in versions):
+        messages.success(request, f"{told} Requests with them are refused from now on.")
+    else:
+        messages.warning(request, f"{told} {UNREACHABLE}")
     return redirect("keys", organization.public_id)
 
 

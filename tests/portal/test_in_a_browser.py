@@ -73,7 +73,7 @@ def test_from_sign_up_to_a_revoked_key(open_window, house):
     page.get_by_role("button", name="Confirm").click()
     expect(page.get_by_role("heading", name="Make your first call")).to_be_visible()
 
-    page.get_by_role("main").get_by_role("link", name="create a key").click()
+    page.get_by_role("main").get_by_role("link", name="create a key", exact=True).click()
     page.get_by_label("Name").fill("my laptop")
     page.get_by_role("button", name="Create key").click()
     secret = page.locator("#secret").inner_text()

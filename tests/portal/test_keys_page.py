@@ -3,13 +3,14 @@ from datetime import UTC, datetime, timedelta
 from html import unescape
 from typing import Any
 
+import orjson
 import pytest
 from django.test import Client
 from django.utils import timezone
 from redis.exceptions import ConnectionError as RedisGone
 
 from billing.models import UsageDay
-from keys import issuing, publication
+from keys import issuing, publication, records
 from keys.models import ApiKey, AuditEvent, Brand, KeyUse, Role
 from tests import cast as casting
 
@@ -262,3 +263,32 @@ def test_the_list_says_what_a_key_may_and_what_it_did(owner, cast):
     for said in ("chat", "60 requests per minute", "from 203.0.113.0/24", "203.0.113.9", "openai-python/3.5"):
         assert said in row
     assert "3 · $3.00" in row, "last month's are not counted"
+
+
+@COMMITS
+def test_chosen_keys_are_revoked_together_after_one_is_asked(owner, cast, redis_connection):
+    keys = [issuing.issue(organization=cast.organization, name=f"server {n}", actor=cast.owner).key for n in range(3)]
+    theirs = issuing.issue(organization=cast.elsewhere, name="theirs", actor=cast.stranger).key
+    base = f"/{cast.organization.public_id}/keys/"
+    page = owner.get(base).content.decode()
+    assert page.count('form="chosen"') == 3
+    sent = {"key": [keys[0].public_id, keys[2].public_id, theirs.public_id]}
+    asked = owner.post(f"{base}revoke/", sent).content.decode()
+    assert "Revoke 2 keys?" in asked
+    assert theirs.public_id not in asked
+    assert not ApiKey.objects.exclude(revoked_at=None).exists()
+    assert owner.post(f"{base}revoke/", {**sent, "sure": "yes"})["Location"] == base
+    revoked = list(ApiKey.objects.exclude(revoked_at=None).order_by("pk"))
+    assert revoked == [keys[0], keys[2]]
+    for key in revoked:
+        record = redis_connection.hget(records.key_name(key.organization_id, key.pk), "data")
+        assert orjson.loads(record)["revoked"]
+        assert AuditEvent.objects.filter(action="key.revoked", subject=key.public_id, actor=cast.owner).count() == 1
+    assert owner.post(f"{base}revoke/", {"sure": "yes"})["Location"] == base
+
+
+def test_who_may_not_revoke_chooses_nothing(cast):
+    key = issuing.issue(organization=cast.organization, name="server", actor=cast.owner).key
+    viewer, base = casting.browser_of(cast.viewer), f"/{cast.organization.public_id}/keys/"
+    assert 'form="chosen"' not in viewer.get(base).content.decode()
+    assert viewer.post(f"{base}revoke/", {"key": [key.public_id], "sure": "yes"}).status_code == 403
