@@ -81,9 +81,9 @@ async def _send_to(engine: EngineRecord, route: Route, call: Call, worker: Worke
     )
     call.slot = await worker.slots.acquire(engine.id, engine.max_in_flight, organization.id, wait_s)
     call.engine, call.route = engine, route
+    worker.routing.began(engine, route)  # before anything is waited for: else each call of this turn is its one trial
     await worker.admission.dispatched(hold, engine.id)
     worker.metrics.dispatched(call)
-    worker.routing.began(engine, route)
     headers = (_JSON, (b"x-request-id", call.id.encode()))
     deadlines = Deadlines.of(model, whole=not asked.stream)
     try:

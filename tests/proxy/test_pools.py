@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from billing import engines
 from billing.models import Engine
+from proxy.breaker import FAILURES_MAX, WAIT_SECONDS_MIN, Breaker
 from tests.inference import Inference, demo_engine
 from tests.proxy.shop import Gateway
 from tests.proxy.test_failures import assert_says
@@ -102,6 +105,28 @@ def test_a_draining_engine_gets_nothing_new_and_a_full_pool_waits(gateway: Gatew
         assert not first.engine.log
         engines.change(engine=rows[1], actor="tests", state="draining")
         assert_says(gateway.chat(model=slug), 503, "engine_unavailable", retry=True)
+
+
+def test_a_failing_engine_is_tried_by_one_call_of_many_at_once(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls that are let in by one answer of Redis choose their engines before the first is on its way."""
+    dispatched = gateway.worker.admission.dispatched
+
+    async def slowly(*given: Any) -> None:
+        await asyncio.sleep(0.3)
+        await dispatched(*given)
+
+    monkeypatch.setattr(gateway.worker.admission, "dispatched", slowly)
+    with pool(gateway, {}, {}) as (slug, (first, second), rows):
+        failing = gateway.worker.routing._answers[rows[0].id, "demo-chat"] = Breaker()
+        for _ in range(FAILURES_MAX):
+            failing.failed(time.monotonic() - 2 * WAIT_SECONDS_MIN)
+        with ThreadPoolExecutor(6) as clients:
+            answers = list(clients.map(lambda number: gateway.chat(f"{number}", model=slug), range(6)))
+        assert {answer.status_code for answer in answers} == {200}
+        until(lambda: len(first.engine.log) + len(second.engine.log) == 6)
+        assert len(first.engine.log) == 1
 
 
 def test_an_engine_that_stays_away_costs_nobody_a_call(gateway: Gateway) -> None:
