@@ -7,7 +7,7 @@ or not at all: the poller lists what was missed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -74,6 +74,11 @@ def record(account: StripeAccount, event: Event, source: str) -> bool:
     before = StripeEvent.objects.filter(account=account, event_id=event.id).exists()
     StripeEvent.objects.bulk_create([row], ignore_conflicts=True)
     return not before
+
+
+def try_again(ids: Iterable[int], now: datetime) -> int:
+    """Put aside or waiting, they are due at once; how many there were. Looking again at what is done is harmless."""
+    return StripeEvent.objects.filter(pk__in=list(ids), kind__in=KINDS).update(due_at=now, error="")
 
 
 # Working on them

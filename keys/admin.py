@@ -3,20 +3,21 @@ like any other; what only machines write is read-only, and no page shows a diges
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.utils import timezone
 
 from keys import brands, invitations, issuing, organizations, staff
+from keys.admin_pages import Form, Kept, Page, ReadOnly, Tabular, by
 from keys.brand_scope import LOOKING
 from keys.models import (
     ApiKey,
@@ -26,57 +27,12 @@ from keys.models import (
     Invitation,
     KeyUse,
     Membership,
-    Organization,
     Publication,
     User,
 )
-from keys.publication import Version
+from keys.organization_admin import OrganizationAdmin
 
-
-def by(request: HttpRequest) -> dict[str, Any]:
-    """Who acts, and from where: what every writer asks for."""
-    address = getattr(request, "client_address", None) or request.META.get("REMOTE_ADDR")
-    return {"actor": request.user, "address": address or None}
-
-
-class Kept:
-    """Rows that are never deleted: others name them for ever."""
-
-    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-
-class ReadOnly(Kept):
-    """Rows that only machines write."""
-
-    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
-        return False
-
-
-if TYPE_CHECKING:  # generic for the type checker only
-    _Admin = admin.ModelAdmin[Any]
-    Tabular = admin.TabularInline[Any, Any]
-    Form = ModelForm[Any]
-else:
-    _Admin, Tabular, Form = admin.ModelAdmin, admin.TabularInline, ModelForm
-
-
-class Page(_Admin):
-    list_per_page = 50
-    show_full_result_count = False
-
-    def done(self, request: HttpRequest, what: str, changes: Iterable[Version | None]) -> None:
-        """Tell how many rows changed, and whether Redis has it: an operator who revokes wants to know."""
-        versions = [version for version in changes if version is not None]
-        if all(version.applied for version in versions):
-            self.message_user(request, f"{what}: {len(versions)}, in force on the next request.", messages.SUCCESS)
-        else:
-            self.message_user(
-                request, f"{what}: {len(versions)}. Redis is away; in force when it is back.", messages.WARNING
-            )
+__all__ = ["Form", "Kept", "OrganizationAdmin", "Page", "ReadOnly", "Tabular", "by"]
 
 
 class _PersonForm(AdminUserCreationForm):  # type: ignore[type-arg]
@@ -193,69 +149,6 @@ class BrandStaffAdmin(Page):
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[BrandStaff]) -> None:
         for row in queryset.select_related("user", "brand"):
             staff.dismiss(row, **by(request))
-
-
-class _Members(ReadOnly, Tabular):
-    brand_path = "organization__brand"
-    model = Membership
-    extra = 0
-    fields = ("user", "role", "created_at")
-    readonly_fields = fields
-
-
-class _Keys(ReadOnly, Tabular):
-    brand_path = "organization__brand"
-    model = ApiKey
-    extra = 0
-    fields = ("name", "hint", "public_id", "created_at", "expires_at", "revoked_at")
-    readonly_fields = fields
-    show_change_link = True
-
-
-@admin.register(Organization)
-class OrganizationAdmin(Kept, Page):
-    brand_path = "brand"
-    list_display = ("name", "slug", "brand", "state", "public_id", "created_at")
-    list_filter = ("brand", "state", "is_further")
-    list_select_related = ("brand",)
-    search_fields = ("name", "slug", "public_id", "memberships__user__email")
-    ordering = ("-created_at", "-id")
-    inlines = (_Members, _Keys)
-    actions = ("suspend", "resume")
-    facts = (
-        *("brand", "name", "slug", "public_id", "state", "suspended_reason", "is_further", "month_anchor"),
-        *("created_at", "version"),
-    )
-    more_about: tuple[Callable[[Organization], str], ...] = ()
-    """What higher rooms say of a customer and where it is changed; they add their own."""
-
-    def get_fields(self, request: HttpRequest, obj: Organization | None = None) -> Any:
-        return (*self.facts, *self.more_about) if obj else self.facts
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Organization | None = None) -> Any:
-        fixed = ("public_id", "state", "suspended_reason", "month_anchor", "created_at", "version")
-        return (*fixed, "brand", *self.more_about) if obj else fixed
-
-    def save_model(self, request: HttpRequest, obj: Organization, form: ModelForm[Organization], change: bool) -> None:
-        if change:
-            values = {name: form.cleaned_data[name] for name in form.changed_data}
-            organizations.change(organization=obj, **by(request), **values)
-        else:
-            made = organizations.create(**by(request), **form.cleaned_data)
-            obj.pk, obj.public_id, obj.version = made.pk, made.public_id, made.version
-
-    @admin.action(description="Suspend: refuse every call from the next request on")
-    def suspend(self, request: HttpRequest, queryset: QuerySet[Organization]) -> None:
-        rows = queryset.select_related("brand")
-        versions = [
-            organizations.suspend(organization=row, reason="Suspended by an operator", **by(request)) for row in rows
-        ]
-        self.done(request, "Suspended", versions)
-
-    @admin.action(description="Resume")
-    def resume(self, request: HttpRequest, queryset: QuerySet[Organization]) -> None:
-        rows = queryset.select_related("brand")
-        self.done(request, "Resumed", [organizations.resume(organization=row, **by(request)) for row in rows])
 
 
 @admin.register(Membership)

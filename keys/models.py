@@ -237,6 +237,19 @@ class Organization(models.Model):
         return self.name
 
 
+class OrganizationNote(models.Model):
+    """What staff tell each other about a customer, who never sees it (notes.py)."""
+
+    organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="notes")
+    text = models.TextField(max_length=4000)
+    author = models.ForeignKey("keys.User", null=True, on_delete=models.SET_NULL, related_name="+")
+    written_by = models.CharField(max_length=254, help_text="E-mail, or the command; stays when the person is gone")
+    written_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    def __str__(self) -> str:
+        return f"{self.written_by}: {self.text[:40]}"
+
+
 class Role(TextChoices):
     OWNER = "owner"
     ADMIN = "admin"

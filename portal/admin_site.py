@@ -10,7 +10,9 @@ from allauth.account.decorators import secure_admin_login
 from django.contrib.admin import AdminSite, ModelAdmin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, path
+from django.utils import timezone
 from django.utils.decorators import method_decorator
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -53,6 +55,20 @@ class OperationsSite(AdminSite):
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         return super().login(request, extra_context)
 
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+        """The morning's questions above the lists: the installation's health for superusers, today by brand for all."""
+        from keys import staff
+        from portal import morning
+
+        whole = bool(request.user.is_superuser)
+        context = {
+            "watched": whole,
+            "findings": morning.findings() if whole else [],
+            "waiting": morning.waiting_entries() if whole else None,
+            "days": morning.days(staff.brands_of(request.user), timezone.now()),
+        }
+        return super().index(request, {**context, **(extra_context or {})})
+
     def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
         """Every page stands under the scope of brands, whoever wrote it."""
         from keys.brand_scope import scoped
@@ -61,11 +77,13 @@ class OperationsSite(AdminSite):
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
         from portal.views.money_reports import deferred_report, engines_report, revenue_report
+        from portal.views.operations import jobs_page, reconcile_page, search
         from portal.views.price_previewer import preview_prices
         from portal.views.support import support
         from portal.views.tier_simulator import simulate_tiers
 
         of_brands: list[tuple[str, View, str]] = [
+            ("search/", search, "search"),
             ("support/", support, "support"),
             ("reports/", revenue_report, "report_revenue"),
             ("reports/deferred/", deferred_report, "report_deferred"),
@@ -75,6 +93,8 @@ class OperationsSite(AdminSite):
         """They ask keys.staff whose rows they may show."""
         of_the_installation: list[tuple[str, View, str]] = [
             ("reports/engines/", engines_report, "report_engines"),
+            ("jobs/", jobs_page, "jobs"),
+            ("reconcile/", reconcile_page, "reconcile"),
         ]
         return [
             *(path(route, self.admin_view(view), name=name) for route, view, name in of_brands),

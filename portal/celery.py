@@ -68,6 +68,8 @@ app.conf.update(
 )
 app.autodiscover_tasks()
 
+from portal import jobs  # noqa: E402, F401 (hears when each job ended)
+
 
 @worker_process_init.connect
 def _open_own_connections(**_: Any) -> None:

@@ -16,6 +16,7 @@ from django.db import IntegrityError, models, transaction
 from django.utils import timezone
 
 from billing import call_ids
+from keys.caller import SHARDS
 
 _numbers = itertools.count(10_000)
 _BY_ID = {
@@ -56,6 +57,8 @@ class Rows:
     def __getitem__(self, model: type[models.Model]) -> Any:
         if model not in self._kept:
             self._kept[model] = self._make(model)
+            if model._meta.model_name == "posting":  # without lines it would not stand
+                self.of("billing.PostingLine")
         return self._kept[model]
 
     def of(self, label: str) -> Any:
@@ -64,7 +67,7 @@ class Rows:
     def _make(self, model: type[models.Model]) -> models.Model:
         fixed = _HUMOURED.get(model._meta.model_name or "", {})
         if model._meta.model_name == "journalshard":
-            fixed = {"shard": len(self.mark)}
+            fixed = {"shard": next(_numbers) % SHARDS}
         values = {}
         for field in model._meta.concrete_fields:
             if field.name in fixed:

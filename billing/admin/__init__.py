@@ -3,6 +3,7 @@ and published like any other change; money and usage are read-only; no page show
 """
 
 from billing.admin import (
+    accounts,
     books,
     calls,
     engines,
@@ -18,6 +19,7 @@ from billing.admin import (
 )
 
 __all__ = [
+    "accounts",
     "books",
     "calls",
     "engines",

@@ -6,13 +6,14 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
 from django.db.models import Model, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest
+from django.utils import timezone
 
-from billing import odd_payments, stripe_gateway, top_ups
+from billing import odd_payments, stripe_events, stripe_gateway, top_ups
 from billing.admin.pages import Bounded, NanosField, Written, money_of
 from billing.payment_models import AutoTopUp, Reversal, StripeAccount, StripeCustomer, StripeEvent, TopUp
 from keys.admin import Form, Page, ReadOnly, by
@@ -151,6 +152,12 @@ class StripeEventAdmin(ReadOnly, Page):
     list_select_related = ("account__brand",)
     search_fields = ("=event_id",)
     ordering = ("-pk",)
+    actions = ("try_again",)
+
+    @admin.action(description="Work on it again now", permissions=["view"])
+    def try_again(self, request: HttpRequest, queryset: QuerySet[StripeEvent]) -> None:
+        due = stripe_events.try_again(queryset.values_list("pk", flat=True), timezone.now())
+        self.message_user(request, f"Due now: {due}. Those of kinds that nothing is done about stay.", messages.SUCCESS)
 
 
 @admin.register(StripeCustomer)

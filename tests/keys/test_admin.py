@@ -76,13 +76,16 @@ def test_what_others_name_is_never_deleted(browser, company, key, name):
     assert browser.post(f"/admin/keys/{name}/{row.pk}/delete/", {"post": "yes"}).status_code == 403
 
 
-def act(browser, name, action, row):
-    data = {"action": action, "_selected_action": [row.pk]}
+def act(browser, name, action, row, **more):
+    data = {"action": action, "_selected_action": [row.pk], **more}
     assert browser.post(f"/admin/keys/{name}/", data).status_code == 302
 
 
 def test_actions_go_through_the_writers(browser, company, key):
     act(browser, "organization", "suspend", company.organization)
+    assert Organization.objects.get(id=company.organization.id).state == "active"  # nobody said why
+    act(browser, "organization", "suspend", company.organization, reason="did not pay")
+    assert Organization.objects.get(id=company.organization.id).suspended_reason == "did not pay"
     assert Organization.objects.get(id=company.organization.id).state == "suspended"
     act(browser, "organization", "resume", company.organization)
     act(browser, "apikey", "revoke", key)
@@ -160,6 +163,20 @@ def test_organization_form_creates_and_changes_through_organizations(browser, co
     assert [*AuditEvent.objects.order_by("id").values_list("action", flat=True)] == [
         *("organization.created", "organization.changed")
     ]
+
+
+def test_what_staff_note_stays_among_staff(browser, company):
+    url = f"/admin/keys/organization/{company.organization.pk}/change/"
+    saved(browser, url, **{"notes-TOTAL_FORMS": 1, "notes-0-text": "Pays late, but pays."})
+    note = company.organization.notes.get()
+    assert (note.text, str(note.author), note.written_by[:8]) == ("Pays late, but pays.", note.written_by, "operator")
+    assert "Pays late" in browser.get(url).content.decode()
+    noted = AuditEvent.objects.get(action="note.written")
+    assert (noted.brand, noted.organization, noted.after) == (company.brand, None, {})
+    saved(
+        browser, url, **{"notes-INITIAL_FORMS": 1, "notes-TOTAL_FORMS": 1, "notes-0-id": note.pk, "notes-0-text": "x"}
+    )
+    assert company.organization.notes.get().text == "Pays late, but pays."
 
 
 def test_membership_form_keeps_the_last_owner(browser, company):

@@ -173,7 +173,7 @@ def test_nothing_of_another_brand_is_changed_by_a_form_or_an_action(houses):
     for model, page in PAGES.items():
         row = theirs[model]
         for name in (*(page.actions or ()), "delete_selected"):
-            data = {"action": name, "_selected_action": [row.pk], "post": "yes"}
+            data = {"action": name, "_selected_action": [row.pk], "post": "yes", "reason": "x"}
             says_nothing_of_theirs(browser.post(page_of(model, "changelist"), data), f"{model} {name}")
         for act in ("change", "delete"):
             answer = browser.post(page_of(model, act, row.pk), {"post": "yes", "name": "taken", "role": "support"})
@@ -193,7 +193,8 @@ def test_support_looks_and_changes_nothing(houses):
     before = everything_of(ours)
     for model, page in SCOPED.items():
         for name in page.actions or ():
-            browser.post(page_of(model, "changelist"), {"action": name, "_selected_action": [ours[model].pk]})
+            data = {"action": name, "_selected_action": [ours[model].pk], "reason": "x"}
+            browser.post(page_of(model, "changelist"), data)
         assert browser.get(page_of(model, "add")).status_code == 403
         assert browser.post(page_of(model, "delete", ours[model].pk), {"post": "yes"}).status_code in (302, 403)
     assert everything_of(ours) == before
@@ -210,7 +211,8 @@ def test_a_manager_acts_for_their_brand_only_where_they_manage(houses):
     for rows, state in ((ours, "suspended"), (theirs, "active")):
         row = rows.of("keys.Organization")
         assert browser.get(page_of(type(row), "change", row.pk)).status_code == 200
-        browser.post(page_of(type(row), "changelist"), {"action": "suspend", "_selected_action": [row.pk]})
+        data = {"action": "suspend", "_selected_action": [row.pk], "reason": "x"}
+        browser.post(page_of(type(row), "changelist"), data)
         row.refresh_from_db()
         assert row.state == state
 
@@ -256,7 +258,7 @@ def test_appointing_and_dismissing_are_written_once_and_audited(houses):
 def test_somebody_let_in_without_a_brand_sees_nothing(houses):
     browser = cast.browser_of(cast.person("idle", is_staff=True))
     for name in (*other_pages(),):
-        if name not in ("index", "login", "password_change", "password_change_done", "jsi18n", "support"):
+        if name not in ("index", "login", "password_change", "password_change_done", "jsi18n", "support", "search"):
             pattern = next(p for p in admin.site.get_urls() if isinstance(p, URLPattern) and p.name == name)
             url = reverse(f"admin:{name}", args=[1] * len(pattern.pattern.converters))
             assert browser.get(url).status_code in (403, 404), name

@@ -1,0 +1,131 @@
+"""The page of a customer: who belongs to it, its keys, what staff noted, and what higher rooms say of its money."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ActionForm
+from django.db.models import Model, QuerySet
+from django.forms import BaseInlineFormSet, ModelForm
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+
+from keys import notes, organizations
+from keys.admin_pages import Kept, Page, ReadOnly, Tabular, by
+from keys.models import ApiKey, Membership, Organization, OrganizationNote
+
+
+class _Members(ReadOnly, Tabular):
+    brand_path = "organization__brand"
+    model = Membership
+    extra = 0
+    fields = ("user", "role", "created_at")
+    readonly_fields = fields
+
+
+class _Notes(Kept, Tabular):
+    """What staff tell each other. Written once, never changed."""
+
+    brand_path = "organization__brand"
+    model = OrganizationNote
+    verbose_name_plural = "notes of staff (customers never see them)"
+    extra = 1
+    fields = ("text", "written_by", "written_at")
+    readonly_fields = ("written_by", "written_at")
+    ordering = ("-pk",)
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        return False
+
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        if db_field.name == "text":
+            kwargs["widget"] = forms.Textarea(attrs={"rows": 2, "cols": 80})
+        return super().formfield_for_dbfield(db_field, request, **kwargs)
+
+
+class _ReasonedActionForm(ActionForm):
+    """Suspending says why: the customer reads it."""
+
+    reason = forms.CharField(
+        required=False, max_length=200, widget=forms.TextInput(attrs={"placeholder": "Why, to suspend", "size": 30})
+    )
+
+
+class _Keys(ReadOnly, Tabular):
+    brand_path = "organization__brand"
+    model = ApiKey
+    extra = 0
+    fields = ("name", "hint", "public_id", "created_at", "expires_at", "revoked_at")
+    readonly_fields = fields
+    show_change_link = True
+
+
+@admin.register(Organization)
+class OrganizationAdmin(Kept, Page):
+    brand_path = "brand"
+    list_display = ("name", "slug", "brand", "state", "public_id", "created_at")
+    list_filter = ("brand", "state", "is_further")
+    list_select_related = ("brand",)
+    search_fields = ("name", "slug", "public_id", "memberships__user__email")
+    ordering = ("-created_at", "-id")
+    inlines = (_Notes, _Members, _Keys)
+    action_form = _ReasonedActionForm
+    actions = ("suspend", "resume")
+    facts = (
+        *("brand", "name", "slug", "public_id", "suspension", "suspended_reason", "is_further", "month_anchor"),
+        *("created_at", "version"),
+    )
+    more_about: tuple[Callable[[Organization], str], ...] = ()
+    """What higher rooms say of a customer and where it is changed; they add their own."""
+
+    def get_fields(self, request: HttpRequest, obj: Organization | None = None) -> Any:
+        return (*self.facts, *self.more_about) if obj else ("brand", "name", "slug", "is_further")
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Organization | None = None) -> Any:
+        fixed = ("public_id", "suspension", "suspended_reason", "month_anchor", "created_at", "version")
+        return (*fixed, "brand", *self.more_about) if obj else fixed
+
+    def save_model(self, request: HttpRequest, obj: Organization, form: ModelForm[Organization], change: bool) -> None:
+        if change:
+            values = {name: form.cleaned_data[name] for name in form.changed_data}
+            organizations.change(organization=obj, **by(request), **values)
+        else:
+            made = organizations.create(**by(request), **form.cleaned_data)
+            obj.pk, obj.public_id, obj.version = made.pk, made.public_id, made.version
+
+    def save_formset(
+        self,
+        request: HttpRequest,
+        form: ModelForm[Organization],
+        formset: BaseInlineFormSet[Any, Any, Any],
+        change: bool,
+    ) -> None:
+        if formset.model is not OrganizationNote:
+            super().save_formset(request, form, formset, change)
+            return
+        for note in formset.save(commit=False):
+            notes.write(organization=form.instance, text=note.text, **by(request))
+
+    @admin.display(description="Suspend or resume")
+    def suspension(self, organization: Organization) -> str:
+        url = f"{reverse('admin:keys_organization_changelist')}?q={organization.public_id}"
+        return format_html('{} · <a href="{}">suspend or resume</a>', organization.get_state_display(), url)
+
+    @admin.action(description="Suspend: refuse every call from the next request on")
+    def suspend(self, request: HttpRequest, queryset: QuerySet[Organization]) -> None:
+        reason = request.POST.get("reason", "").strip()
+        if not reason:
+            self.message_user(request, "Not suspended: say why, beside the action.", messages.ERROR)
+            return
+        rows = queryset.select_related("brand")
+        versions = [organizations.suspend(organization=row, reason=reason, **by(request)) for row in rows]
+        self.done(request, "Suspended", versions)
+
+    @admin.action(description="Resume")
+    def resume(self, request: HttpRequest, queryset: QuerySet[Organization]) -> None:
+        rows = queryset.select_related("brand")
+        self.done(request, "Resumed", [organizations.resume(organization=row, **by(request)) for row in rows])
