@@ -192,7 +192,8 @@ class Admission:
         """Before the call is sent to an engine: its D line is written. StoreUnavailable: do not send, void."""
         hold.engine_id = engine_id
         if hold.is_dispatched:
-            return  # another engine takes over before the first byte; the line stands
+            self._wal.note(wal.PROGRESS, hold.progress_line())  # another engine takes over before the first byte
+            return
         hold.is_dispatched = True  # from here on, also for a caller that is cancelled while it waits: the line is there
         try:
             await self._wal.append(wal.DISPATCHED, hold.dispatched_line())

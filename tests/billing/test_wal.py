@@ -329,6 +329,18 @@ async def test_lines_carry_what_a_replay_needs(redis_connection, wal_dir, settin
         assert lines[b"S"].decode() == entry["e"]
 
 
+async def test_a_call_that_another_engine_took_over_is_that_engines_if_its_worker_dies(
+    redis_connection, wal_dir, settings
+):
+    async with Stage(redis_connection, wal_dir, settings.REDIS_URL) as s:
+        hold = await s.reserve()
+        await s.admission.dispatched(hold, 3)
+        await s.admission.dispatched(hold, 4)
+        await asyncio.sleep(0)
+        lapsed = remains.told([s.wal.path])[hold.call_id].event(0)
+        assert (lapsed.engine_id, lapsed.cost_nanos, lapsed.usage_source) == (4, 0, "none")
+
+
 async def test_progress_is_written_now_and_then(redis_connection, wal_dir, settings):
     async with Stage(redis_connection, wal_dir, settings.REDIS_URL) as s:
         hold = await s.reserve()
