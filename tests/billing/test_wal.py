@@ -338,6 +338,7 @@ async def test_a_call_that_another_engine_took_over_is_that_engines_if_its_worke
         await s.admission.dispatched(hold, 4)
         await asyncio.sleep(0)
         lapsed = remains.told([s.wal.path])[hold.call_id].event(0)
+        assert lapsed is not None
         assert (lapsed.engine_id, lapsed.cost_nanos, lapsed.usage_source) == (4, 0, "none")
 
 
