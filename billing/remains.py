@@ -84,21 +84,20 @@ def told(paths: Iterable[Path]) -> dict[str, Told]:
     """By call id; segments of one worker in order."""
     found: defaultdict[str, Told] = defaultdict(Told)
     for path in paths:
-        try:
-            lines = wal.read(path).lines
-        except FileNotFoundError:
-            continue  # retired by somebody else meanwhile
-        for line in lines:
-            if line.kind == wal.HEADER:
-                continue
-            call = found[_call_id(line.payload).call_id]
-            if line.kind == wal.DISPATCHED:
-                call.dispatched = line.payload
-            elif line.kind == wal.PROGRESS:
-                call.progress = line.payload
-            else:
-                call.settled = line.payload
+        with suppress(FileNotFoundError):  # retired by somebody else meanwhile
+            for line in wal.lines(path):
+                if line.kind != wal.HEADER:
+                    _hear(found[_call_id(line.payload).call_id], line)
     return dict(found)
+
+
+def _hear(call: Told, line: wal.Line) -> None:
+    if line.kind == wal.DISPATCHED:
+        call.dispatched = line.payload
+    elif line.kind == wal.PROGRESS:
+        call.progress = line.payload
+    else:
+        call.settled = line.payload
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import tracemalloc
 from pathlib import Path
 
 import msgspec
@@ -86,6 +87,23 @@ async def test_a_torn_last_line_is_recognised_and_the_others_are_read(log):
         assert (len(found.lines), found.torn, found.damaged) == (3, True, 0), whole[last:cut]
     log.path.write_bytes(whole)
     assert not wal.read(log.path).torn
+
+
+def test_a_segment_is_read_line_by_line(tmp_path):
+    """A worker reads its own after an opening, while it serves."""
+    progress = [
+        b'{"call_id":"a","running":{"output":%d,"pad":"%b"}}' % (number, b"x" * 1000) for number in range(8_000)
+    ]
+    path = tmp_path / "a.000001.wal"
+    path.write_bytes(b"".join(wal.line(wal.PROGRESS, payload) for payload in progress) + b"P 0000")
+    tracemalloc.start()
+    try:
+        told = remains.told([path, tmp_path / "retired.wal"])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert told["a"].progress == progress[-1]
+    assert peak < path.stat().st_size / 8
 
 
 async def test_a_changed_byte_is_recognised_anywhere(log):
