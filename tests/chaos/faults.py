@@ -67,12 +67,11 @@ def _proxy(world: World, fault: Fault) -> ProxyProgram:
 
 
 def _kill_worker(world: World, fault: Fault) -> End:
-    """Its master starts the next one at once."""
     proxy = _proxy(world, fault)
     pid = proxy.worker()
     world.forget_files(proxy)
     if pid is not None:
-        os.kill(pid, signal.SIGKILL)
+        proxy.kill_worker(pid)
     return _nothing
 
 
@@ -83,7 +82,7 @@ def _kill_worker_and_tear(world: World, fault: Fault) -> End:
     world.forget_files(proxy)
     if pid is None:
         return _nothing
-    os.kill(pid, signal.SIGKILL)
+    proxy.kill_worker(pid)
     with suppress(FileNotFoundError):
         descriptor = os.open(files[-1], os.O_WRONLY | os.O_APPEND)  # never made anew when it has been retired
         os.write(descriptor, TORN)
@@ -99,11 +98,12 @@ def _kill_proxy(world: World, fault: Fault) -> End:
 
 
 def _stop_proxy(world: World, fault: Fault) -> End:
-    pid = _proxy(world, fault).worker()
+    proxy = _proxy(world, fault)
+    pid = proxy.worker()
     if pid is None:
         return _nothing
-    os.kill(pid, signal.SIGSTOP)
-    return lambda: _continue(pid)
+    proxy.stop_worker(pid)
+    return lambda: proxy.wake_worker(pid)
 
 
 def _stop_proxy_past_its_leases(world: World, fault: Fault) -> End:

@@ -39,13 +39,14 @@ ENDS: Final = (COMPLETE, CANCELLED, CUT, ERROR, REFUSED, NO_ANSWER)
 
 @dataclass(slots=True)
 class Seen:
-    """One call as its client saw it. `tokens_at`: when each token of a stream came (seconds of a monotonic clock), kept
-    only for those that were not complete; `pace`: the tokens per second that the engine was asked for; `said`: how it
+    """One call as its client saw it: on which port, and between which seconds of time.time(). `tokens_at`: when each
+    token of a stream came (seconds of a monotonic clock), kept only for those that were not complete; `said`: how it
     was refused."""
 
     kind: str
     sent_at: float
-    pace: int = 0
+    port: int = 0
+    ended_at: float = 0.0
     call_id: str = ""
     status: int = 0
     end: str = NO_ANSWER
@@ -153,7 +154,7 @@ async def _call(luck: random.Random, kind: str, secret: str, port: int) -> Seen:
     words = " ".join(luck.choices(WORDS, k=luck.randint(3, 40)))
     text = f"{words} demo:tokens={tokens} demo:rate={pace}{trouble or ''}"
     patience = luck.uniform(0, tokens / pace) if is_cancelled else CALL_SECONDS_MAX
-    seen = Seen(kind, time.time(), pace)
+    seen = Seen(kind, time.time(), port)
     loop = asyncio.get_running_loop()
     try:
         transport, answer = await loop.create_connection(Answer, "127.0.0.1", port)
@@ -167,6 +168,7 @@ async def _call(luck: random.Random, kind: str, secret: str, port: int) -> Seen:
         seen.end = CANCELLED
     finally:
         transport.abort()
+        seen.ended_at = time.time()
     return _said(seen, answer, is_stream)
 
 

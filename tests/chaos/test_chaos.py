@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from tests.chaos.faults import KINDS, plan
-from tests.chaos.load import CANCELLED, COMPLETE, CUT, ERROR, STREAM, WHOLE, Seen
+from tests.chaos.load import CANCELLED, CANCELLED_STREAM, COMPLETE, CUT, ERROR, STREAM, WHOLE, Seen
 from tests.chaos.verdict import DOUBLED, LOST, OLD_PRICE, OVERSPENT, WRONG_PRICE, Books, Charged, Line, Price, judge
+from tests.chaos.world import Death
 from tests.portal.installations import OURS
 
 ROOT = Path(__file__).resolve().parents[2]
+PORT = 8001
+KILLED_THEN, SLEPT_THEN = [Death(100.5, 100.5)], [Death(99.0, 99.5), Death(102.0, 103.0)]
 PRICE = Price(1_000, 500, 2_000)
 CALL = "01a1fc6d-7069-7781-afa8-84dd513f0e5b"
 
@@ -52,8 +55,8 @@ def test_nothing_is_lost_doubled_or_overspent_whatever_breaks():
 @pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_without_replay_charges_are_found_lost():
-    done = run("--seconds", "8", "--seed", "2862", "--without", "wal-replay")
-    assert "Redis wiped, all killed" in [fault.kind.name for fault in plan(2862, 8)]
+    done = run("--seconds", "3", "--seed", "277", "--without", "wal-replay")
+    assert "Redis wiped, all killed" in [fault.kind.name for fault in plan(277, 3)]
     assert done.returncode == 1
     assert row(done, "lost") > 0
     assert [row(done, name) for name in ("doubled", "overspent")] == [0, 0]
@@ -84,18 +87,19 @@ def charged(**changes):
     return Charged(**(usual | changes))
 
 
-def judged(call=None, seen=None, entry=None, *, lines=(), granted=0, priced=(), prices=None, limit=30):
+def judged(call=None, seen=None, entry=None, *, deaths=(), lines=(), granted=0, priced=(), prices=None, limit=30):
     made = {"request_id": CALL, "prompt_tokens": 10, "cached_tokens": 0, "output_tokens": 20, "end": "stop"}
+    made |= {"started_at": 100.0, "ended_at": 100.5, "sent_at": [100 + number / 40 for number in range(20)]}
     calls = {} if call is None else {CALL: call}
     spent = [] if call is None else [Line(1, -call.nanos, False)]
     books = Books(calls, prices or {1: PRICE}, [Line(1, 1_000, False), *lines, *spent])
-    given = {"priced": priced, "granted": {1: 1_000 + granted}, "limited": {1: limit}}
+    given = {"deaths": {PORT: deaths}, "priced": priced, "granted": {1: 1_000 + granted}, "limited": {1: limit}}
     found = judge([made | (entry or {})], [] if seen is None else [seen], books, **given)
     return found, [finding.what for finding in found.findings]
 
 
 def seen(kind=STREAM, end=COMPLETE, **changes):
-    return Seen(kind, 100.0, **({"pace": 40, "call_id": CALL, "status": 200, "end": end, "tokens": 20} | changes))
+    return Seen(kind, 100.0, PORT, 100.5, **({"call_id": CALL, "status": 200, "end": end, "tokens": 20} | changes))
 
 
 def test_what_is_charged_as_it_was_made_is_exact():
@@ -115,7 +119,6 @@ def test_what_is_charged_as_it_was_made_is_exact():
         (charged(held_nanos=40), seen(), {}, [OVERSPENT, WRONG_PRICE]),
         (charged(end_reason="client_gone", output=5, nanos=20), seen(end=CANCELLED, tokens=6), {}, [LOST]),
         (charged(end_reason="client_gone", output=7, nanos=24), seen(end=CANCELLED, tokens=6), {}, []),
-        (charged(end_reason="lapsed", output=0, uncached=0, nanos=0, source="none"), seen(WHOLE, CUT), {}, []),
         (charged(end_reason="lapsed", output=0, uncached=0, nanos=0, source="none"), seen(WHOLE), {}, [LOST]),
     ],
 )
@@ -123,21 +126,44 @@ def test_what_differs_is_named(call, said, entry, what):
     assert judged(call, said, entry)[1] == what
 
 
-@pytest.mark.parametrize(("missing", "what"), [(8, []), (16, [LOST])])
-def test_a_killed_stream_may_lack_one_interval(missing, what):
-    """At 40 tokens a second, one interval is ten tokens."""
-    output = 20 - missing
-    call = charged(end_reason="lapsed", source="running", output=output, nanos=10 + 2 * output)
-    found, named = judged(call, seen(end=CUT, tokens_at=tuple(number / 40 for number in range(20))))
+def lapsed(output):
+    return charged(end_reason="lapsed", source="running", output=output, nanos=10 + 2 * output)
+
+
+TIMES = tuple(number / 40 for number in range(20))
+AT_ONCE = (*TIMES[:4], *(16 * [0.4]))
+"""As after a moment in which their worker, or they, did nothing."""
+
+
+@pytest.mark.parametrize(
+    ("missing", "times", "what"),
+    [(8, TIMES, []), (14, TIMES, []), (16, TIMES, [LOST]), (17, AT_ONCE, []), (18, AT_ONCE, [LOST])],
+)
+def test_a_killed_stream_may_lack_what_was_sent_in_the_last_interval(missing, times, what):
+    """At 40 tokens a second, an interval and what a busy machine adds are 14 tokens."""
+    found, named = judged(lapsed(20 - missing), seen(end=CUT, tokens_at=times), deaths=KILLED_THEN)
     assert named == what
     assert (found.killed_streams, found.under_charged, found.largest_under_charge) == (1, 1, missing)
 
 
-def test_a_stream_whose_worker_lived_to_say_that_it_lapsed_lacks_nothing():
-    times = tuple(number / 40 for number in range(20))
-    short = charged(end_reason="lapsed", source="running", output=19, nanos=48)
-    assert judged(short, seen(end=ERROR, tokens_at=times))[1] == [LOST]
-    assert judged(short, seen(end=ERROR, tokens=19, tokens_at=times[:19]))[1] == []
+@pytest.mark.parametrize("end", [ERROR, CUT, CANCELLED])
+@pytest.mark.parametrize("deaths", [(), SLEPT_THEN])
+def test_a_stream_whose_worker_lived_lacks_nothing_though_it_lapsed(deaths, end):
+    """Also where another one was killed before it, or long after."""
+    assert judged(lapsed(19), seen(end=end, tokens_at=TIMES), deaths=deaths)[1] == [LOST]
+    assert judged(lapsed(19), seen(end=end, tokens=19, tokens_at=TIMES[:19]), deaths=deaths)[1] == []
+
+
+def test_a_worker_that_is_killed_in_its_sleep_did_its_last_when_it_was_stopped():
+    cancelled = seen(kind=CANCELLED_STREAM, end=CANCELLED, tokens_at=TIMES)
+    assert judged(lapsed(19), cancelled, deaths=[Death(100.4, 104.0)])[1] == []
+    assert judged(lapsed(19), cancelled, deaths=[Death(104.0, 104.0)])[1] == [LOST]
+
+
+def test_a_whole_call_that_lapsed_under_a_living_worker_is_lost():
+    nothing = charged(end_reason="lapsed", output=0, uncached=0, nanos=0, source="none")
+    assert judged(nothing, seen(WHOLE, CUT), deaths=KILLED_THEN)[1] == []
+    assert judged(nothing, seen(WHOLE, CUT, tokens=0))[1] == [LOST]
 
 
 def test_a_wallet_below_zero_is_overspent_unless_a_late_correction_brought_it_there():

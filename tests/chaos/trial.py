@@ -15,14 +15,16 @@ from django.db import connection
 from billing import script
 from billing.money import nanos
 from keys.caller import SHARDS
+from portal.demo.engine import DemoEngine
 from portal.stores.place import PROJECT_DIR
 from tests.chaos.changes import Changes
 from tests.chaos.faults import Breaker, Fault, plan
 from tests.chaos.load import Customer, Load
+from tests.chaos.sent import SentTimes
 from tests.chaos.stores import Stores
 from tests.chaos.verdict import Books, Verdict, judge
 from tests.chaos.world import World, event_loop
-from tests.inference import Inference, demo_engine
+from tests.inference import Inference, served
 from tests.proxy.shop import Shop
 
 LOOK_SECONDS: Final = 0.05
@@ -68,7 +70,8 @@ def run(stores: Stores, *, seed: int, seconds: float, replays: bool, tell: Tell)
 
 
 def _trial(world: World, *, seed: int, seconds: float, tell: Tell) -> Report:
-    with demo_engine() as inference:
+    with served(timed := SentTimes(DemoEngine())) as engine_port:
+        inference = Inference(timed.engine, engine_port)
         shop = Shop(inference, world.store())
         customers = _customers(shop, seconds)
         world.start_programs()
@@ -84,7 +87,7 @@ def _trial(world: World, *, seed: int, seconds: float, tell: Tell) -> Report:
         changes.start()
         _break(world, breaker, load, seconds, tell)
         breaker.mend()
-        return _ended(world, inference, load, changes, breaker, seed=seed, seconds=seconds, tell=tell)
+        return _ended(world, timed, load, changes, breaker, seed=seed, seconds=seconds, tell=tell)
 
 
 def _customers(shop: Shop, seconds: float) -> dict[int, Customer]:
@@ -122,7 +125,7 @@ def _break(world: World, breaker: Breaker, load: Load, seconds: float, tell: Tel
 
 def _ended(
     world: World,
-    inference: Inference,
+    timed: SentTimes,
     load: Load,
     changes: Changes,
     breaker: Breaker,
@@ -136,11 +139,18 @@ def _ended(
     _watch(world, lambda: load.running == 0, QUIET_SECONDS_MAX)
     changes.stop()
     left = _come_to_rest(world)
-    log = [entry for entry in list(inference.engine.log) if entry["end"] != "refused"]
     connection.close()  # PostgreSQL has been away since it was opened
     reconcile = reconcile_deep()
     limited = {each.organization_id: _tokens_of_a_day(seconds) for each in load.customers if each.name == LIMITED}
-    verdict = judge(log, load.seen, Books.read(), priced=changes.priced, granted=changes.granted, limited=limited)
+    verdict = judge(
+        timed.log(),
+        load.seen,
+        Books.read(),
+        deaths={proxy.port: proxy.deaths for proxy in world.proxies},
+        priced=changes.priced,
+        granted=changes.granted,
+        limited=limited,
+    )
     return Report(
         seed=seed,
         seconds=seconds,

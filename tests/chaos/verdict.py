@@ -3,14 +3,17 @@
 The engine's log has one entry per call that it finished or that was cut under it. A call has exactly one event, and:
 
   its client saw all of it      the event, corrections folded in, says the engine's tokens to the last one
-  its proxy was killed          a stream: what the client had got is charged, but for one progress interval;
-                                a whole call, of which nobody got anything: nothing, or all
-  its proxy slept, and woke     its client was told by an error event: at least what it had got, as below
-  anybody else ended it         at least what the client had got, at most what the engine made
+  its worker was killed         a stream: what the client had got is charged, but for what the engine had sent of it in
+                                the last progress interval; a whole call, of which nobody got anything: nothing, or all
+  anybody else ended it, also   at least what the client had got, at most what the engine made
+  where its worker slept
+
+Whose worker was killed is what the one who killed it noted: where and when.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +23,13 @@ from typing import Any, Final, NamedTuple
 from billing.admission import PROGRESS_MS
 from billing.models import Rate
 from tests.billing.books import rows
-from tests.chaos.load import CANCELLED_STREAM, COMPLETE, ERROR, STREAM, Seen
+from tests.chaos.load import CANCELLED_STREAM, COMPLETE, CUT, STREAM, WHOLE, Seen
+from tests.chaos.world import Death
 
 JITTER_SECONDS: Final = 0.1
-"""What a busy machine may add between two tokens' arrival at a client."""
-TOKENS_ADDED: Final = 3
-"""What is under way when a kill comes between a token's delivery and its progress line's write."""
+"""What a busy machine may add between two tokens."""
+SETTLED_SECONDS: Final = 1.0
+"""A worker that is killed so soon after a call's end may not have charged it yet."""
 KILLED: Final = "lapsed"
 FINISHED: Final = frozenset({"stop", "length"})
 
@@ -158,17 +162,19 @@ def judge(
     seen: Sequence[Seen],
     books: Books,
     *,
+    deaths: Mapping[int, Sequence[Death]],
     priced: Sequence[tuple[int, float]],
     granted: Mapping[int, int],
     limited: Mapping[int, int],
 ) -> Verdict:
-    """`log`: the engine's; `priced`: rates and the time from which no call may start at an older one; by organization's
+    """`log`: the engine's, with `sent_at`, when it sent each token of a stream; `deaths`: by port, when its worker was
+    killed; `priced`: rates and the time from which no call may start at an older one; by organization's
     id `granted`, what its wallet was given, and `limited`, the tokens that it may use in a day."""
     verdict = Verdict()
     by_id = {each.call_id: each for each in seen if each.call_id}
     made = {entry["request_id"]: entry for entry in log if entry["end"] != "refused"}
     for call_id, entry in made.items():
-        _judge_call(verdict, call_id, entry, by_id.get(call_id), books)
+        _judge_call(verdict, call_id, entry, by_id.get(call_id), books, deaths)
     for call_id, call in books.calls.items():
         if call.events != 1:
             verdict.add(DOUBLED, call_id, call.nanos, f"{call.events} events")
@@ -181,7 +187,14 @@ def judge(
     return verdict
 
 
-def _judge_call(verdict: Verdict, call_id: str, entry: Mapping[str, Any], seen: Seen | None, books: Books) -> None:
+def _judge_call(
+    verdict: Verdict,
+    call_id: str,
+    entry: Mapping[str, Any],
+    seen: Seen | None,
+    books: Books,
+    deaths: Mapping[int, Sequence[Death]],
+) -> None:
     verdict.calls += 1
     verdict.engine_tokens += entry["prompt_tokens"] + entry["output_tokens"]
     call = books.calls.get(call_id)
@@ -195,10 +208,10 @@ def _judge_call(verdict: Verdict, call_id: str, entry: Mapping[str, Any], seen: 
         verdict.add(DOUBLED, call_id, call.output - entry["output_tokens"], said)
     if call.end_reason in FINISHED or (seen is not None and seen.end == COMPLETE):
         _judge_complete(verdict, call_id, entry, call, books, said)
-    elif seen is not None and seen.kind in (STREAM, CANCELLED_STREAM):
-        _judge_cut_stream(verdict, call_id, call, seen, said)
-    else:
-        verdict.killed_whole += call.end_reason == KILLED
+    elif call.end_reason == KILLED and _was_killed(entry, seen, deaths):
+        _judge_killed(verdict, call_id, entry, call, seen, said)
+    elif seen is not None:
+        _judge_cut(verdict, call_id, call, seen, said)
     _judge_charge(verdict, call_id, call, books, said)
 
 
@@ -222,22 +235,52 @@ def _judge_complete(
         verdict.exact += 1
 
 
-def _judge_cut_stream(verdict: Verdict, call_id: str, call: Charged, seen: Seen, said: str) -> None:
-    """Of what its client had got."""
+def _was_killed(entry: Mapping[str, Any], seen: Seen | None, deaths: Mapping[int, Sequence[Death]]) -> bool:
+    """Whether the worker that ran it was killed meanwhile. A client that never heard of its call cannot tell where it
+    ran."""
+    if seen is None:
+        among, began, ended = (
+            [death for each in deaths.values() for death in each],
+            entry["started_at"],
+            entry["ended_at"],
+        )
+    else:
+        among, began, ended = list(deaths.get(seen.port, ())), seen.sent_at, max(seen.ended_at, entry["ended_at"])
+    return any(began <= death.at and death.silent_at <= ended + SETTLED_SECONDS for death in among)
+
+
+def _judge_cut(verdict: Verdict, call_id: str, call: Charged, seen: Seen, said: str) -> None:
+    """Its worker lived, or slept and woke up."""
     under = seen.tokens - call.output
-    if call.end_reason != KILLED or seen.end == ERROR:  # its worker lived, or woke up, to tell its client so
-        if under > 0:
-            verdict.add(LOST, call_id, under, f"{_told(seen)}; {said}")
+    if under > 0:
+        verdict.add(LOST, call_id, under, f"{_told(seen)}; {said}")
+    if seen.kind == WHOLE and seen.end == CUT and call.end_reason == KILLED:
+        verdict.add(LOST, call_id, 0, f"lapsed, and no worker was killed; {_told(seen)}; {said}")
+
+
+def _judge_killed(
+    verdict: Verdict, call_id: str, entry: Mapping[str, Any], call: Charged, seen: Seen | None, said: str
+) -> None:
+    if seen is None or seen.kind not in (STREAM, CANCELLED_STREAM):
+        verdict.killed_whole += 1
         return
     verdict.killed_streams += 1
+    under = seen.tokens - call.output
     if under <= 0:
         return
     verdict.under_charged += 1
     verdict.largest_under_charge = max(verdict.largest_under_charge, under)
-    span = seen.tokens_at[-1] - seen.tokens_at[call.output]
-    tokens_max = seen.pace * PROGRESS_MS / 1000 + TOKENS_ADDED
-    if under > tokens_max and span > PROGRESS_MS / 1000 + JITTER_SECONDS:
-        verdict.add(LOST, call_id, under, f"{_told(seen)}, the last {under} in {span:.2f} s; {said}")
+    sent_at = entry["sent_at"][: seen.tokens]
+    due = min(_before_last_interval(times) for times in (sent_at, seen.tokens_at))
+    if call.output < due:
+        spans = [times[-1] - times[call.output] for times in (sent_at, seen.tokens_at)]
+        when = f"sent in {spans[0]:.2f} s, got in {spans[1]:.2f} s"
+        verdict.add(LOST, call_id, under, f"{_told(seen)}, the last {under} {when}; {said}")
+
+
+def _before_last_interval(times: Sequence[float]) -> int:
+    """How many tokens were there one progress interval before the last one: the last one would have told of them."""
+    return bisect_right(times, times[-1] - PROGRESS_MS / 1000 - JITTER_SECONDS)
 
 
 def _judge_charge(verdict: Verdict, call_id: str, call: Charged, books: Books, said: str) -> None:

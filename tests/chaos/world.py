@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
@@ -70,12 +70,37 @@ class Program:
         self.child.wait()
 
 
+class Death(NamedTuple):
+    """Of a worker: when it did its last, and when it was killed; seconds of time.time(). They differ where it had been
+    stopped before."""
+
+    silent_at: float
+    at: float
+
+
 @dataclass
 class ProxyProgram(Program):
     """gunicorn's master and its one worker."""
 
     port: int = 0
     wal_dir: Path = field(default_factory=Path)
+    deaths: list[Death] = field(default_factory=list)
+    _stopped_at: float | None = None
+
+    def start(self) -> None:
+        if self.child is not None and children.session_members(self.child.pid):
+            self._note_death()  # who outlived the master is killed now
+        super().start()
+
+    def kill(self, restart_after_seconds: float) -> None:
+        """The worker dies with its master."""
+        super().kill(restart_after_seconds)
+        self._note_death()
+
+    def kill_worker(self, pid: int) -> None:
+        """Its master starts the next one at once."""
+        os.kill(pid, signal.SIGKILL)
+        self._note_death()
 
     def worker(self) -> int | None:
         """The living worker's process id, once it has its write-ahead log."""
@@ -88,6 +113,21 @@ class ProxyProgram(Program):
             return []
         ours = set(children.session_members(self.child.pid))
         return [path for path in wal.files(self.wal_dir) if int(path.name.split("-")[-2]) in ours]
+
+    def stop_worker(self, pid: int) -> None:
+        """Until `wake_worker`."""
+        os.kill(pid, signal.SIGSTOP)
+        self._stopped_at = time.time()
+
+    def wake_worker(self, pid: int) -> None:
+        self._stopped_at = None
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+    def _note_death(self) -> None:
+        now = time.time()
+        self.deaths.append(Death(self._stopped_at or now, now))
+        self._stopped_at = None
 
     def answers(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):

@@ -16,6 +16,7 @@ from django.db import connection
 from billing import ladder
 from billing.models import Tier
 from keys.models import Organization
+from portal.stores.children import wait_until
 from tests.inference import demo_engine
 from tests.proxy.shop import Shop
 from tests.stories.workers import Answer, Caller, proxy_workers
@@ -25,7 +26,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.django_db(
 WORKERS = 3
 CALLERS = 24
 CHANGES = 40
-PAUSE_SECONDS = 0.05
+ANSWERS = 20
+"""To calls that began after one change, before the next begins."""
 BODY: dict[str, object] = {
     "model": "aion-v3",
     "messages": [{"role": "user", "content": "demo:tokens=2"}],
@@ -41,31 +43,36 @@ class Change(NamedTuple):
     returned: float
 
 
-def change_again_and_again(organization: Organization, tiers: list[Tier], changes: list[Change]) -> None:
+def change_again_and_again(
+    organization: Organization, tiers: list[Tier], changes: list[Change], answers: list[Answer]
+) -> None:
     for number in range(1, CHANGES + 1):
-        time.sleep(PAUSE_SECONDS)
         tier = tiers[number % len(tiers)]
         began = time.time()
         ladder.assign(organization=organization, tier=tier, reason="story", actor="story")
         changes.append(Change(limit_of(tier), began, time.time()))
+        assert wait_until(lambda: answers_since(changes[-1], answers) >= ANSWERS, within_seconds=20)
     connection.close()
+
+
+def answers_since(change: Change, answers: list[Answer]) -> int:
+    return sum(answer.began > change.returned for answer in answers)
 
 
 def limit_of(tier: Tier) -> str:
     return str(tier.limits.get().amount)
 
 
-async def call_until(port: int, secret: str, is_over: threading.Event) -> list[Answer]:
-    async def one() -> list[Answer]:
-        caller, answers = await Caller(port, "/dialogix/v1/chat/completions", secret, BODY).connect(), []
+async def call_until(port: int, secret: str, is_over: threading.Event, answers: list[Answer]) -> None:
+    async def one() -> None:
+        caller = await Caller(port, "/dialogix/v1/chat/completions", secret, BODY).connect()
         try:
             while not is_over.is_set():
                 answers.append(await caller.call())
         finally:
             await caller.close()
-        return answers
 
-    return [answer for answers in await asyncio.gather(*[one() for _ in range(CALLERS)]) for answer in answers]
+    await asyncio.gather(*[one() for _ in range(CALLERS)])
 
 
 def allowed(answer: Answer, changes: list[Change]) -> set[str]:
@@ -95,17 +102,17 @@ def test_no_call_that_begins_after_a_change_of_tier_returned_is_judged_by_the_ol
         organization = shop.new_organization("climber", credit="100", tier=tiers[0])
         secret = shop.new_key(organization).secret
         changes = [Change(limit_of(tiers[0]), 0.0, 0.0)]
+        answers: list[Answer] = []
 
         def drive() -> None:
             try:
-                change_again_and_again(organization, tiers, changes)
-                time.sleep(PAUSE_SECONDS)
+                change_again_and_again(organization, tiers, changes, answers)
             finally:
                 is_over.set()
 
         thread = threading.Thread(target=drive)
         thread.start()
-        answers = asyncio.run(call_until(port, secret, is_over))
+        asyncio.run(call_until(port, secret, is_over, answers))
         thread.join()
         called = workers_that_called(tmp_path)
     assert {answer.status for answer in answers} == {200}
@@ -119,7 +126,7 @@ def test_no_call_that_begins_after_a_change_of_tier_returned_is_judged_by_the_ol
         for change in changes[1:]
     ]
     certain = sum(len(allowed(answer, changes)) == 1 for answer in answers)
-    assert certain > 10 * CHANGES, "calls that only one tier may have judged"
+    assert certain >= ANSWERS * CHANGES, "calls that only one tier may have judged"
     print(
         f"{CHANGES} changes of tier under {len(answers)} calls on {WORKERS} workers: judged by the old tier after the"
         f" change returned: {len(late)}; first answer by the new one {median(firsts_ms):.1f} ms after (median)"
