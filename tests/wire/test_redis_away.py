@@ -43,7 +43,7 @@ def ask(served: Served, slug: str, path: str, is_stream: bool) -> Asked:
     body = {"model": stall.model} | BODIES[path] | ({"stream": True} if is_stream else {})
     headers = {"authorization": f"Bearer {stall.keys['api_key']}"}
     began = time.monotonic()
-    answer = httpx.post(f"{served.base_url(slug)}{path}", json=body, headers=headers, timeout=20)
+    answer = served.client.post(f"{served.base_url(slug)}{path}", json=body, headers=headers, timeout=20)
     return Asked(slug, path, is_stream, time.monotonic() - began, answer)
 
 
