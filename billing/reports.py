@@ -7,13 +7,14 @@ Days are the brand's; quarters of an hour are UTC. Costs are nanos, times millis
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
 from typing import Any, Literal
 
 from django.contrib.postgres.fields import ArrayField
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Aggregate, BigIntegerField, QuerySet, Sum
+from django.db.models.functions import TruncHour
 from django.db.models.sql.compiler import SQLCompiler
 
 from billing import histograms
@@ -48,6 +49,7 @@ class Usage:
 
     day: date | None = None
     starts_at: datetime | None = None
+    hour: datetime | None = None
     model_id: int | None = None
     model: str = ""
     key_id: int | None = None
@@ -140,6 +142,22 @@ def quarters(
     """One row per quarter of an hour that saw a call, `until` exclusive."""
     rows = UsageQuarter.objects.filter(organization_id=organization_id, starts_at__gte=since, starts_at__lt=until)
     return _grouped(_narrowed(rows, key_id, model_id), ("starts_at",), timed=False)
+
+
+def hours(
+    organization_id: int,
+    *,
+    since: datetime,
+    until: datetime,
+    by: Sequence[By] = (),
+    key_id: int | None = None,
+    model_id: int | None = None,
+) -> list[Usage]:
+    """One row per UTC hour and group that saw a call, `until` exclusive; `starts_at` is the hour's."""
+    rows = UsageQuarter.objects.filter(organization_id=organization_id, starts_at__gte=since, starts_at__lt=until)
+    hour = TruncHour("starts_at", tzinfo=UTC)
+    found = _grouped(_narrowed(rows, key_id, model_id).annotate(hour=hour), ("hour", *by), timed=True)
+    return [replace(row, starts_at=row.hour) for row in found]
 
 
 def models_by_quarter(brand_id: int, *, since: datetime, without: Collection[int] = ()) -> list[Usage]:

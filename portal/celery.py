@@ -23,6 +23,7 @@ VISIBILITY_SECONDS = 600  # an unacknowledged task returns after this; longer th
 # The beat schedule: task, every how many seconds. Nothing may depend on a beat being on time.
 SCHEDULE: tuple[tuple[str, float], ...] = (
     ("portal.tasks.forget_old_sessions", 3600.0),
+    ("portal.tasks.forget_kept_answers", 3600.0),
     ("portal.tasks.send_notices", 30.0),
     ("portal.tasks.compare_engine_counters", 120.0),
     ("portal.tasks.ask_models", 60.0),  # each model once in five minutes, whenever in them

@@ -1,4 +1,5 @@
-"""The only tables of this room: what the canary saw (by portal.canary.checks), and what people put away."""
+"""The only tables of this room: what the canary saw (by portal.canary.checks), what people put away, and what the
+management API answered (by portal.manage_api.idempotency)."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from django.db.models import TextChoices  # by name: mypy loses models.TextChoic
 from django.db.models.functions import Now
 
 from billing.models import Model
-from keys.models import Organization, User
+from keys.models import ApiKey, Organization, User
 
 
 class CanaryCheck(models.Model):
@@ -64,3 +65,21 @@ class ChecklistDismissal(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user} in {self.organization}"
+
+
+class KeptAnswer(models.Model):
+    """What the management API answered to a POST with an Idempotency-Key. `name` and `request` are digests; `status` is
+    null until it is answered. Written by portal.manage_api.idempotency alone."""
+
+    key = models.ForeignKey(ApiKey, on_delete=models.CASCADE, related_name="+", db_index=False)
+    name = models.BinaryField(max_length=32)
+    request = models.BinaryField(max_length=32)
+    status = models.PositiveSmallIntegerField(null=True)
+    sealed = models.TextField(blank=True)
+    at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["key", "name"], name="kept_answer_once")]
+
+    def __str__(self) -> str:
+        return f"{self.key_id} {self.at}: {self.status}"

@@ -60,21 +60,26 @@ class Page:
 
 
 def listed(
-    organization_id: int, *, show: str = "", before: UUID | None = None, marks: calls.Marks = calls.NO_MARKS
+    organization_id: int,
+    *,
+    show: str = "",
+    before: UUID | None = None,
+    marks: calls.Marks = calls.NO_MARKS,
+    limit: int = PER_PAGE,
 ) -> Page:
     """Rows are in the order of their call ids. Refusals carry no marks: a search by them lists calls only."""
     down_to = calls.reach(organization_id, before=before) if marks else None
     served: list[calls.Call] = []
     refused: list[RefusalRecord] = []
     if show != "refused":
-        served = calls.latest(organization_id, before=before, marks=marks, down_to=down_to, limit=PER_PAGE + 1)
+        served = calls.latest(organization_id, before=before, marks=marks, down_to=down_to, limit=limit + 1)
     if show != "served" and not marks:
         records = RefusalRecord.objects.filter(organization_id=organization_id)
         records = records.filter(call_id__lt=before) if before else records
-        refused = list(records.order_by("-call_id")[: PER_PAGE + 1])
+        refused = list(records.order_by("-call_id")[: limit + 1])
     rows = _merged(served, refused)
-    older = rows[PER_PAGE - 1].call_id if len(rows) > PER_PAGE else down_to
-    return Page(tuple(rows[:PER_PAGE]), older)
+    older = rows[limit - 1].call_id if len(rows) > limit else down_to
+    return Page(tuple(rows[:limit]), older)
 
 
 def named(found: Sequence[Row]) -> list[Row]:

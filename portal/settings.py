@@ -234,6 +234,22 @@ MFA_FORMS = {
 }
 CSRF_FAILURE_VIEW = "portal.views.errors.form_expired"
 
+# The management API (portal/manage_api)
+
+REST_FRAMEWORK = {
+    "UNAUTHENTICATED_USER": None,
+    "UNAUTHENTICATED_TOKEN": None,
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Management API",
+    "VERSION": "1",
+    "DESCRIPTION": "What the dashboard does, for programs: by management keys, which call no model.",
+    "ENFORCE_NON_BLANK_FIELDS": True,
+    "COMPONENT_SPLIT_PATCH": False,
+    "POSTPROCESSING_HOOKS": ["portal.manage_api.schema.closed"],
+}
+
 # Mail: an SMTP server, or files under var/mail that the demo's mailbox page shows
 
 EMAIL_URL = env.url("EMAIL_URL", "", schemes=("smtp", "smtp+tls", "smtps"))

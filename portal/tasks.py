@@ -10,11 +10,17 @@ from django.utils import timezone
 
 from portal import engine_audit, notify
 from portal.canary import checks
+from portal.manage_api import idempotency
 
 
 @shared_task
 def forget_old_sessions(**_: Any) -> None:
     call_command("clearsessions")
+
+
+@shared_task
+def forget_kept_answers(**_: Any) -> None:
+    idempotency.forget(timezone.now())
 
 
 @shared_task

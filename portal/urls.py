@@ -87,6 +87,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("accounts/sessions/", sessions.sessions, name="sessions"),
     path("accounts/2fa/", include("allauth.mfa.urls")),
     path("accounts/", include("allauth.account.urls")),
+    path("api/manage/v1/", include("portal.manage_api.urls")),
     path("admin/", admin.site.urls),
 ]
 handler400 = "portal.views.errors.bad_request"
