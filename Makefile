@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
-.PHONY: help run test bench overload chaos late-waker pages lint format browser load-tools clean
+.PHONY: help run test bench overload chaos late-waker pages manage-api lint format browser load-tools clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -31,6 +31,9 @@ late-waker: $(VENV)/dev.stamp ## a shipped worker stopped past its leases in the
 
 pages: $(VENV)/dev.stamp ## server time of every page of an account with a million calls, and what it reads: ten minutes
 	@$(BIN)/python -m tests.speed.pages
+
+manage-api: $(VENV)/dev.stamp ## schemathesis on the management API: every boundary, sequences, many examples; up to an hour
+	@SCHEMATHESIS_LONG=1 $(BIN)/python -m pytest -q --timeout 4000 tests/portal/test_manage_api_schema.py
 
 lint: $(VENV)/dev.stamp ## ruff, mypy, import-linter, missing migrations
 	@$(BIN)/ruff check .

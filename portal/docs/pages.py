@@ -37,12 +37,13 @@ PAGES = {
         Page("tiers-and-limits", "Tiers and limits", "What each plan may use, and how answers tell what is left."),
         Page("changelog", "Changelog", "Prices that are to change, and those that did."),
         Page("security", "Security", "Keeping keys safe."),
+        Page("management-api", "Management API", "Looking after your account by program."),
         Page("webhooks", "Webhooks", "Being told of what happens to your account, and knowing that it was us."),
     )
 }
 USUAL = (
     *("quick-start", "authentication", "endpoints", "error-codes", "pricing", "tiers-and-limits", "examples"),
-    *("changelog", "security", "webhooks"),
+    *("changelog", "security", "webhooks", "management-api"),
 )
 """For a brand whose row names none."""
 

@@ -183,7 +183,7 @@ def _single(given: QueryDict) -> dict[str, str]:
     twice = {name: ["Given more than once."] for name, values in given.lists() if len(values) > 1}
     if twice:
         raise serializers.ValidationError(twice)
-    return given.dict()
+    return {name: str(value) for name, value in given.items()}
 
 
 def _read(takes: Any, given: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
-from portal.docs import changes, costs, examples, quality, refused, service, tables
+from portal.docs import changes, costs, examples, management, quality, refused, service, tables
 from portal.docs.pages import PAGES, pages_of
 from portal.docs.surface import Surface
 
@@ -25,6 +25,7 @@ TABLES = tables.TABLES | {
     "service-month": lambda surface: service.table(surface, "month"),
     "verified": quality.verified,
     "worked-example": costs.worked_example,
+    "management-operations": management.operations,
 }
 
 

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 from keys import access, issuing
 from keys.models import Organization, Role
 from portal import form_tokens
+from portal.docs.pages import has_page
 from portal.forms import ManagementKeyForm
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page, verified_first
@@ -31,6 +32,7 @@ def management_keys(request: MemberRequest, organization: Organization) -> HttpR
         "keys": Paginator(rows, PER_PAGE).get_page(request.GET.get("page")),
         "now": timezone.now(),
         "roles": _roles(request, organization),
+        "has_docs": has_page(organization.brand, "management-api"),
     }
     return page(request, organization, "keys", "portal/management_keys.html", context)
 

@@ -126,7 +126,7 @@ def test_every_brand_of_the_demo_has_what_every_brand_is_to_have(client, file):
 def test_the_menu_of_aione_begins_with_its_documents_fourteen():
     named = read((FILES / "aione.toml").read_bytes()).docs_pages
     assert tuple(named[:14]) == FOURTEEN
-    assert named[14:] == ["endpoints", "tiers-and-limits", "changelog", "security", "webhooks"]
+    assert named[14:] == ["endpoints", "tiers-and-limits", "changelog", "security", "webhooks", "management-api"]
 
 
 def test_the_readers_own_base_url_is_in_every_example(client, brand):
