@@ -133,7 +133,9 @@ class KeysAsked(Paged):
 class Keys(Endpoint):
     @operation("List API keys", name="list_keys", tag=TAG, role=Role.VIEWER, query=KeysAsked, gives=KeyShape)
     def get(self, call: Call) -> Page[Any]:
-        rows = _in_state(call.organization.keys.filter(manages_as=""), call.query.get("state"))
+        rows = _in_state(
+            call.organization.keys.filter(manages_as="", purpose=ApiKey.Purpose.PROGRAM), call.query.get("state")
+        )
         rows = rows.select_related("use", "created_by", "rotated_from")
         scope = f"keys {call.organization.pk} {call.query.get('state', '')}"
         page = newest_first(rows, Place.of(call.query, scope))
