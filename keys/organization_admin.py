@@ -34,8 +34,8 @@ class _Notes(Kept, Tabular):
     model = OrganizationNote
     verbose_name_plural = "notes of staff (customers never see them)"
     extra = 1
-    fields = ("text", "written_by", "written_at")
-    readonly_fields = ("written_by", "written_at")
+    fields = ("text", "by_whom")
+    readonly_fields = ("by_whom",)
     ordering = ("-pk",)
 
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
@@ -43,8 +43,12 @@ class _Notes(Kept, Tabular):
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if db_field.name == "text":
-            kwargs["widget"] = forms.Textarea(attrs={"rows": 2, "cols": 80})
+            kwargs["widget"] = forms.Textarea(attrs={"rows": 2, "cols": 60})
         return super().formfield_for_dbfield(db_field, request, **kwargs)
+
+    @admin.display(description="Written by")
+    def by_whom(self, note: OrganizationNote) -> str:
+        return f"{note.written_by}, {note.written_at:%Y-%m-%d %H:%M} UTC" if note.pk else ""
 
 
 class _ReasonedActionForm(ActionForm):

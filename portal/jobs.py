@@ -21,7 +21,7 @@ _began: dict[str, float] = {}
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """`at` None: not since Redis was emptied. `is_late`: it should have run again by now."""
+    """`at` None: not since Redis was emptied, or not yet. `is_late`: it should have run again by now."""
 
     name: str
     every: timedelta
@@ -41,7 +41,7 @@ def runs(schedule: Sequence[tuple[str, float]], now: datetime) -> list[Job]:
 def _job(name: str, every: float, kept: bytes | str | None, now: datetime) -> Job:
     period = timedelta(seconds=every)
     if kept is None:
-        return Job(name, period, None, 0, "", is_late=True)
+        return Job(name, period, None, 0, "", is_late=False)
     facts = json.loads(kept)
     at = datetime.fromtimestamp(facts["at_ms"] / 1000, UTC)
     late = now - at > period * LATE_FACTOR + timedelta(seconds=LATE_SECONDS)
