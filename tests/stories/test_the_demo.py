@@ -198,7 +198,7 @@ def test_the_tour_proves_its_claims(demo):
     assert "1 of 2 claims hold; 1 cannot be shown on axione." in included.stdout
     assert "All 2 claims hold." in manage(place, "tour", "metering", "spending", "--brand", "aione").stdout
     # killed twice, the demo is as it was
-    again = manage(place, "tour", "killing", "metering")
+    again = manage(place, "tour", "killing")
     assert again.returncode == 0, again.stdout + again.stderr
     assert client(brand).chat.completions.create(
         model=brand["model"], messages=[{"role": "user", "content": "Hello"}], max_tokens=16
