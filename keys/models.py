@@ -190,6 +190,13 @@ class Brand(models.Model):
     support_email = models.EmailField(blank=True)
     support_url = models.URLField(blank=True)
     terms_url = models.URLField(blank=True, default="", db_default="")
+    terms_version = models.CharField(
+        max_length=40,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Of these terms. People accept each version before they see an account; empty asks nobody",
+    )
     privacy_url = models.URLField(blank=True, default="", db_default="")
     imprint_url = models.URLField(blank=True, default="", db_default="")
     created_at = models.DateTimeField(db_default=Now(), editable=False)

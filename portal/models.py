@@ -1,5 +1,5 @@
-"""The only tables of this room: what the canary saw (by portal.canary.checks), what people put away, and what the
-management API answered (by portal.manage_api.idempotency)."""
+"""The only tables of this room: what the canary saw (by portal.canary.checks), what people put away or accepted, and
+what the management API answered (by portal.manage_api.idempotency)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.db.models import TextChoices  # by name: mypy loses models.TextChoic
 from django.db.models.functions import Now
 
 from billing.models import Model
-from keys.models import ApiKey, Organization, User
+from keys.models import ApiKey, Brand, Organization, User
 
 
 class CanaryCheck(models.Model):
@@ -83,3 +83,19 @@ class KeptAnswer(models.Model):
 
     def __str__(self) -> str:
         return f"{self.key_id} {self.at}: {self.status}"
+
+
+class TermsAcceptance(models.Model):
+    """Somebody accepted a version of a brand's terms, from an address. Written by portal.terms alone; never changed."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+")
+    brand = models.ForeignKey(Brand, on_delete=models.PROTECT, related_name="+")
+    version = models.CharField(max_length=40)
+    at = models.DateTimeField(db_default=Now(), editable=False)
+    address = models.GenericIPAddressField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "brand", "version"], name="terms_accepted_once")]
+
+    def __str__(self) -> str:
+        return f"{self.user}: {self.version} of {self.brand}"

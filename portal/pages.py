@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec
+from urllib.parse import urlencode
 
 from allauth.account.decorators import verified_email_required
 from django.contrib.auth.decorators import login_required
@@ -17,6 +18,7 @@ from django.utils import timezone
 from billing import notices
 from keys import access
 from keys.models import Organization, Role
+from portal import terms
 from portal.docs.pages import CHANGELOG, has_page
 from portal.middleware import MemberRequest
 
@@ -66,6 +68,8 @@ def of_organization(
             request: MemberRequest, organization: str, *args: Rest.args, **kwargs: Rest.kwargs
         ) -> HttpResponseBase:
             found = access.organization_for(request.user, request.brand, organization, role_at_least=role_at_least)
+            if terms.pending(request.user, request.brand):
+                return redirect(f"{reverse('terms')}?{urlencode({'next': request.get_full_path()})}")
             return view(request, found, *args, **kwargs)
 
         return guarded

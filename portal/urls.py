@@ -24,6 +24,7 @@ from portal.views import (
     sessions,
     settings,
     statements,
+    terms,
     usage,
 )
 from portal.views import webhooks as webhooks_out
@@ -84,6 +85,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     re_path(r"^webhooks/stripe/(?P<account>[a-z0-9_]{1,40})/?$", webhooks.stripe, name="stripe_webhook"),
     path("colours.css", home.colours, name="colours"),
     path("mailbox/", home.mailbox, name="mailbox"),
+    path("accounts/terms/", terms.terms, name="terms"),
     path("accounts/sessions/", sessions.sessions, name="sessions"),
     path("accounts/2fa/", include("allauth.mfa.urls")),
     path("accounts/", include("allauth.account.urls")),

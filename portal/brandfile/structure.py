@@ -151,6 +151,7 @@ class BrandFile(Section, frozen=True, kw_only=True):
     support_email: str = ""
     support_url: str = ""
     terms_url: str = ""
+    terms_version: str = ""
     privacy_url: str = ""
     imprint_url: str = ""
     docs_pages: list[str] = []

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from billing import journal, ledger
-from keys import issuing
+from keys import brands, issuing
 from portal.pages import SECTIONS
 from tests import cast as casting
 from tests.billing import draining, settled
@@ -302,6 +302,13 @@ def test_every_page_is_clean_and_fits(open_window, cast, busy, tmp_path, size, d
         if size == "desk":
             window.check_accessibility()
         window.shoot(folder, f"{name}-{size}-{'dark' if dark else 'light'}")
+    brands.change(brand=cast.brand, actor="test", terms_version="2026-11", terms_url="https://dialogix.example/terms")
+    page.goto(base)
+    expect(page.get_by_role("button", name="I accept these terms")).to_be_visible()
+    window.check()
+    if size == "desk":
+        window.check_accessibility()
+    window.shoot(folder, f"terms-{size}-{'dark' if dark else 'light'}")
 
 
 def test_sign_ups_that_are_not_taken_are_told_why_and_until_when(open_window, house):

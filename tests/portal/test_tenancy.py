@@ -145,6 +145,7 @@ def test_every_page_of_the_portal_is_known_here():
         "stripe_webhook",
         "mailbox",
         "sessions",
+        "terms",
         "invitation",
         "invitation_accept",
         "invitation_decline",
