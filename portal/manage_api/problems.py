@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, ValidationError
-from django.db import DatabaseError, connection
+from django.db import DatabaseError
 from django.http import Http404
 from redis.exceptions import RedisError
 from rest_framework import exceptions
@@ -70,8 +70,6 @@ def refused(error: ValidationError) -> Problem:
 
 def handle(error: Exception, _context: Mapping[str, Any]) -> Response:
     """For DRF: any exception of a view as an answer."""
-    if connection.in_atomic_block and not connection.needs_rollback:
-        log.debug("a problem inside a transaction: %s", error)
     return problem_of(error).answer()
 
 
