@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
-from django.db.models import Sum
+from django.db.models import Exists, OuterRef, Sum
 from django.db.models.functions import Coalesce
 
 from billing import balances, cards, currencies, ledger, notices, stripe_accounts, stripe_gateway, top_ups
@@ -25,6 +25,7 @@ from keys.models import Organization
 PAUSES = (timedelta(hours=1), timedelta(hours=6), timedelta(days=1), timedelta(days=3))
 """After the first, second, … decline in a row; after the last it stops."""
 ASKS_HOLDER = "authentication_required"
+BATCH = 500
 log = logging.getLogger(__name__)
 
 
@@ -79,22 +80,32 @@ def turn_off(*, organization: Organization, actor: Actor, address: str | None = 
 
 
 def run(now: datetime, limit: int = 100) -> int:
-    """Charge every organization that is below its threshold; how many attempts were begun."""
-    begun = 0
-    for wish in _due(now, limit):
+    """Charge organizations that are below their thresholds, `limit` of them in a pass: whoever was tried is not wanted
+    in the next one. How many attempts were begun."""
+    begun = tried = 0
+    for wish in _wanting(now):
+        if tried == limit:
+            break
         try:
-            begun += trigger(wish.organization, now) is not None
+            is_begun = trigger(wish.organization, now) is not None
+            begun, tried = begun + is_begun, tried + is_begun
         except stripe_gateway.Unknown as error:
+            tried += 1
             log.warning("the automatic top-up of %s waits for Stripe: %s", wish.organization, error)
     return begun
 
 
-def _due(now: datetime, limit: int) -> Iterator[AutoTopUp]:
-    rows = AutoTopUp.objects.filter(is_on=True).exclude(not_before__gt=now)
-    rows = rows.exclude(
-        organization__top_ups__kind=TopUp.Kind.AUTO, organization__top_ups__state__in=["created", "open"]
+def _wanting(now: datetime) -> Iterator[AutoTopUp]:
+    """All who are below: none is left out because others, who have enough, come before."""
+    under_way = TopUp.objects.filter(
+        organization=OuterRef("organization"), kind=TopUp.Kind.AUTO, state__in=[TopUp.State.CREATED, TopUp.State.OPEN]
     )
-    yield from rows.select_related("organization__brand").order_by("updated_at")[:limit]
+    rows = AutoTopUp.objects.filter(~Exists(under_way), is_on=True).exclude(not_before__gt=now)
+    rows, last = rows.select_related("organization__brand").order_by("pk"), 0
+    while batch := list(rows.filter(pk__gt=last)[:BATCH]):
+        found = balances.of_all([wish.organization for wish in batch])
+        yield from (wish for wish in batch if found[wish.pk].available_nanos < wish.threshold_nanos)
+        last = batch[-1].pk
 
 
 def trigger(organization: Organization, now: datetime) -> TopUp | None:
@@ -178,6 +189,8 @@ def settle(row: TopUp, now: datetime) -> None:
         if wish is None:
             return
         if row.state == TopUp.State.PAID:
+            if _is_overtaken(row):
+                return
             wish.failures, wish.not_before, wish.stopped_because = 0, None, ""
             wish.save(update_fields=["failures", "not_before", "stopped_because"])
         elif notices.tell(
@@ -187,6 +200,12 @@ def settle(row: TopUp, now: datetime) -> None:
             payload=_failure(row, wish),
         ):
             _back_off(wish, row.failure.partition(":")[0], now)
+
+
+def _is_overtaken(row: TopUp) -> bool:
+    """What an older attempt came to says nothing of the card that a later one tried."""
+    later = TopUp.objects.filter(organization=row.organization, kind=TopUp.Kind.AUTO, pk__gt=row.pk)
+    return later.exists()
 
 
 def _back_off(wish: AutoTopUp, code: str, now: datetime) -> None:

@@ -8,7 +8,7 @@ writers wait for one another but never in a circle. Balances are kept in the pos
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -339,7 +339,11 @@ def adjust(
 
 def balance_nanos(organization: Organization) -> int:
     """What the books say the organization has, without what is still in the journal or held."""
-    wallet = LedgerAccount.objects.filter(
-        brand_id=organization.brand_id, organization=organization, kind=AccountKind.WALLET
-    ).first()
-    return wallet.balance_nanos if wallet else 0
+    return balances_nanos([organization])[organization.pk]
+
+
+def balances_nanos(organizations: Collection[Organization]) -> dict[int, int]:
+    """The same of many, by organization id; nothing was ever posted of whoever has no wallet."""
+    wallets = LedgerAccount.objects.filter(organization__in=organizations, kind=AccountKind.WALLET)
+    found = dict(wallets.values_list("organization_id", "balance_nanos"))
+    return {organization.pk: found.get(organization.pk, 0) for organization in organizations}

@@ -7,9 +7,11 @@ as every payment is, and what went back already does not go back twice.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from django.db import transaction
 
-from billing import currencies, ledger, stripe_gateway, top_ups
+from billing import currencies, ledger, reversals, stripe_gateway, top_ups
 from billing.payment_models import TopUp
 from billing.stripe_objects import Intent
 from keys import audit
@@ -32,6 +34,9 @@ def credit(*, top_up: TopUp, amount_nanos: int, reason: str, actor: Actor, addre
     most = currencies.nanos_of(intent.received, intent.currency)
     if not 0 < amount_nanos <= most:
         raise NotDecided(f"More than nothing, and at most what came: {intent.received} minor units.")
+    gone = _gone(top_up, intent)
+    if gone:
+        raise NotDecided(f"{gone} minor units of it went back already: give back what is left.")
     try:
         with transaction.atomic():
             top_ups.credit_by_hand(top_up, intent, amount_nanos, reason=reason.strip(), actor=actor)
@@ -40,6 +45,8 @@ def credit(*, top_up: TopUp, amount_nanos: int, reason: str, actor: Actor, addre
             _note(top_up, intent, reason, actor, address)
     except ledger.PostingConflict as error:
         raise NotDecided(f"This payment is credited to somebody already: {error}") from error
+    with suppress(stripe_gateway.Unknown):  # what went back in these moments had no credit to be taken from
+        reversals.look(top_up)
     return top_up
 
 
@@ -47,7 +54,7 @@ def give_back(*, top_up: TopUp, reason: str, actor: Actor, address: str | None =
     """All that came goes back to the card. Raises NotDecided; stripe_gateway.Unknown: then the same again."""
     intent = _came(top_up, reason)
     gateway = stripe_gateway.of(top_up.account)
-    left = intent.received - sum(back.units for back in gateway.refunds_of(intent.id) if back.is_back)
+    left = intent.received - _gone(top_up, intent)
     if left > 0:
         try:
             metadata = {"top_up": top_up.public_id}
@@ -60,6 +67,13 @@ def give_back(*, top_up: TopUp, reason: str, actor: Actor, address: str | None =
             raise NotDecided("Somebody gave credit for it meanwhile; the refund takes that back by itself.")
         _note(top_up, intent, reason, actor, address)
     return top_up
+
+
+def _gone(top_up: TopUp, intent: Intent) -> int:
+    """Minor units that are the payer's again: by refunds, at Stripe's own pages too, and by the bank."""
+    gateway = stripe_gateway.of(top_up.account)
+    backs = [*gateway.refunds_of(intent.id), *gateway.disputes_of(intent.id)]
+    return sum(back.units for back in backs if back.is_back)
 
 
 def _came(top_up: TopUp, reason: str) -> Intent:

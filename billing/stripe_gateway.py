@@ -31,14 +31,14 @@ class Unknown(Exception):
     """No answer, or one that does not say whether the work was done."""
 
 
-class KeptFailure(Unknown):
-    """A failure of Stripe's that it has kept under the idempotency key: whoever asks with that key hears it for a
-    day."""
-
-
 class Failed(Unknown):
     """An error of Stripe's own. Its key gives the same answer for a day, so asking again takes another key: only where
     what may have been made is nobody's harm."""
+
+
+class KeptFailure(Failed):
+    """A failure of Stripe's that it has kept under the idempotency key: whoever asks with that key hears it for a
+    day."""
 
 
 class Refused(Exception):
@@ -261,10 +261,10 @@ def _translated() -> Iterator[None]:
         intent = (error.json_body or {}).get("error", {}).get("payment_intent") or {}  # type: ignore[attr-defined]
         raise Declined(_words(error), code=str(error.code or "card_declined"), intent=intent.get("id", "")) from error
     except stripe.APIError as error:
-        raise Failed(_words(error)) from error
-    except (stripe.RateLimitError, stripe.APIConnectionError, stripe.IdempotencyError) as error:
-        kind = KeptFailure if _is_from_record(error) else Unknown
+        kind = KeptFailure if _is_from_record(error) else Failed
         raise kind(_words(error)) from error
+    except (stripe.RateLimitError, stripe.APIConnectionError, stripe.IdempotencyError) as error:
+        raise Unknown(_words(error)) from error
     except stripe.StripeError as error:
         if error.http_status == 409 or error.http_status is None:
             raise Unknown(_words(error)) from error

@@ -31,7 +31,8 @@ def book(subscription: Subscription, invoices: Iterable[Invoice]) -> None:
 
 def _book(subscription: Subscription, invoice: Invoice) -> None:
     price = subscription.price
-    if (invoice.subscription, invoice.currency) != (subscription.stripe_id, price.currency):
+    currency = subscription.organization.brand.currency
+    if (invoice.subscription, invoice.currency, price.currency) != (subscription.stripe_id, currency, currency):
         log.error("invoice %s is not what %s agreed on; reconcile names it", invoice.id, subscription)
         return
     with transaction.atomic():

@@ -262,7 +262,8 @@ def _apply_session(row: TopUp, session: Session) -> None:
     if session.payment_status == "paid":
         units = currencies.minor_units(row.amount_nanos, row.currency)
         same = (row.public_id, row.currency, units, units)
-        if (session.reference, session.currency, session.subtotal, session.total - session.tax) != same:
+        said = (session.reference, session.currency, session.subtotal, session.total - session.tax)
+        if said != same or row.currency != row.organization.brand.currency:
             _refuse_mismatch(row, f"session {session.id}: {session.subtotal} of {session.total} {session.currency}")
             return
         _credit(row, session.payment_intent, _nanos(row, session.subtotal), gross_units=session.total)
@@ -275,7 +276,8 @@ def apply_intent(row: TopUp, intent: Intent) -> None:
     TopUp.objects.filter(pk=row.pk, payment_intent=None).update(payment_intent=intent.id)
     if intent.status == "succeeded":
         gross = _gross_units(row)
-        if (intent.metadata.get("top_up"), intent.currency, intent.received) != (row.public_id, row.currency, gross):
+        said = (intent.metadata.get("top_up"), intent.currency, intent.received)
+        if said != (row.public_id, row.currency, gross) or row.currency != row.organization.brand.currency:
             _refuse_mismatch(row, f"intent {intent.id}: {intent.received} {intent.currency}")
             return
         _credit(row, intent.id, _nanos(row, gross - (row.tax_units or 0)), gross_units=intent.received)
@@ -312,7 +314,7 @@ def _credit(
     """The only way to a row that is paid. The amount is Stripe's, the organization is ours."""
     with transaction.atomic():
         locked = TopUp.objects.select_for_update().get(pk=row.pk)
-        if locked.state != State.PAID:
+        if locked.state != State.PAID and locked.decision != TopUp.Decision.RETURNED:
             grant = ledger.grant(
                 organization=row.organization,
                 amount_nanos=nanos,
@@ -368,7 +370,8 @@ def _end(row: TopUp, state: str, why: str) -> None:
 def _refuse_mismatch(row: TopUp, what: str) -> None:
     """Money that is not what was asked for is nobody's until a person has looked; reconcile names it."""
     log.error("top-up %s was paid otherwise than asked for: %s", row.public_id, what)
-    TopUp.objects.filter(pk=row.pk).update(failure=f"{ODD}: {what}"[:200])
+    undecided = TopUp.objects.filter(pk=row.pk, decision="").exclude(state=State.PAID)
+    undecided.update(failure=f"{ODD}: {what}"[:200])
     row.refresh_from_db()
 
 

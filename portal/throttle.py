@@ -55,6 +55,8 @@ RULES = {
     "member_invite": Rule("invitations", address="60/h", person="30/h"),
     "invitation_resend": Rule("invitations", address="60/h", person="30/h"),
     "top_up": Rule("payments", address="30/h", person="20/h"),
+    "auto_top_up": Rule("changes of automatic top-ups", address="60/h", person="20/h"),
+    "plan": Rule("changes of the plan", address="60/h", person="20/h"),
     "card": Rule("cards", address="20/h", person="10/h"),
     "promo": Rule("codes", address="30/h", person="10/h"),
     "webhook": Rule("changes of webhooks", address="240/h", person="120/h"),

@@ -14,7 +14,7 @@ from billing.payment_models import AutoTopUp, TopUp
 from keys.models import Organization
 from portal.demo.stripe import taxes
 from tests import cast as casting
-from tests.stripes import connected, credited, keep_card
+from tests.stripes import begin, connected, credited, keep_card
 
 NOW = datetime.now(UTC)
 UNIT = 10**9
@@ -219,3 +219,46 @@ def test_a_tax_that_lies_within_the_amount_is_charged_to_nobody(till, monkeypatc
     monkeypatch.setattr(taxes, "calculate", within)
     auto_top_ups.run(NOW)
     assert (credited(organization), till.money(), TopUp.objects.get().state) == (0, 0, "failed")
+
+
+@pytest.mark.django_db
+def test_however_many_have_enough_those_below_are_charged(till, monkeypatch):
+    """The first of all that wished for it stands above its threshold, and no others are looked at before it."""
+    monkeypatch.setattr(auto_top_ups, "BATCH", 1, raising=False)
+    enough = wish(till)
+    assert auto_top_ups.run(NOW, limit=1) == 1
+    others = [casting.organization(enough.brand) for _ in range(2)]
+    for organization in others:
+        keep_card(till, organization)
+        auto_top_ups.put(
+            organization=organization,
+            threshold_nanos=5 * UNIT,
+            amount_nanos=20 * UNIT,
+            monthly_cap_nanos=20 * UNIT,
+            actor="owner",
+        )
+    assert [auto_top_ups.run(NOW, limit=1) for _ in range(3)] == [1, 1, 0]
+    assert [credited(organization) for organization in others] == [2000, 2000]
+
+
+@pytest.mark.django_db
+def test_a_page_that_somebody_left_open_keeps_no_card_from_being_charged(till):
+    organization = wish(till)
+    assert auto_top_ups.run(NOW) == 1
+    begin(organization)
+    AutoTopUp.objects.update(threshold_nanos=50 * UNIT)
+    assert auto_top_ups.run(NOW) == 1
+
+
+@pytest.mark.django_db
+def test_an_old_payment_that_is_heard_of_again_makes_no_declined_card_due(till):
+    organization = wish(till)
+    auto_top_ups.run(NOW)
+    paid = TopUp.objects.get()
+    AutoTopUp.objects.update(threshold_nanos=50 * UNIT)
+    keep_card(till, organization, "pm_card_chargeCustomerFail")
+    auto_top_ups.run(NOW)
+    assert AutoTopUp.objects.get().failures == 1
+    stripe_events.look(TopUp.objects.get(pk=paid.pk), NOW)
+    assert AutoTopUp.objects.get().failures == 1
+    assert auto_top_ups.run(NOW) == 0

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.test import Client
 
-from billing import odd_payments, reconcile_stripe, stripe_gateway, top_ups
+from billing import odd_payments, reconcile_stripe, stripe_events, stripe_gateway, top_ups
 from billing.models import Posting
 from billing.payment_models import TopUp
 from keys.models import AuditEvent
 from tests import cast as casting
-from tests.stripes import begin, credited
+from tests.stripes import begin, control, credited
 
 pytestmark = pytest.mark.django_db
 CENT = 10**7
@@ -54,6 +54,37 @@ def test_of_two_who_decide_at_once_the_first_does(odd):
         odd_payments.credit(top_up=theirs, amount_nanos=2500 * CENT, reason="Theirs", actor="operator")
     assert credited(odd.organization) == 2000
     assert AuditEvent.objects.filter(action="payment.decided").count() == 1
+
+
+@pytest.mark.parametrize("how", ["refunds", "disputes"])
+def test_what_went_back_before_somebody_decides_is_nobodys_credit(till, odd, how):
+    """It went back at Stripe while the payment was nobody's: its event came, and found nothing to take from."""
+    intent = till.account.all("payment_intent")[0]["id"]
+    if how == "refunds":
+        till.client().v1.refunds.create({"payment_intent": intent})
+    else:
+        control(till, "/control/dispute", payment_intent=intent)
+    stripe_events.poll(datetime.now(UTC))
+    stripe_events.work(datetime.now(UTC))
+    odd.refresh_from_db()
+    with pytest.raises(odd_payments.NotDecided, match="2500 minor units of it went back"):
+        odd_payments.credit(top_up=odd, amount_nanos=2500 * CENT, reason="Asked the customer", actor="operator")
+    odd_payments.give_back(top_up=odd, reason="It went back already", actor="operator")
+    assert (credited(odd.organization), till.money(), differences()) == (0, 0, [])
+
+
+def test_credit_that_comes_after_the_money_went_back_is_not_given(till, odd):
+    mine, theirs = (TopUp.objects.get(pk=odd.pk) for _ in range(2))
+    intent = odd_payments._came(theirs, "Asked before")
+    odd_payments.give_back(top_up=mine, reason="Mine", actor="operator")
+    with pytest.raises(odd_payments.NotDecided, match="went back already"):
+        odd_payments.credit(top_up=theirs, amount_nanos=2500 * CENT, reason="Theirs", actor="operator")
+    top_ups.credit_by_hand(theirs, intent, 2500 * CENT, reason="It was there when asked", actor="operator")
+    late = TopUp.objects.get(pk=odd.pk)
+    late.decision = ""  # whoever looked before the decision, and writes after it
+    top_ups.look(late, datetime.now(UTC))
+    assert not odd_payments.is_odd(TopUp.objects.get(pk=odd.pk))
+    assert (credited(odd.organization), till.money()) == (0, 0)
 
 
 @pytest.mark.parametrize(("nanos", "reason"), [(2501 * CENT, "More"), (0, "Nothing"), (-1, "Less"), (2500 * CENT, " ")])

@@ -7,7 +7,7 @@ import pytest
 from billing import stripe_accounts, stripe_gateway, top_ups
 from billing.models import Grant, Notice, Posting
 from billing.payment_models import StripeCustomer, TopUp
-from keys.models import AuditEvent
+from keys.models import AuditEvent, Brand
 from tests import cast as casting
 from tests.stripes import KEY, begin, connected, credited
 
@@ -190,3 +190,13 @@ def test_webhook_secrets_rotate(till, customer):
         stripe_accounts.add_webhook_secret(account=account, secret=f"whsec_{number}", actor="operator")
     account.refresh_from_db()
     assert stripe_accounts.webhook_secrets(account) == ("whsec_2", "whsec_1", "whsec_0")
+
+
+def test_what_was_begun_in_another_currency_is_nobodys_credit(till, customer):
+    """No posting froze the brand's currency while the page was open."""
+    row = begin(customer)
+    Brand.objects.filter(pk=customer.brand_id).update(currency="EUR")
+    till.post(row.checkout_url, card="pm_card_visa")
+    top_ups.look(TopUp.objects.get(pk=row.pk), datetime.now(UTC))
+    assert credited(customer) == 0
+    assert TopUp.objects.get(pk=row.pk).failure.startswith(top_ups.ODD)
