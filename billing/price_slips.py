@@ -6,18 +6,20 @@ customer; a nought where something is sold is a field that was forgotten. None i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from billing import money
 
 JUMP = 10
 PER_MILLION = ("input", "output", "cache_read", "cache_write", "reasoning")
+CREDITS = ("credits_per_request", "credits_per_1000_tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """As charged: picos per token, None where it is charged like another bucket; nanos for each request and image."""
+    """As charged: picos per token, None where it is charged like another bucket; nanos for each request and image;
+    credits, which are whole, of customers' quotas."""
 
     is_free: bool
     input: int | None
@@ -27,6 +29,8 @@ class Price:
     reasoning: int | None = None
     request: int = 0
     image: int = 0
+    credits_per_request: int = 0
+    credits_per_1000_tokens: int = 0
     sells_output: bool = True
     """Whether the model writes tokens at all: of embeddings output is nothing."""
 
@@ -41,11 +45,17 @@ def slips(new: Price, before: Price | None) -> list[str]:
 def _jumps(new: Price, before: Price | None) -> Iterator[str]:
     if before is None:
         return
-    for name in (*PER_MILLION, "request", "image"):
+    for name in (*PER_MILLION, "request", "image", *CREDITS):
         was, now = _charged(before, name), _charged(new, name)
         if was and now and (now >= JUMP * was or was >= JUMP * now):
-            shown = money.price_per_million if name in PER_MILLION else money.amount
+            shown = _shown(name)
             yield f"{_word(name)} goes from {shown(was)} to {shown(now)}: a factor of {JUMP} or more."
+
+
+def _shown(name: str) -> Callable[[int], str]:
+    if name in CREDITS:
+        return str
+    return money.price_per_million if name in PER_MILLION else money.amount
 
 
 def _cache(new: Price) -> Iterator[str]:

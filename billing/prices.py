@@ -186,6 +186,7 @@ def _price(rate: Rate) -> Price:
         is_free=rate.is_free,
         request=rate.request_nanos,
         image=rate.image_nanos,
+        **{name: getattr(rate, name) for name in CREDITS},
         sells_output=set(rate.model.features) != {"embeddings"},
         **{name: getattr(rate, f"{name}_picos") for name in PER_MILLION},
     )

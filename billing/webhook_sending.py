@@ -60,6 +60,8 @@ def is_allowed(address: Address, allowed: Sequence[Network]) -> bool:
         return True
     if any(address in network for network in _EMBEDS_IPV4):
         return False
+    if isinstance(address, ipaddress.IPv6Address) and address.is_site_local:  # deprecated, and routed in places still
+        return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
 

@@ -35,6 +35,8 @@ def test_what_is_no_slip(new, before):
         (priced(reasoning=6_000_000), priced(), "Reasoning goes from 0.60 to 6.00"),
         (priced(request=10**9), priced(request=10**7), "Request goes from 0.01 to 1:"),
         (priced(image=10**7), priced(image=10**8), "Image goes from 0.1 to 0.01:"),
+        (priced(credits_per_request=100), priced(credits_per_request=1), "Credits per request goes from 1 to 100:"),
+        (priced(credits_per_1000_tokens=1), priced(credits_per_1000_tokens=10), "Credits per 1000 tokens goes from 10"),
         (priced(cache_read=200_001), None, "Reading from the cache is dearer than input."),
         (priced(input=0), None, "Input costs nothing, though"),
         (priced(output=0), None, "Output costs nothing, though"),
