@@ -197,7 +197,8 @@ def rotate(*, key: ApiKey, overlap: timedelta, actor: Actor, address: str | None
         now = timezone.now()
         if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
             raise KeyNotLive(f"{old.hint} is revoked or expired")
-        shared = {name: getattr(old, name) for name in ("name", "manages_as", "model_slugs", "cidrs", "limits")}
+        kept = ("name", "purpose", "manages_as", "model_slugs", "cidrs", "limits")
+        shared = {name: getattr(old, name) for name in kept}
         allowed = () if old.manages_as else scopes_of(old.organization.brand)
         shared["scopes"] = [scope for scope in old.scopes if scope in allowed] or list(allowed)
         new, version = _create(

@@ -136,12 +136,14 @@ def test_rotation_shares_everything_and_ends_the_old_key_after_the_overlap(organ
         cidrs=["10.0.0.0/8"],
         limits=[{"unit": "requests", "window": "day", "amount": 3}],
         expires_at=expires_at,
+        purpose=ApiKey.Purpose.PLAYGROUND,
     ).key
     new = issuing.rotate(key=old, overlap=timedelta(hours=2), actor="test").key
     for name in issuing.CHANGEABLE:
         if name != "expires_at":
             assert getattr(new, name) == getattr(old, name)
     assert (new.expires_at, new.rotated_from, new.organization) == (expires_at, old, organization)
+    assert new.purpose == ApiKey.Purpose.PLAYGROUND
     assert old.expires_at
     assert timedelta(hours=1, minutes=59) < old.expires_at - timezone.now() <= timedelta(hours=2)
     assert old.revoked_at is None
