@@ -56,17 +56,28 @@ def give_back(*, top_up: TopUp, reason: str, actor: Actor, address: str | None =
     gateway = stripe_gateway.of(top_up.account)
     left = intent.received - _gone(top_up, intent)
     if left > 0:
+        # A refund that failed is what Stripe would answer to its own key again.
+        key = f"{top_up.idempotency_key}:back:{len(gateway.refunds_of(intent.id))}"
         try:
-            metadata = {"top_up": top_up.public_id}
-            gateway.refund(intent=intent.id, units=left, metadata=metadata, key=f"{top_up.idempotency_key}:back")
+            gateway.refund(intent=intent.id, units=left, metadata={"top_up": top_up.public_id}, key=key)
         except stripe_gateway.Refused as error:
             raise NotDecided(str(error)) from error
     with transaction.atomic():
-        top_ups.given_back(top_up, reason.strip())
+        top_ups.given_back(top_up, intent.id, reason.strip())
         if top_up.decision != TopUp.Decision.RETURNED:
             raise NotDecided("Somebody gave credit for it meanwhile; the refund takes that back by itself.")
         _note(top_up, intent, reason, actor, address)
     return top_up
+
+
+def look(top_up: TopUp) -> None:
+    """A refund can fail days after it was made: what was given back is then with us, and to be decided again. Raises
+    what the gateway raises."""
+    if top_up.decision != TopUp.Decision.RETURNED or top_up.payment_intent is None:
+        return
+    intent = stripe_gateway.of(top_up.account).intent(top_up.payment_intent)
+    if intent.status == "succeeded" and _gone(top_up, intent) < intent.received:
+        top_ups.came_back(top_up, f"intent {intent.id}: it went back and did not arrive")
 
 
 def _gone(top_up: TopUp, intent: Intent) -> int:

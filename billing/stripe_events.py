@@ -17,6 +17,7 @@ from django.utils import timezone
 from billing import (
     auto_top_ups,
     cards,
+    odd_payments,
     reversals,
     stripe_accounts,
     stripe_gateway,
@@ -199,6 +200,7 @@ def _handle_reversal(account: StripeAccount, intent_id: str, now: datetime) -> N
     if found.state != TopUp.State.PAID:
         look(found, now)
     reversals.look(found)
+    odd_payments.look(found)
 
 
 # What never arrived

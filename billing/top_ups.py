@@ -300,11 +300,19 @@ def credit_by_hand(row: TopUp, intent: Intent, amount_nanos: int, *, reason: str
     _credit(row, intent.id, amount_nanos, gross_units=intent.received, reason=reason, actor=actor)
 
 
-def given_back(row: TopUp, reason: str) -> None:
+def given_back(row: TopUp, payment_intent: str, reason: str) -> None:
     """A payment that was never credited has gone back, by a person's decision."""
     values = {"decision": TopUp.Decision.RETURNED, "failure": f"Given back: {reason}"[:200], "checkout_url": ""}
+    values["payment_intent"] = payment_intent
     rows = TopUp.objects.filter(pk=row.pk).exclude(state=State.PAID)
     rows.update(state=State.FAILED, ended_at=timezone.now(), next_look_at=None, **values)
+    row.refresh_from_db()
+
+
+def came_back(row: TopUp, what: str) -> None:
+    """Giving it back did not work out: nobody has decided."""
+    rows = TopUp.objects.filter(pk=row.pk, decision=TopUp.Decision.RETURNED).exclude(state=State.PAID)
+    rows.update(decision="", failure=f"{ODD}: {what}"[:200])
     row.refresh_from_db()
 
 

@@ -114,6 +114,20 @@ def test_what_came_goes_back_whole_and_once(till, odd, do):
     assert top_ups.look(odd, datetime.now(UTC)).failure == "Given back: Not theirs"
 
 
+def test_what_did_not_arrive_when_it_was_given_back_is_to_be_decided_again(till, odd):
+    odd_payments.give_back(top_up=odd, reason="Not theirs", actor="operator")
+    (refund,) = till.account.all("refund")
+    odd_payments.look(odd)
+    assert odd.decision == "returned", "it is on its way"
+    control(till, "/control/refund", refund=refund["id"], status="failed")
+    stripe_events.poll(datetime.now(UTC))
+    stripe_events.work(datetime.now(UTC))
+    odd.refresh_from_db()
+    assert (odd.decision, odd_payments.is_odd(odd), till.money()) == ("", True, 2500)
+    odd_payments.give_back(top_up=odd, reason="Another try", actor="operator")
+    assert (odd.decision, till.money(), differences()) == ("returned", 0, [])
+
+
 def test_whoever_may_add_postings_decides_on_its_page(till, odd, settings):
     settings.DEFAULT_BRAND = odd.organization.brand.slug
     url = f"/admin/billing/topup/{odd.pk}/change/"
