@@ -65,9 +65,11 @@ def listed(
     show: str = "",
     before: UUID | None = None,
     marks: calls.Marks = calls.NO_MARKS,
-    limit: int = PER_PAGE,
+    limit: int | None = None,
 ) -> Page:
-    """Rows are in the order of their call ids. Refusals carry no marks: a search by them lists calls only."""
+    """At most `limit` (a page) in the order of their call ids. Refusals carry no marks: a search by them lists calls
+    only."""
+    limit = limit or PER_PAGE
     down_to = calls.reach(organization_id, before=before) if marks else None
     served: list[calls.Call] = []
     refused: list[RefusalRecord] = []

@@ -341,6 +341,7 @@ def test_rebuild_mends_a_record_that_redis_lost_after_it_was_applied(organizatio
 def test_reading_a_shard_uses_its_indexes(organization):
     with connection.cursor() as cursor:
         cursor.execute("SET enable_seqscan = off")
+        cursor.execute("ANALYZE keys_organization, keys_apikey")
         for sql, index in (
             (publication._organizations_of_shard(), "organization_by_shard"),
             (publication._keys_of_shard(), "api_key_by_shard"),

@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120), pytest.mark.django_db(
 
 WORKERS = 3
 CALLERS = 24
+CALLS_PER_CONNECTION = 20
 CHANGES = 40
 ANSWERS = 20
 """To calls that began after one change, before the next begins."""
@@ -65,12 +66,13 @@ def limit_of(tier: Tier) -> str:
 
 async def call_until(port: int, secret: str, is_over: threading.Event, answers: list[Answer]) -> None:
     async def one() -> None:
-        caller = await Caller(port, "/dialogix/v1/chat/completions", secret, BODY).connect()
-        try:
-            while not is_over.is_set():
-                answers.append(await caller.call())
-        finally:
-            await caller.close()
+        while not is_over.is_set():  # a new connection now and then, so that every worker gets its part
+            caller = await Caller(port, "/dialogix/v1/chat/completions", secret, BODY).connect()
+            try:
+                for _ in range(CALLS_PER_CONNECTION):
+                    answers.append(await caller.call())
+            finally:
+                await caller.close()
 
     await asyncio.gather(*[one() for _ in range(CALLERS)])
 
