@@ -15,7 +15,7 @@ run: $(VENV)/run.stamp ## set up .venv and serve on PORT (default 8000) until Ct
 	@$(BIN)/python manage.py up
 
 test: $(VENV)/dev.stamp browser load-tools lint ## everything CI runs: lint, types, import contracts, migrations, tests
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/dev.stamp load-tools ## throughput, latency and CPU per call beside nginx on the same engine: three minutes
 	@$(BIN)/python -m tests.speed

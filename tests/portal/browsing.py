@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,6 +61,9 @@ class Window:
         ]
         assert not broken, "\n".join([self.page.url, *broken])
 
-    def shoot(self, folder: Path, name: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=folder / f"{name}.png", full_page=True)
+    def shoot(self, name: str) -> None:
+        """A picture of the whole page in the folder SCREENSHOTS; none where that is not set: it takes longer to draw
+        than all else that is done with a page."""
+        kept = os.environ.get("SCREENSHOTS")
+        if kept:
+            self.page.screenshot(path=Path(kept) / f"{name}.png", full_page=True)

@@ -96,7 +96,7 @@ def test_from_sign_up_to_a_call_that_appears_and_a_key_that_ends(house, window, 
     steps = page.locator(".steps-list li")
     expect(page.locator(".steps-list .done")).to_have_count(1)
     window.check_accessibility()
-    window.shoot(pictures(tmp_path), "first-steps")
+    window.shoot("first-steps")
     steps.get_by_role("link", name="Create a key").click()
     page.get_by_label("Name").fill("my laptop")
     page.get_by_role("button", name="Create key").click()
@@ -156,7 +156,7 @@ def test_a_playground_answer_streams_is_charged_and_can_be_stopped(house, window
     assert f"{event.cost_nanos / NANOS:.9f}".rstrip("0") == shown[1].removeprefix("$")
     key = ApiKey.objects.get(pk=event.key_id)
     assert (key.purpose, key.scopes, key.created_by) == (ApiKey.Purpose.PLAYGROUND, ["chat"], developer)
-    window.shoot(pictures(tmp_path), "playground")
+    window.shoot("playground")
 
     house.engine.engine.control.update({"tokens_per_second": 20})
     say(page, "And more of it.")

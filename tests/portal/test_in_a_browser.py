@@ -1,10 +1,8 @@
 """The portal's stories in a real browser. A clean console is proved too (so a clean policy), and no sideways scroll."""
 
-import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -166,7 +164,7 @@ def test_two_step_sign_in_is_turned_on_and_used(open_window, cast, tmp_path):
     page.get_by_label("Password", exact=True).fill(casting.PASSWORD)
     page.get_by_role("button", name="Go on").click()
     expect(page.get_by_role("img", name="QR code")).to_be_visible()
-    window.shoot(Path(os.environ.get("SCREENSHOTS", tmp_path)), "two-step-on")
+    window.shoot("two-step-on")
     secret = page.locator(".secret code").inner_text()
     page.get_by_label("code").fill(authenticator.code_of(secret))
     page.get_by_role("button", name="Turn on").click()
@@ -291,7 +289,6 @@ def test_every_page_is_clean_and_fits(open_window, cast, busy, tmp_path, size, d
         "password": "/accounts/password/change/",
         "address": "/accounts/email/",
     }
-    folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
     for name, path in paths.items():
         if name == "overview":
             sign_in(page, cast.owner.email)
@@ -301,14 +298,14 @@ def test_every_page_is_clean_and_fits(open_window, cast, busy, tmp_path, size, d
         window.check()
         if size == "desk":
             window.check_accessibility()
-        window.shoot(folder, f"{name}-{size}-{'dark' if dark else 'light'}")
+        window.shoot(f"{name}-{size}-{'dark' if dark else 'light'}")
     brands.change(brand=cast.brand, actor="test", terms_version="2026-11", terms_url="https://dialogix.example/terms")
     page.goto(base)
     expect(page.get_by_role("button", name="I accept these terms")).to_be_visible()
     window.check()
     if size == "desk":
         window.check_accessibility()
-    window.shoot(folder, f"terms-{size}-{'dark' if dark else 'light'}")
+    window.shoot(f"terms-{size}-{'dark' if dark else 'light'}")
 
 
 def test_sign_ups_that_are_not_taken_are_told_why_and_until_when(open_window, house):

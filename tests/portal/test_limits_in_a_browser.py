@@ -2,9 +2,7 @@
 
 # ruff: noqa: F811 - the imported fixture
 
-import os
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,6 +155,5 @@ def test_the_page_is_clean_fits_and_is_accessible(chromium, live_server, climber
     expect(page.get_by_text("You are here")).to_have_count(1)
     window.check()
     window.check_accessibility()
-    folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
-    window.shoot(folder, f"ladder-{size}-{'dark' if dark else 'light'}")
+    window.shoot(f"ladder-{size}-{'dark' if dark else 'light'}")
     window.context.close()

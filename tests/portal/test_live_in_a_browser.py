@@ -5,7 +5,6 @@
 import os
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -49,7 +48,7 @@ def test_requests_appear_by_themselves_until_they_are_paused(open_window, cast, 
     assert page.evaluate("window.unreloaded")
     window.check()
     window.check_accessibility()
-    window.shoot(Path(os.environ.get("SCREENSHOTS", tmp_path)), "requests-live")
+    window.shoot("requests-live")
 
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

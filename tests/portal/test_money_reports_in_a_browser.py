@@ -2,9 +2,7 @@
 
 # ruff: noqa: F811 - the imported fixture
 
-import os
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -48,7 +46,6 @@ def staff(settings, redis_connection):
 @pytest.mark.parametrize(("size", "dark"), [("desk", False), ("desk", True), ("phone", False)])
 def test_reports_are_readable_everywhere(open_window, staff, tmp_path, size, dark):
     """Pictures go to SCREENSHOTS, where that is set."""
-    folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
     window: Window = open_window(size=size, dark=dark)
     page = window.page
     sign_in(page, staff.email)
@@ -60,10 +57,10 @@ def test_reports_are_readable_everywhere(open_window, staff, tmp_path, size, dar
         if link:
             page.get_by_role("link", name=link, exact=True).click()
         window.check()
-        window.shoot(folder, f"report-{name}-{size}-{'dark' if dark else 'light'}")
+        window.shoot(f"report-{name}-{size}-{'dark' if dark else 'light'}")
     expect(page.get_by_role("row", name="Zürich Labs")).to_be_visible()
     for tab in ("Engines", "Deferred revenue"):
         page.get_by_role("navigation", name="Reports").get_by_role("link", name=tab).click()
         expect(page.get_by_role("heading", name=tab)).to_be_visible()
         window.check()
-        window.shoot(folder, f"report-of-{tab.split()[0].lower()}-{size}-{'dark' if dark else 'light'}")
+        window.shoot(f"report-of-{tab.split()[0].lower()}-{size}-{'dark' if dark else 'light'}")

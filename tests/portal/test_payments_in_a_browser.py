@@ -138,7 +138,7 @@ def look_well(window: Window) -> None:
         window.page.emulate_media(color_scheme="dark" if size == "phone" else "light")
         window.check()
         if SHOTS:
-            window.shoot(Path(SHOTS), f"{time.monotonic_ns()}-{size}")
+            window.shoot(f"{time.monotonic_ns()}-{size}")
     width, height = browsing.SIZES["desk"]
     window.page.set_viewport_size({"width": width, "height": height})
 

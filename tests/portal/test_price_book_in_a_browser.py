@@ -5,7 +5,6 @@
 import json
 import os
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from django.utils import timezone
@@ -69,7 +68,7 @@ def look(window: Window, name: str) -> None:
     window.check()
     window.check_accessibility()
     if SHOTS:
-        window.shoot(Path(SHOTS), name)
+        window.shoot(name)
 
 
 @pytest.mark.parametrize(("size", "dark"), [("desk", False), ("desk", True), ("phone", False), ("phone", True)])
@@ -92,7 +91,7 @@ def test_what_a_customer_reads(chromium, live_server, shop, size, dark):
     look(window, f"statement-{name}")
     if SHOTS:
         page.emulate_media(media="print")
-        window.shoot(Path(SHOTS), f"print-{name}")
+        window.shoot(f"print-{name}")
     window.context.close()
 
 
@@ -111,5 +110,5 @@ def test_what_an_operator_previews(chromium, live_server, shop):
     expect(page.get_by_text("would have been", exact=False).first).to_be_visible()
     window.check()
     if SHOTS:
-        window.shoot(Path(SHOTS), "preview")
+        window.shoot("preview")
     window.context.close()

@@ -3,8 +3,6 @@
 # ruff: noqa: F811 - the imported fixture
 
 import ipaddress
-import os
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -22,14 +20,13 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 def test_an_endpoint_from_its_secret_to_its_log(open_window, cast, settings, tmp_path, size, dark):
     """Pictures go to SCREENSHOTS, where that is set."""
     settings.WEBHOOK_NETWORKS, settings.WEBHOOK_HTTP = [ipaddress.ip_network("127.0.0.0/8")], True
-    folder = Path(os.environ.get("SCREENSHOTS", tmp_path))
     window = open_window(size=size, dark=dark)
     page = window.page
 
     def look(name: str) -> None:
         window.check()
         window.check_accessibility()
-        window.shoot(folder, f"webhooks-{name}-{size}")
+        window.shoot(f"webhooks-{name}-{size}")
 
     sign_in(page, cast.owner.email)
     with receiver() as there:
