@@ -72,6 +72,8 @@ def test_a_flood_is_counted_and_not_kept(gateway: Gateway) -> None:
             break
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    # A worker writes rows before counts, each to a shard of its own: a move under way may have met the counts alone.
+    refusal_records.move(gateway.shop.store)
     assert RefusalRecord.objects.filter(organization_id=customer.organization.id).count() == ROWS_PER_MINUTE_MAX
     assert not RefusalRecord.objects.filter(call_id=last.headers["x-request-id"]).exists()
 
