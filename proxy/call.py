@@ -20,6 +20,7 @@ from proxy.dialects.protocol import Dialect, Stamp
 from proxy.dispatch import Place
 from proxy.endpoints import Endpoint
 from proxy.engine_slots import Slot
+from proxy.large_answers import Turn
 from proxy.requests import Asked
 from proxy.responses.request import Echo
 from proxy.rewriting import StreamRewriter
@@ -48,7 +49,7 @@ class Call:
         *("address", "agent", "asked", "began", "body_bytes", "brand", "caller", "dialect", "echo", "endpoint"),
         *("engine", "fields", "first_token_at", "gone", "headers", "hold", "id", "idempotency", "method", "model"),
         *("model_name", "out", "part", "path", "place", "prompt_tokens", "query", "receive", "rewriter", "route"),
-        *("schemes", "scope", "sent_at", "session_id", "slot", "snapshot", "started_ms", "task", "unread"),
+        *("schemes", "scope", "sent_at", "session_id", "slot", "snapshot", "started_ms", "task", "turn", "unread"),
         "upstream_status",
         "counted_at",
     )
@@ -86,6 +87,7 @@ class Call:
         self.session_id = ""
         self.part: Part | None = None  # in a conversation
         self.slot: Slot | None = None
+        self.turn: Turn | None = None  # to read a large answer
         self.out: EventStream | None = None
         self.echo: Echo | None = None  # what a response repeats of its request; None: it is a chat call
         self.rewriter: StreamRewriter | None = None  # as rendering.rewriter_of made it

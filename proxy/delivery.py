@@ -20,6 +20,7 @@ from proxy.conversations import keep
 from proxy.endpoints import EMBEDDINGS
 from proxy.headers import answer_headers
 from proxy.idempotency import ANSWER_BYTES_MAX as ANSWER_BYTES_KEPT_MAX
+from proxy.large_answers import ANSWER_BYTES_MAX, SMALL_BYTES
 from proxy.meter import Bounds, Ending, Event, Kind, Measured, Meter
 from proxy.refusals import Declined, Problem, Reason, problem
 from proxy.settling import settle, settle_answered
@@ -27,7 +28,6 @@ from proxy.upstream import FirstByteTimeout, IdleTimeout, Response, TotalTimeout
 from proxy.wording import worded
 from proxy.worker import Worker
 
-ANSWER_BYTES_MAX = 64 * 1024 * 1024
 TAIL_SECONDS_MAX = 1.0
 """How long an engine may take to end its body after [DONE] before its connection is not worth keeping."""
 
@@ -52,9 +52,17 @@ def meter_for(call: Call) -> Meter:
 
 async def deliver_whole(call: Call, worker: Worker, response: Response, send: Send) -> None:
     """Reads the whole answer, settles, sends. A client that has gone meanwhile pays for what was made."""
+    try:
+        await _deliver_whole(call, worker, response, send)
+    finally:
+        if call.turn is not None:
+            worker.large_answers.leave(call.turn)
+
+
+async def _deliver_whole(call: Call, worker: Worker, response: Response, send: Send) -> None:
     meter = meter_for(call)
     try:
-        body = await response.read(ANSWER_BYTES_MAX)
+        body = await _body(call, worker, response)
     except UpstreamFailure as failure:
         if call.gone:
             await settle(call, worker, meter.result(Ending.CLIENT_GONE), status=499)
@@ -71,6 +79,16 @@ async def deliver_whole(call: Call, worker: Worker, response: Response, send: Se
         raise Declined(problem(Reason.ENGINE_ERROR, model=call.model_name))
     ours = await _settled_whole(call, worker, measured, answer)
     await send_whole(call.scope, send, answer_headers(call, worker, measured.usage), ours)
+
+
+async def _body(call: Call, worker: Worker, response: Response) -> bytes:
+    """Past SMALL_BYTES in turn with others; the turn lasts until the answer has left."""
+    first = await response.read_first(SMALL_BYTES)
+    if response.ended:
+        return first
+    call.turn = worker.large_answers.ask(call.caller.organization.id)
+    await response.await_turn(call.turn.given)
+    return first + await response.read(ANSWER_BYTES_MAX - len(first))
 
 
 async def _settled_whole(call: Call, worker: Worker, measured: Measured, answer: dict[str, Any]) -> bytes:

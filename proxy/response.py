@@ -40,6 +40,11 @@ class Response:
         return self._complete
 
     @property
+    def ended(self) -> bool:
+        """All of it came and was read."""
+        return self._complete and not self._pieces
+
+    @property
     def failed(self) -> bool:
         """It broke before its end; not when we let it go."""
         return self._failure is not None and not isinstance(self._failure, LetGo)
@@ -74,6 +79,27 @@ class Response:
                 raise Malformed(f"the answer is larger than {bytes_max} bytes")
             parts.append(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def read_first(self, enough: int) -> bytes:
+        """The body, or its beginning of at least `enough` bytes; the rest comes as it is read."""
+        parts: list[bytes] = []
+        size = 0
+        while size < enough:
+            try:
+                data = await anext(self)
+            except StopAsyncIteration:
+                break
+            parts.append(data)
+            size += len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def await_turn(self, given: asyncio.Future[None]) -> None:
+        """Reads nothing until `given` is done; raises when the answer breaks meanwhile."""
+        given.add_done_callback(lambda _: self._wake())
+        while not given.done():
+            if self._failure is not None:
+                raise self._failure
+            await self._wait()
 
     def close(self) -> bytes:
         """Let go. An unfinished answer drops its connection at once: that is how the engine learns to stop.

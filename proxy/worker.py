@@ -41,6 +41,7 @@ from proxy.guard import Guard
 from proxy.health import Prober
 from proxy.heart import Heart
 from proxy.idempotency import Idempotency
+from proxy.large_answers import LargeAnswers
 from proxy.leavers import Leavers
 from proxy.metrics import Metrics
 from proxy.refusal_log import RefusalLog
@@ -94,6 +95,7 @@ class Worker:
         self.upstream = Pool(open_text)
         self.slots = EngineSlots()
         self.room = Room(settings.CALLS_MAX, settings.BODIES_MIB_MAX * 1024 * 1024)
+        self.large_answers = LargeAnswers(settings.ANSWERS_MIB_MAX * 1024 * 1024)
         self.routing = Routing(self.slots)
         self.health = Prober(self.upstream, self.routing)
         self.heart = Heart()
