@@ -29,7 +29,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 REST = "Other"
 
 
-View = Callable[[Any], HttpResponseBase]
+View = Callable[..., HttpResponseBase]
 
 
 def superusers(view: View) -> View:
@@ -76,6 +76,8 @@ class OperationsSite(AdminSite):
         super().register(model_or_iterable, scoped(admin_class or ModelAdmin), **options)
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
+        from portal.views.engine_intake import engine_add
+        from portal.views.engine_now import engine_now
         from portal.views.money_reports import deferred_report, engines_report, revenue_report
         from portal.views.operations import jobs_page, reconcile_page, search
         from portal.views.price_previewer import preview_prices
@@ -84,6 +86,7 @@ class OperationsSite(AdminSite):
 
         of_brands: list[tuple[str, View, str]] = [
             ("search/", search, "search"),
+            ("engines/<int:engine>/", engine_now, "engine_now"),
             ("support/", support, "support"),
             ("reports/", revenue_report, "report_revenue"),
             ("reports/deferred/", deferred_report, "report_deferred"),
@@ -92,6 +95,7 @@ class OperationsSite(AdminSite):
         ]
         """They ask keys.staff whose rows they may show."""
         of_the_installation: list[tuple[str, View, str]] = [
+            ("engines/add/", engine_add, "engine_add"),
             ("reports/engines/", engines_report, "report_engines"),
             ("jobs/", jobs_page, "jobs"),
             ("reconcile/", reconcile_page, "reconcile"),

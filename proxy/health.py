@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from billing.snapshot import EngineRecord
 from keys.sealing import SealBroken
@@ -78,26 +80,73 @@ class Prober:
         self._due[engine.id] = clock() + pause * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 - spreads questions
 
 
-async def probe(engine: EngineRecord, pool: Pool, routing: Routing) -> bool:
-    """One question. An engine that is connected to but slow to answer is not called unreachable: it may be at work."""
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One question and what came of it. `status` 0: no answer; `trouble` then says why, in words."""
+
+    is_reached: bool
+    status: int = 0
+    took_ms: int = 0
+    trouble: str = ""
+
+    @property
+    def is_ready(self) -> bool:
+        return 0 < self.status < 500
+
+    def in_words(self) -> str:
+        if not self.is_reached:
+            return f"unreachable: {self.trouble}"
+        if not self.status:
+            return f"reached, but no answer: {self.trouble}"
+        return f"{'well' if self.is_ready else 'not ready'}: HTTP {self.status} in {self.took_ms} ms"
+
+
+async def look(engine: EngineRecord, pool: Pool) -> Look:
+    """Ask once, within DEADLINES. Raises ValueError or SealBroken where the engine's row cannot be read."""
     path, from_root = DOORS.get(engine.kind, DOORS["openai"])
+    began = time.perf_counter()
     try:
         response = await pool.send(engine, path, b"", (), DEADLINES, method="GET", from_root=from_root)
-    except ConnectFailed:
-        routing.unreached(engine.id)
-        return False
-    except UpstreamFailure:
-        routing.set_ready(engine.id, ready=False)
-        return False
-    except (ValueError, SealBroken):  # its row; calls say so
-        return True
-    routing.reached(engine.id)
-    is_ready = response.status < 500
-    routing.set_ready(engine.id, ready=is_ready)
+    except ConnectFailed as failure:
+        return Look(is_reached=False, trouble=str(failure))
+    except UpstreamFailure as failure:
+        return Look(is_reached=True, trouble=str(failure))
+    took_ms = int((time.perf_counter() - began) * 1000)
     try:
         await response.read(ANSWER_BYTES_MAX)
     except UpstreamFailure:
         pass
     finally:
         response.close()
-    return is_ready
+    return Look(is_reached=True, status=response.status, took_ms=took_ms)
+
+
+async def look_at_all(engines: Sequence[EngineRecord], open_key: Callable[[str], str]) -> list[Look]:
+    """All at once, for people who wait for the answer: no longer than the slowest of them, which DEADLINES bound."""
+    pool = Pool(open_key)
+
+    async def one(engine: EngineRecord) -> Look:
+        try:
+            return await look(engine, pool)
+        except (ValueError, SealBroken) as error:
+            return Look(is_reached=False, trouble=str(error))
+
+    try:
+        return await asyncio.gather(*map(one, engines))
+    finally:
+        await pool.close()
+
+
+async def probe(engine: EngineRecord, pool: Pool, routing: Routing) -> bool:
+    """One question. An engine that is connected to but slow to answer is not called unreachable: it may be at work."""
+    try:
+        found = await look(engine, pool)
+    except (ValueError, SealBroken):  # its row; calls say so
+        return True
+    if not found.is_reached:
+        routing.unreached(engine.id)
+        return False
+    if found.status:
+        routing.reached(engine.id)
+    routing.set_ready(engine.id, ready=found.is_ready)
+    return found.is_ready

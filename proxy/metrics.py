@@ -14,7 +14,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -208,6 +208,32 @@ async def _of_the_books(redis: Any) -> list[Metric]:
     if last:
         text = "Differences that the last complete reconcile found."
         found.append(GaugeMetricFamily("gateway_reconcile_differences", text, int(last[b"differences"])))
+    return found
+
+
+class EngineNow(NamedTuple):
+    """What this host's workers make of an engine. `is_well` None: none of them has used it lately."""
+
+    in_flight: int = 0
+    is_reached: bool = True
+    is_well: bool | None = None
+
+
+def engines_now(folder: Path) -> dict[int, EngineNow] | None:
+    """By engine id, as of a second ago; None where no worker of this host is alive to tell."""
+    alive = [numbers["gauges"] for _, numbers in _files(folder) if _is_alive(numbers["pid"])]
+    if not alive:
+        return None
+    found: dict[int, EngineNow] = {}
+    for gauges in alive:
+        for id, calls in gauges["in_flight"].items():
+            now = found.get(int(id), EngineNow())
+            found[int(id)] = now._replace(in_flight=now.in_flight + calls)
+        for id, (_, healthy) in gauges["healthy"].items():
+            now = found.get(int(id), EngineNow())
+            found[int(id)] = now._replace(is_well=bool(healthy) and now.is_well is not False)
+        for id in gauges["unreachable"]:
+            found[int(id)] = found.get(int(id), EngineNow())._replace(is_reached=False, is_well=False)
     return found
 
 

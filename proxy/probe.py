@@ -7,6 +7,7 @@ what it found is what they will see.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
@@ -113,9 +114,11 @@ async def probe(
     headers: dict[str, str] | None = None,
     kind: str = "",
     only: Collection[str] = (),
+    seconds_max: float | None = None,
 ) -> Found:
     """Ask the engine at `base_url` (with or without its closing /v1). `kind` overrules what it looks like; `only` names
-    the models to look at. Raises ProbeFailed when it cannot be reached, refuses the key, or serves nothing."""
+    the models to look at; `seconds_max` bounds it all. Raises ProbeFailed when it cannot be reached, refuses the key,
+    serves nothing, or takes longer than that."""
     record = EngineRecord(
         id=0,
         name="probe",
@@ -126,8 +129,15 @@ async def probe(
         verify_tls=verify_tls,
     )
     pool = Pool(lambda text: text)
+    asking = _Probe(pool, record, kind, frozenset(only))
     try:
-        return await _Probe(pool, record, kind, frozenset(only)).run()
+        async with asyncio.timeout(seconds_max):
+            return await asking.run()
+    except TimeoutError as error:
+        raise ProbeFailed(
+            f"The engine was not done within {seconds_max:.0f} s: it was asked {asking.asked}. Name fewer models to "
+            "look at, or try again when it is less busy."
+        ) from error
     finally:
         await pool.close()
 
@@ -139,11 +149,13 @@ class _Probe:
     kind: str
     only: frozenset[str]
     traits: Traits | None = None
+    asked: str = ""
+    """The last question, for when there is no answer."""
 
     async def run(self) -> Found:
         listed = await self.ask("GET", "/models")
         if listed.status in (401, 403):
-            raise ProbeFailed("The engine refuses the key. Give the right one with --key.")
+            raise ProbeFailed("The engine refuses the key. Give the one that it was started with (--key).")
         if listed.status == 503:
             raise ProbeFailed(f"The engine is not ready ({listed.complaint()}). Try again when it has loaded.")
         rows = listed.json().get("data")
@@ -169,12 +181,15 @@ class _Probe:
             raise ProbeFailed(f"The engine does not list {', '.join(sorted(missing))}.")
         wanted = [row for row in rows if not self.only or row["id"] in self.only]
         if len(wanted) > MODELS_MAX:
-            raise ProbeFailed(f"The engine lists {len(rows)} models. Name the ones to sell with --model.")
+            raise ProbeFailed(
+                f"The engine lists {len(rows)} models. Name the ones to sell, at most {MODELS_MAX} at once (--model)."
+            )
         return wanted
 
     async def ask(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, from_root: bool = False
     ) -> Reply:
+        self.asked = f"{method} {path}" + (f" of {body['model']}" if body and "model" in body else "")
         sent = b"" if body is None else orjson.dumps(body)
         headers = [(b"content-type", b"application/json")] if sent else []
         try:
@@ -316,9 +331,16 @@ class _Probe:
 
 
 def _with_v1(url: str) -> str:
-    """As an SDK takes it: a bare host gets the /v1 that engines serve under."""
-    url = url.rstrip("/")
-    parts = urlsplit(url)
+    """As an SDK takes it: a bare host gets the /v1 that engines serve under, and the path of a call, as people copy it
+    from a curl command, goes."""
+    url = url.strip().rstrip("/")
+    for path in ("/chat/completions", "/completions", "/embeddings", "/models"):
+        url = url.removesuffix(path)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ProbeFailed(f"{url} is no http(s) address: {error}.") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ProbeFailed(f"{url} is no http(s) address.")
     return url if parts.path else f"{url}/v1"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from django import forms
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import CharField, Count, F, Func, OuterRef, QuerySet, Subquery, Value
+from django.db.models.functions import Coalesce
 from django.forms import ModelForm
 from django.http import HttpRequest
 
 from billing import engine_facts, engines, money
 from billing.admin.pages import NanosField, Written, say
-from billing.models import Engine, EngineCost, ModelEngine
+from billing.models import Engine, EngineCost, EngineFinding, EngineReading, ModelEngine
 from billing.snapshot import Capabilities
 from keys.admin import Form, Kept, ReadOnly, Tabular, by
 from keys.brand_scope import LOOKING
@@ -87,7 +89,9 @@ class EngineAdmin(Kept, Written):
     staff_may = LOOKING
     brandless_for_all = True
     form = EngineForm
-    list_display = ("name", "kind", "brand", "state", "base_url", "has_key", "max_in_flight", "weight", "serves")
+    list_display = ("name", "kind", "brand", "state", "base_url", "has_key", "weight", "serves", "compared")
+    more_columns: tuple[Callable[[Engine], str], ...] = ()
+    """What higher rooms know of an engine now; they add their own."""
     list_filter = ("state", "kind", "brand")
     list_select_related = ("brand",)
     search_fields = ("name", "base_url")
@@ -102,8 +106,13 @@ class EngineAdmin(Kept, Written):
         ("What it was found to do", {"fields": ("capabilities", "created_at")}),
     )
 
+    def get_list_display(self, request: HttpRequest) -> Any:
+        first, *others = self.list_display
+        return (first, *self.more_columns, *others)
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Engine]:
-        return super().get_queryset(request).prefetch_related("routes__model")
+        rows: QuerySet[Engine] = super().get_queryset(request).prefetch_related("routes__model")
+        return rows.annotate(**_comparisons())
 
     def save_model(self, request: HttpRequest, obj: Engine, form: ModelForm[Engine], change: bool) -> None:
         given = form.cleaned_data
@@ -119,6 +128,13 @@ class EngineAdmin(Kept, Written):
     @admin.display(boolean=True, description="Has a key")
     def has_key(self, engine: Engine) -> bool:
         return bool(engine.api_key_sealed)
+
+    @admin.display(description="Its counters")
+    def compared(self, engine: Engine) -> str:
+        """When they were last judged, and what is open about them."""
+        at, found = getattr(engine, "compared_at", None), getattr(engine, "open_findings", 0)
+        said = f"{engine.compared_result} {at:%m-%d %H:%M}" if at else "–"  # type: ignore[attr-defined]
+        return f"{said}, {found} open" if found else said
 
     @admin.display(description="Serves")
     def serves(self, engine: Engine) -> str:
@@ -139,3 +155,17 @@ class EngineAdmin(Kept, Written):
     def _switch(self, request: HttpRequest, queryset: QuerySet[Engine], state: Engine.State) -> None:
         rows = queryset.order_by("pk")
         self.each(request, f"{state.label}", rows, lambda row: engines.change(engine=row, state=state, **by(request)))
+
+
+def _comparisons() -> dict[str, Any]:
+    """Annotations: how the counters at an engine's address last compared with what was metered."""
+    root = Func(F("base_url"), Value("/v1$"), Value(""), function="regexp_replace", output_field=CharField())
+    judged = (EngineReading.Boundary.AGREED, EngineReading.Boundary.DIFFERED)
+    last = EngineReading.objects.filter(root=OuterRef("root"), boundary__in=judged).order_by("-at")
+    found = EngineFinding.objects.filter(root=OuterRef("root"), resolved_at=None).order_by()
+    return {
+        "root": root,
+        "compared_at": Subquery(last.values("at")[:1]),
+        "compared_result": Subquery(last.values("boundary")[:1]),
+        "open_findings": Coalesce(Subquery(found.values("root").annotate(n=Count("pk")).values("n")), 0),
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from argparse import ArgumentParser
 from typing import Any
 
@@ -10,18 +9,15 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from billing import engine_counters, engines, money, prices
+from billing import engines, money, prices
 from billing.models import Engine, Model, Rate
-from billing.snapshot import Capabilities
 from keys.models import Brand
+from portal import engine_intake
 from portal.management.choosing import brand_named, complaint, moment_named, prices_of
 from portal.management.commands.price import add_price_options
-from proxy.probe import Found, FoundModel, ProbeFailed, probe
+from proxy.probe import FoundModel, ProbeFailed
 
 ACTOR = "manage.py engine"
-CONTEXT_UNKNOWN = 8192
-TOKENS_PER_MESSAGE, TOKENS_PER_CALL = 16, 64
-"""Least room kept for a chat template; a model's own, if it is larger, is kept with a quarter more."""
 
 
 class Command(BaseCommand):
@@ -66,19 +62,27 @@ class Command(BaseCommand):
     def _add(self, options: dict[str, Any]) -> None:
         brand = brand_named(options["brand"])
         try:
-            found = asyncio.run(
-                probe(
-                    options["url"],
-                    api_key=options["key"],
-                    verify_tls=not options["insecure"],
-                    kind=options["kind"],
-                    only=options["model"],
-                )
+            found = engine_intake.asked(
+                options["url"],
+                api_key=options["key"],
+                verify_tls=not options["insecure"],
+                kind=options["kind"],
+                only=options["model"],
             )
         except ProbeFailed as error:
             raise CommandError(str(error)) from error
-        engine = self._engine(found, brand if options["brand"] else None, options)
-        self.stdout.write(f"Engine {engine.name} ({found.kind}) at {found.base_url}: {abilities(found.capabilities)}.")
+        engine = engine_intake.kept(
+            found,
+            brand=brand if options["brand"] else None,
+            name=options["name"],
+            api_key=options["key"],
+            verify_tls=not options["insecure"],
+            max_in_flight=options["max_in_flight"],
+            is_shared=options["shared"],
+            actor=ACTOR,
+        )
+        said = ", ".join(text for _, text in engine_intake.abilities(found.capabilities))
+        self.stdout.write(f"Engine {engine.name} ({found.kind}) at {found.base_url}: {said}.")
         for model in found.models:
             if model.trouble:
                 self.stderr.write(
@@ -87,52 +91,14 @@ class Command(BaseCommand):
             else:
                 self._draft(brand, engine, model, options)
 
-    def _engine(self, found: Found, brand: Brand | None, options: dict[str, Any]) -> Engine:
-        """The engine's row: a new one, or the one at this address, with what was found now."""
-        facts: dict[str, Any] = {
-            "kind": found.kind,
-            "verify_tls": not options["insecure"],
-            "max_in_flight": options["max_in_flight"],
-            "is_shared": options["shared"],
-        }
-        there = Engine.objects.filter(base_url=found.base_url, brand=brand).first()
-        if there is None:
-            return engines.register(
-                name=options["name"] or engines.free_name(found.base_url, found.kind),
-                base_url=found.base_url,
-                brand=brand,
-                api_key=options["key"],
-                capabilities=found.capabilities,
-                actor=ACTOR,
-                **facts,
-            )
-        engines.change(
-            engine=there,
-            api_key=options["key"] or None,
-            capabilities=engines.as_stored(found.capabilities),
-            actor=ACTOR,
-            **facts,
-        )
-        engine_counters.begin_anew(found.base_url)
-        return there
-
     def _draft(self, brand: Brand, engine: Engine, found: FoundModel, options: dict[str, Any]) -> None:
-        context = options["context"] or found.context_length or CONTEXT_UNKNOWN
-        model, is_new = engines.draft_model(
-            brand=brand,
-            slug=found.name_there,
-            engine=engine,
-            name_there=found.name_there,
-            context_length=context,
-            features=list(found.features),
-            is_reasoning=found.is_reasoning,
-            tokens_per_message=max(TOKENS_PER_MESSAGE, found.tokens_per_message * 5 // 4),
-            tokens_per_call=max(TOKENS_PER_CALL, found.tokens_per_call * 5 // 4),
-            actor=ACTOR,
+        model, is_new = engine_intake.drafted(
+            engine, found, brand=brand, context_length=options["context"] or 0, actor=ACTOR
         )
         if not (options["context"] or found.context_length):
+            assumed = engine_intake.CONTEXT_UNKNOWN
             self.stderr.write(
-                f"{model.slug}: the engine does not say its context length; {context} is assumed (--context)."
+                f"{model.slug}: the engine does not say its context length; {assumed} is assumed (--context)."
             )
         if options["free"] or options["input_price"] or options["output_price"]:
             prices.set_price(model=model, is_free=options["free"], actor=ACTOR, per_million=prices_of(options))
@@ -180,20 +146,3 @@ def _named(name: str) -> Engine:
         names = ", ".join(Engine.objects.order_by("name").values_list("name", flat=True)) or "none yet"
         raise CommandError(f"There is no engine {name!r}; there are: {names}.")
     return engine
-
-
-def abilities(known: Capabilities) -> str:
-    """What the engine can report and do, in words, good and bad."""
-    said = [
-        "counts tokens" if known.reports_usage else "DOES NOT COUNT TOKENS (calls are charged by estimate)",
-        "says what came from its cache" if known.reports_cached else "does not say what came from its cache",
-        "counts while it streams" if known.running_usage else "counts only at the end",
-        "has a tokenizer" if known.tokenize else "has no tokenizer to ask",
-    ]
-    if not known.counts_every_choice:
-        said.append("counts one choice only")
-    if not known.sends_done:
-        said.append("ends streams without [DONE]")
-    if known.cache_salt:
-        said.append("keeps customers' caches apart")
-    return ", ".join(said)
