@@ -20,6 +20,9 @@ from billing.snapshot import Capabilities
 from keys.admin import Form, Kept, ReadOnly, Tabular, by
 from keys.brand_scope import LOOKING
 
+SHOWN_MAX = 3
+"""Names of models in one cell of a list."""
+
 
 class EngineForm(Form):
     api_key = forms.CharField(
@@ -89,7 +92,7 @@ class EngineAdmin(Kept, Written):
     staff_may = LOOKING
     brandless_for_all = True
     form = EngineForm
-    list_display = ("name", "kind", "brand", "state", "base_url", "has_key", "weight", "serves", "compared")
+    list_display = ("name", "state", "serves", "compared", "kind", "brand", "base_url", "weight")
     more_columns: tuple[Callable[[Engine], str], ...] = ()
     """What higher rooms know of an engine now; they add their own."""
     list_filter = ("state", "kind", "brand")
@@ -138,7 +141,9 @@ class EngineAdmin(Kept, Written):
 
     @admin.display(description="Serves")
     def serves(self, engine: Engine) -> str:
-        return ", ".join(sorted({route.model.slug for route in engine.routes.all()}))
+        slugs = sorted({route.model.slug for route in engine.routes.all()})
+        more = f" and {len(slugs) - SHOWN_MAX} more" if len(slugs) > SHOWN_MAX else ""
+        return ", ".join(slugs[:SHOWN_MAX]) + more
 
     @admin.action(description="Drain: running calls end, no new ones are sent")
     def drain(self, request: HttpRequest, queryset: QuerySet[Engine]) -> None:
