@@ -218,4 +218,9 @@ def _note_use(cursor: CursorWrapper, entries: Sequence[Entry]) -> None:
             }
             for _, event in sorted(latest.items())
         ]
-        cursor.execute(_NOTE_USE, [orjson.dumps(uses).decode()])
+        write_uses(cursor, uses)
+
+
+def write_uses(cursor: CursorWrapper, uses: Sequence[Mapping[str, object]]) -> None:
+    """Each with key_id, started_at_ms, address and agent, in the order of their keys."""
+    cursor.execute(_NOTE_USE, [orjson.dumps(uses).decode()])

@@ -49,6 +49,8 @@ class Caller:
     expires_at_ms: int | None
     revoked: bool
     organization: OrganizationRecord
+    is_test: bool = False
+    """Calls the test engine only, and costs nothing."""
 
     @property
     def shard(self) -> int:

@@ -139,7 +139,7 @@ class Directory:
     async def _find_elsewhere(
         self, secret: str, remembered: bytes, brands: Sequence[BrandFacts], gate: Gate | None
     ) -> Caller:
-        own = any(tokens.well_formed(secret, brand.key_prefix) for brand in brands)
+        own = any(tokens.is_own(secret, brand.key_prefix) for brand in brands)
         legacy = any(tokens.legacy_formed(secret, brand.legacy_key_patterns) for brand in brands)
         if not own and not legacy:
             raise KeyRefused(KeyReason.INVALID_KEY)

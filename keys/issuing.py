@@ -61,13 +61,14 @@ def issue(
     expires_at: datetime | None = None,
     secret: str | None = None,
     purpose: ApiKey.Purpose = ApiKey.Purpose.PROGRAM,
+    mode: ApiKey.Mode = ApiKey.Mode.LIVE,
     address: str | None = None,
 ) -> Issued:
     """A new key. `scopes` None grants all that the brand's keys may do, `model_slugs` None every model the tier
     unlocks. `secret` is for a key that must be the same at every start (the demo's); it must be well formed under the
     brand's prefix. ValidationError names the field that is wrong."""
     brand = organization.brand
-    prefix = brand.key_prefix
+    prefix = prefix_of(brand, mode)
     if secret is None:
         secret = tokens.mint(prefix, randomness.token_bytes(tokens.RANDOM_BYTES))
     elif not tokens.well_formed(secret, prefix):
@@ -82,8 +83,10 @@ def issue(
             "expires_at": expires_at,
         },
         brand,
+        ApiKey.Mode(mode),
     )
-    key, version = _create(organization, secret, {**values, "purpose": purpose}, actor=actor, address=address)
+    values |= {"purpose": purpose, "mode": mode}
+    key, version = _create(organization, secret, values, actor=actor, address=address)
     return Issued(key, secret, version)
 
 
@@ -140,7 +143,7 @@ def change(*, key: ApiKey, actor: Actor, address: str | None = None, **values: A
     None when nothing differs."""
     if key.manages_as and not values.keys() <= CHANGEABLE_OF_MANAGEMENT:
         raise ValidationError("A management key calls no model, so it has no scopes, models and limits.")
-    values = checked(values, key.organization.brand)
+    values = checked(values, key.organization.brand, ApiKey.Mode(key.mode))
     with transaction.atomic():
         key = _locked(key)
         before, after = audit.assign(key, values)
@@ -190,14 +193,14 @@ def rotate(*, key: ApiKey, overlap: timedelta, actor: Actor, address: str | None
     overlap each of the two has its own."""
     if overlap < timedelta(0):
         raise ValidationError({"overlap": "An overlap cannot be negative."})
-    prefix = key.organization.brand.key_prefix
+    prefix = prefix_of(key.organization.brand, key.mode)
     secret = tokens.mint(prefix, randomness.token_bytes(tokens.RANDOM_BYTES))
     with transaction.atomic():
         old = _locked(key)
         now = timezone.now()
         if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
             raise KeyNotLive(f"{old.hint} is revoked or expired")
-        kept = ("name", "purpose", "manages_as", "model_slugs", "cidrs", "limits")
+        kept = ("name", "purpose", "mode", "manages_as", "model_slugs", "cidrs", "limits")
         shared = {name: getattr(old, name) for name in kept}
         allowed = () if old.manages_as else scopes_of(old.organization.brand)
         shared["scopes"] = [scope for scope in old.scopes if scope in allowed] or list(allowed)
@@ -234,7 +237,14 @@ def scopes_of(brand: Brand) -> tuple[str, ...]:
     return tuple(scope for scope in SCOPES if not brand.key_scopes or scope in brand.key_scopes)
 
 
-def checked(values: Mapping[str, Any], brand: Brand | None = None) -> dict[str, Any]:
+def prefix_of(brand: Brand, mode: str) -> str:
+    """What the brand's keys of that mode begin with."""
+    return tokens.prefix_for_tests(brand.key_prefix) if mode == ApiKey.Mode.TEST else brand.key_prefix
+
+
+def checked(
+    values: Mapping[str, Any], brand: Brand | None = None, mode: ApiKey.Mode = ApiKey.Mode.LIVE
+) -> dict[str, Any]:
     """The changeable fields in the form the row keeps them, or ValidationError by field. `brand`: whose keys may do no
     more than it says."""
     unknown = set(values) - set(CHANGEABLE)
@@ -258,6 +268,8 @@ def checked(values: Mapping[str, Any], brand: Brand | None = None) -> dict[str, 
         checked["cidrs"] = _networks(list(values["cidrs"]))
     if "limits" in values:
         checked["limits"] = [dict(limit) for limit in values["limits"]]
+        if checked["limits"] and mode == ApiKey.Mode.TEST:
+            raise ValidationError({"limits": "A test key costs nothing and has the one limit that all of them have."})
     expires_at = values.get("expires_at")
     if expires_at is not None and timezone.is_naive(expires_at):
         raise ValidationError({"expires_at": "An expiry needs a time zone."})
@@ -278,7 +290,7 @@ def _create(
         organization=organization,
         digest=tokens.digest(secret, settings.KEY_PEPPERS[pepper_version]),
         pepper_version=pepper_version,
-        hint=tokens.hint(secret, organization.brand.key_prefix),
+        hint=tokens.hint(secret, prefix_of(organization.brand, values.get("mode", ApiKey.Mode.LIVE))),
         created_by=actor if isinstance(actor, User) else None,
         **values,
     )
@@ -287,6 +299,7 @@ def _create(
         version = publication.record(publication.KEY, key.id)
         key.version = version
         shown = ("manages_as", *sorted(CHANGEABLE_OF_MANAGEMENT)) if key.manages_as else CHANGEABLE
+        shown = (*shown, "mode") if key.mode == ApiKey.Mode.TEST else shown
         after = {name: audit.plain(getattr(key, name)) for name in shown}
         audit.note(action, key.public_id, actor=actor, organization=organization, after=after, address=address)
     return key, version

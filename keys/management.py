@@ -37,7 +37,7 @@ class ManagementRefused(Exception):
 
 def find(secret: str, brand: Brand, *, now: datetime, address: str) -> ApiKey:
     """The live management key, with its organization and brand at hand; ManagementRefused."""
-    key = issuing.existing(secret) if tokens.well_formed(secret, brand.key_prefix) else None
+    key = issuing.existing(secret) if tokens.is_own(secret, brand.key_prefix) else None
     if key is None or key.organization.brand_id != brand.pk:
         raise ManagementRefused(ManagementReason.INVALID_KEY)
     if key.revoked_at is not None:

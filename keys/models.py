@@ -314,12 +314,17 @@ class ApiKey(models.Model):
     `pepper_version` names the KEY_PEPPER that made `digest` (HMAC-SHA-256); 0 means an imported key's plain SHA-256.
     `model_slugs` null means every model the tier unlocks. `limits` is a list of {"unit", "window", "amount"} as
     billing.limits reads them; this room stores them without judging. Keys of the playground are made and ended by the
-    portal, and lists leave them out.
+    portal, and lists leave them out. A test key reaches no engine but the house's own, costs nothing and is counted
+    apart; its mode stands in its secret and never changes.
     """
 
     class Purpose(TextChoices):
         PROGRAM = "program"
         PLAYGROUND = "playground"
+
+    class Mode(TextChoices):
+        LIVE = "live"
+        TEST = "test"
 
     organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="keys")
     public_id = models.CharField(max_length=40, unique=True, default=key_public_id, editable=False)
@@ -327,6 +332,7 @@ class ApiKey(models.Model):
     purpose = models.CharField(
         max_length=10, choices=Purpose.choices, default=Purpose.PROGRAM, db_default=Purpose.PROGRAM, editable=False
     )
+    mode = models.CharField(max_length=4, choices=Mode.choices, default=Mode.LIVE, db_default=Mode.LIVE, editable=False)
     digest = models.BinaryField(max_length=32, unique=True, editable=False)
     pepper_version = models.PositiveSmallIntegerField(editable=False)
     hint = models.CharField(

@@ -93,7 +93,7 @@ def key_columns() -> str:
         'id', k.id, 'public_id', k.public_id, 'hint', k.hint, 'digest', encode(k.digest, 'hex'),
         'organization_id', k.organization_id, 'scopes', k.scopes, 'models', k.model_slugs, 'cidrs', k.cidrs,
         'limits', k.limits, 'expires_at_ms', floor(extract(epoch FROM k.expires_at) * 1000)::bigint,
-        'revoked', k.revoked_at IS NOT NULL)::text"""
+        'revoked', k.revoked_at IS NOT NULL, 'is_test', k.mode = 'test')::text"""
 
 
 def organization_columns() -> str:
@@ -171,6 +171,7 @@ def _standing(key_version: int, key: dict[str, Any], organization_version: int, 
             is_further=org.get("is_further", False),
             month_anchor=org.get("month_anchor", 1),  # records of an older release know calendar months only
         ),
+        is_test=key.get("is_test", False),  # an older release has none such
     )
     return Standing(caller, bytes.fromhex(key["digest"]))
 

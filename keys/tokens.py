@@ -1,7 +1,8 @@
 """The text of an API key: prefix + 27 base-62 digits (160 random bits) + 6 base-62 digits of CRC-32. Pure.
 
 Nothing separates prefix, body and checksum, so a double click selects the whole key. The checksum covers the prefix: a
-mistyped key, or one of another brand, is told apart without asking a store.
+mistyped key, or one of another brand, is told apart without asking a store. Keys for trying out have `test_` behind the
+brand's prefix: whoever sees one knows that it costs nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ RANDOM_BYTES = 20
 BODY_LENGTH = 27  # 62^27 > 2^160
 CHECKSUM_LENGTH = 6  # 62^6 > 2^32
 LEGACY_LENGTH_MAX = 256
+TEST = "test_"
 PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,23}")
 
 _TAIL = re.compile(rf"[0-9A-Za-z]{{{BODY_LENGTH + CHECKSUM_LENGTH}}}")
@@ -27,7 +29,7 @@ def mint(prefix: str, randomness: bytes) -> str:
     """A new secret. `randomness` is exactly RANDOM_BYTES from the system's generator."""
     if len(randomness) != RANDOM_BYTES:
         raise ValueError(f"a key takes {RANDOM_BYTES} random bytes, not {len(randomness)}")
-    if not PREFIX.fullmatch(prefix):
+    if not (PREFIX.fullmatch(prefix) or PREFIX.fullmatch(prefix.removesuffix(TEST))):
         raise ValueError(f"{prefix!r} cannot be a key prefix")
     text = prefix + _base62(int.from_bytes(randomness, "big"), BODY_LENGTH)
     return text + _checksum(text)
@@ -40,6 +42,16 @@ def well_formed(secret: str, prefix: str) -> bool:
     if not _TAIL.fullmatch(secret, len(prefix)):
         return False
     return _checksum(secret[:-CHECKSUM_LENGTH]) == secret[-CHECKSUM_LENGTH:]
+
+
+def prefix_for_tests(prefix: str) -> str:
+    """What keys for trying out begin with, of a brand whose others begin with `prefix`."""
+    return prefix + TEST
+
+
+def is_own(secret: str, prefix: str) -> bool:
+    """Whether `secret` is a key of our own making, of a brand with that prefix: a live or a test one."""
+    return well_formed(secret, prefix) or well_formed(secret, prefix_for_tests(prefix))
 
 
 def legacy_formed(secret: str, patterns: tuple[str, ...]) -> bool:

@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Customers": ("Organization", "ApiKey", "Membership", "Invitation", "User", "EmailAddress", "BrandStaff"),
     "Brands and prices": ("Brand", "Model", "Engine", "Rate", "Tier"),
     "Money": ("LedgerAccount", "Posting", "Grant", "TierAssignment", "TierChange", "LimitOverride"),
-    "Calls": ("UsageEvent", "UsageDay", "UsageQuarter", "RefusalRecord", "RefusalCount"),
+    "Calls": ("UsageEvent", "UsageDay", "UsageQuarter", "RefusalRecord", "RefusalCount", "TestCall"),
     "Operation": (
         *("AuditEvent", "DeadLetter", "JournalShard", "JournalWriter", "WorkerLease", "CounterChange"),
         *("Publication", "Notice", "EngineFinding", "EngineReading", "UpgradeNight"),

@@ -17,7 +17,7 @@ from django.http import HttpRequest
 from billing import limits, money
 from billing.models import Model
 from keys import issuing, mailboxes
-from keys.models import Brand, Organization, Role, Scope
+from keys.models import ApiKey, Brand, Organization, Role, Scope
 from portal import throttle
 
 PASSWORD_RULE = "At least 8 characters, and not a common password."  # noqa: S105
@@ -114,10 +114,17 @@ SCOPE_LABELS = {
 }
 
 
+MODES = [
+    (ApiKey.Mode.LIVE, "Live: calls models, and is charged"),
+    (ApiKey.Mode.TEST, "Test: the same answers in form, made up, for nothing"),
+]
+
+
 class KeyForm(forms.Form):
     """What a key may do. `values` are issuing.issue's arguments."""
 
     name = forms.CharField(max_length=100, help_text="Where the key will be used, e.g. “production server”.")
+    mode = forms.ChoiceField(label="Kind", choices=MODES, required=False, initial=ApiKey.Mode.LIVE)
     scopes = forms.MultipleChoiceField(label="May use", widget=forms.CheckboxSelectMultiple)
     models = forms.MultipleChoiceField(
         required=False,
@@ -167,6 +174,7 @@ class KeyForm(forms.Form):
         asked = [limit for limit in given if limit["amount"] is not None]
         return {
             "name": data["name"],
+            "mode": ApiKey.Mode(data["mode"] or ApiKey.Mode.LIVE),
             "scopes": data["scopes"],
             "model_slugs": data["models"] or None,
             "cidrs": data["cidrs"].split(),

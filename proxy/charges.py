@@ -16,7 +16,9 @@ from billing.money import amount, decimal
 from keys.models import ApiKey
 from proxy.call import Call
 from proxy.endpoints import CHARGE_PREFIX
+from proxy.models import TestCall
 from proxy.refusals import Reason, decline
+from proxy.sandbox import calls as test_calls
 
 PICO_PLACES = 12
 
@@ -37,7 +39,10 @@ async def of(call: Call) -> dict[str, Any]:
 def _told(call_id: UUID, organization_id: int, currency: str) -> dict[str, Any] | None:
     try:
         found = calls.call_of(call_id, organization_id=organization_id)
-        return None if found is None else _what(found) | _whose(found) | _charged(found, currency)
+        if found is None:
+            test = test_calls.of_id(call_id, organization_id=organization_id)
+            return None if test is None else _tried(test, currency)
+        return _what(found) | _whose(found) | _charged(found, currency)
     except DatabaseError as error:
         raise StoreUnavailable(str(error)) from error
     finally:
@@ -59,6 +64,41 @@ def _what(found: Settled) -> dict[str, Any]:
         "usage_source": found.usage_source,
         "flags": event.flags,
         "explanation": [explaining.ended(found), *explaining.flags_in_words(event.flags)],
+    }
+
+
+def _tried(test: TestCall, currency: str) -> dict[str, Any]:
+    """A test call, in the same form."""
+    nothing = amount(0)
+    return {
+        "id": str(test.call_id),
+        "object": "charge",
+        "endpoint": test.endpoint,
+        "stream": test.stream,
+        "started_at": test.at.isoformat(),
+        "first_token_ms": test.first_token_ms,
+        "duration_ms": test.duration_ms,
+        "settled_at": test.settled_at.isoformat(),
+        "end_reason": test.end_reason,
+        "usage_source": "final",
+        "flags": ["test"],
+        "explanation": ["A test call: no model was asked, and it costs nothing."],
+        "model": test.model,
+        "key": test.key_hint,
+        "address": test.address,
+        "user": None,
+        "metadata": {},
+        "currency": currency,
+        "payer": "test",
+        "lines": [],
+        "sum": nothing,
+        "list_cost": nothing,
+        "held": nothing,
+        "cost": nothing,
+        "cost_nanos": 0,
+        "credits": 0,
+        "note": None,
+        "corrections": [],
     }
 
 

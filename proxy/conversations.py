@@ -12,12 +12,12 @@ import logging
 from typing import Any
 
 from billing.counters import StoreUnavailable
-from billing.snapshot import BrandRecord
+from keys.caller import Caller
 from proxy import prompt_bound, turns
 from proxy.bodies import ClientLeft
 from proxy.call import Call
 from proxy.conversation_rows import Overtaken, Part, digest_of
-from proxy.endpoints import CHAT, Endpoint
+from proxy.endpoints import CHAT
 from proxy.fields import invalid
 from proxy.messages import MESSAGES_MAX
 from proxy.meter import Measured
@@ -29,6 +29,8 @@ from proxy.worker import Worker
 log = logging.getLogger(__name__)
 
 FIELD = "session_id"
+TEST = "\x1f"
+"""Begins the names of test calls' sessions: not printable, so no other has it."""
 SESSION_CHARS_MAX = 128
 COUNTS_MAX = 4
 """How often the engine is asked what a prompt counts, before as much is forgotten as may be."""
@@ -37,13 +39,18 @@ ANSWERS_SHARE = 4
 KEPT_ENDS = frozenset({"stop", "length", "tool_calls"})
 
 
-def session_named(fields: dict[str, Any], endpoint: Endpoint, brand: BrandRecord) -> str:
+def session_named(fields: dict[str, Any], call: Call) -> str:
     """Takes session_id out of a body; "" where there is none, or the brand keeps no conversations: then it is a field
     like any unknown one."""
-    if not brand.conversation_days or endpoint is not CHAT or FIELD not in fields:
+    if not call.snapshot.brand.conversation_days or call.endpoint is not CHAT or FIELD not in fields:
         return ""
     value = fields.pop(FIELD)
-    return "" if value is None else checked(value)
+    return "" if value is None else own(checked(value), call.caller)
+
+
+def own(session_id: str, caller: Caller) -> str:
+    """By what it is kept: what was said to test keys stays apart."""
+    return TEST + session_id if caller.is_test else session_id
 
 
 def checked(session_id: Any) -> str:

@@ -39,6 +39,7 @@ DURATION_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 COUNTERS = {
     "gateway_calls": ("Settled calls.", ("endpoint", "end_reason")),
+    "gateway_test_calls": ("Calls of test keys, which are in no other number.", ("endpoint", "end_reason")),
     "gateway_tokens": ("Metered tokens; cached ones are part of input.", ("kind",)),
     "gateway_refusals": ("Requests answered with an error.", ("reason", "status")),
     "gateway_limit_refusals": ("Refusals by the limit that stood in the way.", ("unit", "window", "scope")),

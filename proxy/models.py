@@ -57,6 +57,45 @@ class RefusalCount(models.Model):
         return f"{self.minute} {self.reason}: {self.count}"
 
 
+class TestCall(models.Model):
+    """One call of a test key that ran. Kept for a week like refusals (test_calls.py, its only writer), and in no book:
+    it cost nothing and used nothing that is anybody's."""
+
+    __test__ = False
+
+    call_id = models.UUIDField(primary_key=True)
+    at = models.DateTimeField()
+    brand_id = models.BigIntegerField()
+    organization_id = models.BigIntegerField()
+    key_id = models.BigIntegerField()
+    key_hint = models.CharField(max_length=40)
+    model = models.CharField(max_length=120)
+    endpoint = models.CharField(max_length=20)
+    stream = models.BooleanField()
+    http_status = models.SmallIntegerField()
+    end_reason = models.CharField(max_length=20)
+    uncached_input_tokens = models.BigIntegerField()
+    cache_read_tokens = models.BigIntegerField(null=True)
+    output_tokens = models.BigIntegerField()
+    reasoning_tokens = models.BigIntegerField(null=True)
+    images = models.IntegerField()
+    first_token_ms = models.IntegerField(null=True)
+    duration_ms = models.IntegerField()
+    settled_at = models.DateTimeField()
+    address = models.GenericIPAddressField(null=True)
+    agent = models.CharField(max_length=200, blank=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["organization_id", "-call_id"], name="test_call_organization_call")]
+
+    def __str__(self) -> str:
+        return f"{self.call_id} {self.http_status} {self.end_reason}"
+
+    def total(self, name: str) -> int | None:
+        """An amount, by its name in a usage event. Nobody ever corrects one of these."""
+        return getattr(self, name, None)
+
+
 class Conversation(models.Model):
     """What a brand's customers said under one session_id, sealed (conversation_rows.py, its only writer). It belongs to
     the organization, not to a key; `digest` stands for the session_id, which is sealed with the rest."""

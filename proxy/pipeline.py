@@ -39,6 +39,8 @@ from proxy.worker import Worker
 async def run(call: Call, worker: Worker, asgi_send: Send) -> None:
     """Raises what says no; `abandon` must follow then."""
     await authenticate(call, worker)
+    if call.caller.is_test:
+        worker = worker.bench
     replay = await read_request(call, worker)
     if replay is not None:
         await answer_again(call, worker, replay, asgi_send)
@@ -58,7 +60,7 @@ async def read_request(call: Call, worker: Worker) -> Replay | None:
     fields = parse_object(body)
     call.model_name = model_named(fields, call.snapshot.brand.default_model)
     call.model = await resolve_model(call, worker)
-    call.session_id = conversations.session_named(fields, call.endpoint, call.snapshot.brand)
+    call.session_id = conversations.session_named(fields, call)
     _read_asked(call, fields)
     key = call.fields.get(b"idempotency-key")
     return None if key is None else await _recorded(call, worker, key, body)
@@ -174,6 +176,8 @@ async def abandon(call: Call, worker: Worker, problem: Problem | None) -> None:
     hold, engine = call.known("hold"), call.known("engine")
     if hold is None or hold.charge is not None:
         return
+    if call.caller.is_test:
+        worker = worker.bench
     outcome = Outcome(
         end_reason=_end_reason(call, problem),
         http_status=problem.status if problem is not None else 499,

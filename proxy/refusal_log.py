@@ -1,4 +1,4 @@
-"""Refusals and failed calls, told to support, best effort. Owns `{sN}:refusals` in Redis, a capped stream.
+"""Refusals, failed calls and test calls, told to support, best effort. Owns `{sN}:refusals` in Redis, a capped stream.
 
 A worker counts every refusal and keeps a row of the first ones of each organization (or address, before anybody is
 known) and minute; once a second they leave for Redis, and the journal process moves them on (refusal_records.move).
@@ -16,6 +16,7 @@ import orjson
 from redis.exceptions import RedisError
 
 from billing import script
+from billing.events import Event, storable
 from keys.caller import SHARDS, shard_of
 from proxy.call import Call
 from proxy.refusals import Problem, Reason
@@ -32,6 +33,8 @@ TRIAL = "trial "
 """Begins the reason of what no call was refused for: a limit on trial would have."""
 USED_UP = "used up "
 """Begins the reason that is counted besides insufficient_quota, and names the limit (or the balance)."""
+TEST = "test "
+"""Begins the reason of what a test call was refused for."""
 
 
 class RefusalLog:
@@ -41,6 +44,7 @@ class RefusalLog:
         self._noted: dict[int | str, int] = {}
         self._rows: dict[int, list[dict[str, Any]]] = {}
         self._waiting = 0
+        self._tests: list[dict[str, Any]] = []
         self._counts: dict[tuple[int, int, int, str], int] = {}
         self._writing: asyncio.Task[None] | None = None
 
@@ -62,7 +66,8 @@ class RefusalLog:
         caller = call.known("caller")
         organization_id = 0 if caller is None else caller.organization.id
         brand_id = 0 if call.brand is None else call.brand.id
-        self._count((minute, brand_id, organization_id, problem.reason.value))
+        reason = problem.reason.value if caller is None or not caller.is_test else f"{TEST}{problem.reason.value}"[:40]
+        self._count((minute, brand_id, organization_id, reason))
         if problem.reason is Reason.INSUFFICIENT_QUOTA and problem.quota is not None:
             self._count((minute, brand_id, organization_id, f"{USED_UP}{problem.quota.name}"[:40]))
         subject: int | str = organization_id or call.address
@@ -73,6 +78,11 @@ class RefusalLog:
         self._waiting += 1
         shard = shard_of(organization_id) if organization_id else crc32(call.address.encode()) % SHARDS
         self._rows.setdefault(shard, []).append(_row(call, problem, brand_id, organization_id))
+
+    def note_test(self, event: Event, *, model: str, key_hint: str) -> None:
+        """One test call that ran, which nothing else is told of."""
+        if len(self._tests) < ROWS_WAITING_MAX:
+            self._tests.append(_test_row(event, model, key_hint))
 
     def count_trial(self, call: Call, limit: str) -> None:
         """A call that passed, which `limit` would have refused were it not on trial."""
@@ -87,11 +97,15 @@ class RefusalLog:
         """What was noted since, to Redis; dropped when that cannot be."""
         rows, self._rows, self._waiting = self._rows, {}, 0
         counts, self._counts = self._counts, {}
+        tests, self._tests = self._tests, []
         try:
             async with asyncio.timeout(SECONDS_MAX):
                 for shard, found in rows.items():
                     for start in range(0, len(found), ROWS_PER_ENTRY):
                         await self._add(shard, {"rows": orjson.dumps(found[start : start + ROWS_PER_ENTRY])})
+                for start in range(0, len(tests), ROWS_PER_ENTRY):
+                    part = tests[start : start + ROWS_PER_ENTRY]
+                    await self._add(part[0]["organization_id"] % SHARDS, {"tests": orjson.dumps(part)})
                 if counts:
                     told = [[*key, count] for key, count in counts.items()]
                     await self._add(self._minute % SHARDS, {"counts": orjson.dumps(told)})
@@ -127,3 +141,12 @@ def _row(call: Call, problem: Problem, brand_id: int, organization_id: int) -> d
         "address": call.address or None,
         "agent": call.agent,
     }
+
+
+def _test_row(event: Event, model: str, key_hint: str) -> dict[str, Any]:
+    event = storable(event)
+    same = ("call_id", "brand_id", "organization_id", "key_id", "endpoint", "stream", "end_reason", "started_at_ms")
+    tokens = ("uncached_input_tokens", "cache_read_tokens", "output_tokens", "reasoning_tokens", "images")
+    told = ("http_status", "first_token_ms", "duration_ms", "address", "agent", "settled_at_ms")
+    row = {name: getattr(event, name) for name in (*same, *tokens, *told)}
+    return row | {"model": model[:120], "key_hint": key_hint}

@@ -1,4 +1,5 @@
-"""Refusals on their way from Redis to PostgreSQL, and how long they stay. Blocking; for the journal process."""
+"""Refusals and test calls on their way from Redis to PostgreSQL, and how long they stay. Blocking; for the
+journal process."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from billing.events import storable_text
 from keys.caller import SHARDS
 from proxy.models import RefusalCount, RefusalRecord
 from proxy.refusal_log import ROWS_PER_MINUTE_MAX, STREAM
+from proxy.sandbox import calls as test_calls
 
 KEPT_DAYS = 7
 COUNTS_KEPT_DAYS = 92
@@ -47,8 +49,8 @@ def _move_shard(redis: Any, stream: str, limit: int) -> int:
     entries = redis.xrange(stream, count=limit)
     if not entries:
         return 0
-    rows, counts = _read(fields for _, fields in entries)
-    written = _write_rows(rows)
+    rows, counts, tests = _read(fields for _, fields in entries)
+    written = _write_rows(rows) + test_calls.write(tests)
     _write_counts(counts)
     redis.xdel(stream, *[entry_id for entry_id, _ in entries])
     return written
@@ -70,6 +72,7 @@ def keep(now: datetime) -> list[str]:
             cursor.execute("DELETE FROM refusal_record_default WHERE call_id < %s", [_lowest(first)])
         finally:
             cursor.execute("RESET lock_timeout")
+    test_calls.forget(_lowest(first))
     oldest = today - timedelta(days=COUNTS_KEPT_DAYS)
     RefusalCount.objects.filter(minute__lt=datetime(oldest.year, oldest.month, oldest.day, tzinfo=UTC)).delete()
     return old
@@ -84,13 +87,17 @@ def counted(
     return {(row["organization_id"], row["day"]): row["times"] for row in by_day}
 
 
-def _read(entries: Iterable[dict[bytes, bytes]]) -> tuple[list[dict[str, Any]], list[list[Any]]]:
+def _read(
+    entries: Iterable[dict[bytes, bytes]],
+) -> tuple[list[dict[str, Any]], list[list[Any]], list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     counts: list[list[Any]] = []
+    tests: list[dict[str, Any]] = []
     for fields in entries:
         rows += orjson.loads(fields.get(b"rows", b"[]"))
         counts += orjson.loads(fields.get(b"counts", b"[]"))
-    return rows, counts
+        tests += orjson.loads(fields.get(b"tests", b"[]"))
+    return rows, counts, tests
 
 
 def _write_rows(rows: list[dict[str, Any]]) -> int:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from proxy.failures import LetGo, Malformed, UpstreamFailure
 
-if TYPE_CHECKING:
-    from proxy.exchange import Connection
+
+class Connection(Protocol):
+    """What an answer comes by: a socket (exchange.py), or the house's own engine (sandbox/engine.py)."""
+
+    loop: asyncio.AbstractEventLoop
+    paused: bool
+
+    def resume(self) -> None: ...
+    def drain(self) -> None: ...
+    def fail(self, failure: UpstreamFailure) -> None: ...
 
 
 class Response:

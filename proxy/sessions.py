@@ -24,7 +24,8 @@ async def answer(call: Call, worker: Worker, send: Send) -> None:
         raise decline(Reason.CHAT_ONLY, detail=f"; there is no {call.method} {call.path[:200]}")
     if not call.snapshot.brand.conversation_days:
         raise decline(Reason.UNKNOWN_PATH, method=call.method, path=call.path[:200])
-    session_id = conversations.checked(call.place.rest[len(SESSION_PREFIX) :])
+    asked = conversations.checked(call.place.rest[len(SESSION_PREFIX) :])
+    session_id = conversations.own(asked, call.caller)
     if call.method == "DELETE":
         await _delete(call, worker, session_id)
         await send_empty(send, 204, common_headers(call))
@@ -52,7 +53,7 @@ async def _delete(call: Call, worker: Worker, session_id: str) -> None:
 
 def _shown(row: Row) -> dict[str, Any]:
     return {
-        "id": row.session_id,
+        "id": row.session_id.removeprefix(conversations.TEST),
         "object": "session",
         "created": _seconds(row.created_at),
         "expires": _seconds(row.expires_at),

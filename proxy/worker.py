@@ -47,6 +47,7 @@ from proxy.metrics import Metrics
 from proxy.refusal_log import RefusalLog
 from proxy.room import Room
 from proxy.routing import Routing
+from proxy.sandbox.bench import bench_of
 from proxy.strangers import Strangers
 from proxy.upstream import Pool
 
@@ -121,6 +122,7 @@ class Worker:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._heartbeat: asyncio.Task[None] | None = None
         self._replayer: asyncio.Task[None] | None = None
+        self.bench = bench_of(self)
 
     async def __aenter__(self) -> Worker:
         await self.postgresql.open()
@@ -141,7 +143,7 @@ class Worker:
     async def __aexit__(self, *_: object) -> None:
         """New calls are refused; what runs has ended or is cut by the server before this. Then everything owed is
         settled, and only then are stores let go."""
-        self.draining = True
+        self.draining = self.bench.draining = True
         if self._heartbeat is not None:
             self._heartbeat.cancel()
         if self._replayer is not None:

@@ -22,7 +22,7 @@ from urllib.parse import parse_qs
 import orjson
 
 from portal.demo import speech
-from portal.demo.faults import Control
+from portal.demo.faults import NAMES, Control
 from portal.demo.generation import Generation, Job, Refused
 
 BLOCK_TOKENS = 16
@@ -68,8 +68,9 @@ MODELS = {
 class PrefixCache:
     """As vLLM's: whole blocks of a prompt, found again when the same `salt` sends the same beginning."""
 
-    def __init__(self) -> None:
+    def __init__(self, blocks_max: int = CACHED_BLOCKS_MAX) -> None:
         self._blocks: OrderedDict[bytes, None] = OrderedDict()
+        self._blocks_max = blocks_max
 
     def take(self, salt: str, tokens: list[str]) -> int:
         """Tokens of the prompt that were there already (never all: the last one must be read); all are kept."""
@@ -83,21 +84,30 @@ class PrefixCache:
             known += BLOCK_TOKENS if leading else 0
             self._blocks[digest] = None
             self._blocks.move_to_end(digest)
-        while len(self._blocks) > CACHED_BLOCKS_MAX:
+        while len(self._blocks) > self._blocks_max:
             self._blocks.popitem(last=False)
         return min(known, len(tokens) - 1) if tokens else 0
 
 
 class DemoEngine:
     """An ASGI application. `log` has one dict per request for a model, oldest first; its numbers are what was really
-    read and made, whatever the answer said."""
+    read and made, whatever the answer said. `log_length`, `cached_blocks`: how much it remembers; `obeys`: what prompts
+    may ask of it."""
 
     def __init__(
-        self, *, slots: int = 256, tokens_per_second: int = 0, api_key: str = "", log_file: Path | None = None
+        self,
+        *,
+        slots: int = 256,
+        tokens_per_second: int = 0,
+        api_key: str = "",
+        log_file: Path | None = None,
+        log_length: int = LOG_LENGTH,
+        cached_blocks: int = CACHED_BLOCKS_MAX,
+        obeys: frozenset[str] = NAMES,
     ) -> None:
-        self.control = Control(tokens_per_second=tokens_per_second)
-        self.log: deque[dict[str, Any]] = deque(maxlen=LOG_LENGTH)
-        self.cache = PrefixCache()
+        self.control = Control(tokens_per_second=tokens_per_second, obeys=obeys)
+        self.log: deque[dict[str, Any]] = deque(maxlen=log_length)
+        self.cache = PrefixCache(cached_blocks)
         self.slots = asyncio.Semaphore(slots)
         self.running = 0
         self.totals = {name: dict.fromkeys(COUNTED, 0) for name in MODELS}

@@ -55,6 +55,7 @@ class Control:
     tokens_per_second: int = 0
     reports_cached: bool = True
     rules: list[Rule] = field(default_factory=list)
+    obeys: frozenset[str] = NAMES
 
     def update(self, wish: dict[str, Any]) -> None:
         self.loading = bool(wish.get("loading", self.loading))
@@ -76,7 +77,7 @@ class Control:
         for rule in self.rules:
             if rule.model in ("", model) and rule.marker in text:
                 found |= rule.directives
-        return found | directives(text)
+        return found | {name: number for name, number in directives(text).items() if name in self.obeys}
 
 
 def lie(usage: dict[str, Any], asked: Directives) -> dict[str, Any] | None:

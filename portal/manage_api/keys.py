@@ -43,6 +43,7 @@ class KeyShape(Shape):
     name = serializers.CharField()
     hint = serializers.CharField(help_text="What of the secret may be seen")
     state = serializers.ChoiceField(["live", "expired", "revoked"])
+    mode = serializers.ChoiceField(ApiKey.Mode.values, help_text="test: reaches no model and costs nothing")
     scopes = serializers.ListField(child=serializers.ChoiceField(Scope.choices))
     models = serializers.ListField(child=serializers.CharField(), allow_null=True, help_text="null: every one")
     networks = serializers.ListField(child=serializers.CharField())
@@ -58,6 +59,7 @@ class KeyShape(Shape):
         "name": "production server",
         "hint": "ak-…Ab3d",
         "state": "live",
+        "mode": "live",
         "scopes": ["chat", "models"],
         "models": None,
         "networks": ["203.0.113.0/24"],
@@ -98,6 +100,7 @@ class KeyChangeWish(Wish):
 
 class KeyWish(KeyChangeWish):
     name = Text(max_length=100)
+    mode = Choice(ApiKey.Mode.values, required=False, help_text="live unless said; never changes")
     EXAMPLE = {
         "name": "production server",
         "scopes": ["chat", "models"],
@@ -152,7 +155,8 @@ class Keys(Endpoint):
         counted="keys",
     )
     def post(self, call: Call) -> dict[str, Any]:
-        """Its secret is in this answer only. Without `scopes` it may do all that keys may, without `models` use all."""
+        """Its secret is in this answer only. Without `scopes` it may do all that keys may, without `models` use all. In
+        mode `test` it gets made-up answers in the form of real ones, for nothing, at most 60 a minute."""
         issued = issuing.issue(organization=call.organization, **_values(call.organization, call.data), **call.by)
         return shown(issued.key) | {"secret": issued.secret}
 
@@ -168,6 +172,7 @@ class Key(Endpoint):
     def patch(self, call: Call, key: str) -> dict[str, Any]:
         """What is left out stays. It holds on the key's next request."""
         row = access.key_of(call.organization, key)
+        _check_limits(row, call.data)
         issuing.change(key=row, **_values(call.organization, call.data), **call.by)
         return shown(access.key_of(call.organization, key))
 
@@ -221,6 +226,7 @@ def shown(row: ApiKey) -> dict[str, Any]:
         "name": row.name,
         "hint": row.hint,
         "state": _state(row),
+        "mode": row.mode,
         "scopes": row.scopes,
         "models": row.model_slugs,
         "networks": row.cidrs,
@@ -251,6 +257,10 @@ def _in_state(rows: QuerySet[ApiKey], state: str | None) -> QuerySet[ApiKey]:
     return rows
 
 
+def _check_limits(row: ApiKey, data: Mapping[str, Any]) -> None:
+    issuing.checked({"limits": data.get("limits", [])}, row.organization.brand, ApiKey.Mode(row.mode))
+
+
 NAMES = {"models": "model_slugs", "networks": "cidrs"}
 """What is called otherwise inside."""
 
@@ -269,7 +279,8 @@ def _values(organization: Organization, data: Mapping[str, Any]) -> dict[str, An
         if unknown:
             raise ValidationError({"models": f"No such model: {', '.join(sorted(unknown))[:200]}"})
     try:
-        issuing.checked(values, organization.brand)
+        mode = ApiKey.Mode(values.get("mode", ApiKey.Mode.LIVE))
+        issuing.checked({n: v for n, v in values.items() if n != "mode"}, organization.brand, mode)
     except ValidationError as error:
         outside = {inner: name for name, inner in NAMES.items()}
         raise ValidationError({outside.get(k, k): v for k, v in error.message_dict.items()}) from None

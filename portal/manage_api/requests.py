@@ -14,7 +14,8 @@ from portal import remedies, request_list
 from portal.manage_api.fields import Shape, Word, nanos, utc
 from portal.manage_api.operation import Call, Endpoint, operation
 from portal.manage_api.paging import Page, Paged, Place
-from proxy.models import RefusalRecord
+from proxy.models import RefusalRecord, TestCall
+from proxy.sandbox import calls as test_calls
 
 TAG = "Requests"
 TOKENS = (
@@ -84,6 +85,7 @@ SETTLED = {
 class RequestShape(Shape):
     id = serializers.CharField(help_text="As in the header x-request-id")
     at = utc()
+    mode = serializers.ChoiceField(["live", "test"], help_text="test: made by a test key, and part of no sum")
     status = serializers.IntegerField()
     model = serializers.CharField(allow_null=True)
     key = serializers.CharField(allow_null=True, help_text="Hint of the key")
@@ -92,6 +94,7 @@ class RequestShape(Shape):
     EXAMPLE: dict[str, Any] = {
         "id": "019aa5c0-0000-7000-8000-000000000000",
         "at": "2026-11-21T09:00:00Z",
+        "mode": "live",
         "status": 200,
         "model": "aion-v3",
         "key": "ak-…Ab3d",
@@ -155,7 +158,7 @@ class ExplainedShape(RequestShape):
 
 
 class RequestsAsked(Paged):
-    show = serializers.ChoiceField(["served", "refused"], required=False)
+    show = serializers.ChoiceField(["served", "refused", "test"], required=False)
     user = Word(max_length=200, help_text="What calls gave as `user`")
     metadata = Word(max_length=600, help_text="A name, or name=value, of `metadata`")
 
@@ -166,7 +169,8 @@ class Requests(Endpoint):
     )
     def get(self, call: Call) -> Page[Any]:
         """A search by `user` or `metadata` lists calls only, looks at 10,000 of them for a page and may give a page
-        that is not full, or empty, with a cursor to go on. Refusals are kept for a week."""
+        that is not full, or empty, with a cursor to go on. Refusals are kept for a week, and so are test calls, which
+        are listed where `show` asks for them only."""
         query = call.query
         marks = calls.Marks.read(query.get("user"), [query["metadata"]] if "metadata" in query else [])
         asked = [query.get(name, "") for name in ("show", "user", "metadata")]
@@ -188,9 +192,10 @@ class OneRequest(Endpoint):
         """What it cost, line by line, and why; or why it was refused. The books have it a second after its end."""
         settled = calls.call_of(request_id, organization_id=call.organization.pk)
         refusal = RefusalRecord.objects.filter(call_id=request_id, organization_id=call.organization.pk).first()
-        if settled is None and refusal is None:
+        test = None if settled else test_calls.of_id(request_id, organization_id=call.organization.pk)
+        if settled is None and refusal is None and test is None:
             raise Http404
-        (row,) = request_list.named([request_list.Row(request_id, settled, refusal)])
+        (row,) = request_list.named([request_list.Row(request_id, settled, refusal, test)])
         return _shown(row) | {"explanation": _explained(settled) if settled else None}
 
 
@@ -198,10 +203,11 @@ def _shown(row: request_list.Row) -> dict[str, Any]:
     return {
         "id": str(row.call_id),
         "at": row.at,
+        "mode": "test" if row.is_test else "live",
         "status": row.status,
         "model": row.model or None,
         "key": row.key or None,
-        "call": _settled(row.call) if row.call else None,
+        "call": _settled(row.call) if row.call else _tried(row.test) if row.test else None,
         "refusal": _refused(row.refusal) if row.refusal else None,
     }
 
@@ -217,6 +223,20 @@ def _settled(call: calls.Call) -> dict[str, Any]:
         "duration_ms": event.duration_ms,
         "settled_at": call.settled_at,
         "user": event.user or None,
+    }
+
+
+def _tried(test: TestCall) -> dict[str, Any]:
+    same = ("endpoint", "stream", "end_reason", "first_token_ms", "duration_ms", "settled_at")
+    return {
+        **{name: getattr(test, name) for name in same},
+        **{name: test.total(name) or 0 for name in TOKENS},
+        "usage_source": "final",
+        "payer": "test",
+        "list_cost_nanos": 0,
+        "cost_nanos": 0,
+        "user": None,
+        "metadata": {},
     }
 
 

@@ -23,6 +23,7 @@ from portal.forms import KeyForm, RotateForm
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page, verified_first
 from portal.views.usage import places, today
+from proxy.sandbox import calls as test_calls
 
 PER_PAGE = 50
 UNREACHABLE = "The gateway is unreachable just now and refuses every call; it learns of this first."
@@ -44,6 +45,7 @@ def keys(request: MemberRequest, organization: Organization) -> HttpResponse:
         "keys": listed,
         "used": {row.key_id: row for row in used},
         "places": places([row.cost_nanos for row in used]),
+        "tests": test_calls.by_key(organization.pk) if any(key.mode == ApiKey.Mode.TEST for key in listed) else {},
         "unlimited": len(issuing.scopes_of(organization.brand)),
         "now": now,
         "in_playground": organization.keys.filter(

@@ -19,7 +19,8 @@ from portal import remedies, request_list
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page
 from portal.views.usage import Choice
-from proxy.models import RefusalRecord
+from proxy.models import RefusalRecord, TestCall
+from proxy.sandbox import calls as test_calls
 
 
 @require_safe
@@ -100,14 +101,18 @@ def _one(request: MemberRequest, organization: Organization, asked: str) -> Http
     if call_id is not None:
         call = calls.call_of(call_id, organization_id=organization.pk)
         refusal = RefusalRecord.objects.filter(call_id=call_id, organization_id=organization.pk).first()
-        context |= explained(call, refusal)
-    status = 200 if context.get("call") or context.get("refusal") else 404
+        test = None if call else test_calls.of_id(call_id, organization_id=organization.pk)
+        context |= explained(call, refusal, test)
+    status = 200 if any(context.get(name) for name in ("call", "refusal", "test")) else 404
     return page(request, organization, "requests", "portal/request.html", context, status=status)
 
 
-def explained(call: calls.Call | None, refusal: RefusalRecord | None) -> dict[str, object]:
-    """Template context of portal/_call.html and portal/_refusal.html. A call whose engine failed has both."""
-    found: dict[str, object] = {"call": call, "refusal": refusal}
+def explained(
+    call: calls.Call | None, refusal: RefusalRecord | None, test: TestCall | None = None
+) -> dict[str, object]:
+    """Template context of portal/_call.html or portal/_test_call.html, and portal/_refusal.html. A call whose engine
+    failed has both."""
+    found: dict[str, object] = {"call": call, "refusal": refusal, "test": test}
     if refusal is not None:
         found["remedy"] = remedies.remedy(refusal.reason)
     if call is None:

@@ -12,6 +12,7 @@ from keys.models import Organization
 from portal.middleware import PortalRequest
 from portal.views.requests import explained, read_id
 from proxy.models import RefusalRecord
+from proxy.sandbox import calls as test_calls
 
 
 @require_safe
@@ -22,11 +23,13 @@ def support(request: PortalRequest) -> HttpResponse:
     if call_id is None:
         return render(request, "portal/support.html", context, status=404 if asked else 200)
     call, refusal = calls.call_of(call_id), RefusalRecord.objects.filter(call_id=call_id).first()
-    if not staff.sees(request.user, call.event.brand_id if call else refusal.brand_id if refusal else None):
-        call = refusal = None  # another brand's customer is nobody's here
-    whose = call.event.organization_id if call else refusal.organization_id if refusal else None
+    test = None if call else test_calls.of_id(call_id)
+    told = call.event if call else test or refusal
+    if not staff.sees(request.user, told.brand_id if told else None):
+        call = refusal = test = told = None  # another brand's customer is nobody's here
+    whose = told.organization_id if told else None
     organization = Organization.objects.select_related("brand").filter(pk=whose or 0).first()
-    context |= explained(call, refusal) | {"organization": organization}
+    context |= explained(call, refusal, test) | {"organization": organization}
     if organization is not None:
         context["currency"] = organization.brand.currency
-    return render(request, "portal/support.html", context, status=200 if call or refusal else 404)
+    return render(request, "portal/support.html", context, status=200 if told else 404)

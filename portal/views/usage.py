@@ -22,6 +22,7 @@ from keys.models import ApiKey, Brand, Organization
 from portal import charts, savings, spreadsheets
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page
+from proxy.sandbox import calls as test_calls
 
 PERIODS = {"1": "Today", "7": "7 days", "30": "30 days", "90": "90 days"}
 GROUPS: dict[str, tuple[str, reports.By]] = {
@@ -100,6 +101,7 @@ def usage(request: MemberRequest, organization: Organization) -> HttpResponseBas
         "asked": asked,
         "rows": [(row, _deeper(row, asked)) for row in _ordered(rows, asked)],
         "total": total,
+        "test_calls": sum(test_calls.by_key(organization.pk).values()),
         "failed": failed,
         "places": places([row.cost_nanos for row in rows]),
         "label": label,

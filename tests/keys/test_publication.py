@@ -54,6 +54,7 @@ def test_key_stands_in_redis_when_issue_returns(organization, redis_connection):
         "limits": [],
         "expires_at_ms": None,
         "revoked": False,
+        "is_test": False,
     }
     assert not Publication.objects.filter(applied_at=None).exists()
 
