@@ -16,10 +16,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from billing import engine_counters, reconcile_books, reconcile_counters, reconcile_stripe
-from billing.reconcile_books import Difference
-
-LAST = "reconcile:last"
-"""A hash: `differences` found by the last run and `at_ms`, when it ended."""
+from billing.reconcile_books import LAST, Difference
 
 
 class Last(NamedTuple):

@@ -10,6 +10,9 @@ from django.db.backends.utils import CursorWrapper
 from billing.events import FAILURES
 from billing.rollups import KEYS, SUMS
 
+LAST = "reconcile:last"
+"""A hash in Redis: `differences` found by the last complete run and `at_ms`, when it ended."""
+
 
 class Difference(NamedTuple):
     """One thing that two places say differently."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Awaitable, Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import django
@@ -26,6 +27,8 @@ warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume sy
 
 SERVES_PAGES = settings.SERVE in ("both", "portal")
 SERVES_CALLS = settings.SERVE in ("both", "proxy")
+if SERVES_PAGES:  # before the first request: the worker's calls would wait meanwhile
+    import_module(settings.ROOT_URLCONF)
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:

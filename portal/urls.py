@@ -29,6 +29,8 @@ from portal.views import (
 )
 from portal.views import webhooks as webhooks_out
 
+admin.autodiscover()
+
 account: list[URLPattern] = [
     path("", home.overview, name="overview"),
     path("first-steps/", home.checklist, name="checklist"),

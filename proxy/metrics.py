@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 
 from billing import script
 from billing.engine_counters import FINDINGS
-from billing.reconcile import LAST
+from billing.reconcile_books import LAST
 from billing.snapshot import EngineRecord
 from keys.caller import SHARDS
 from proxy.call import Call

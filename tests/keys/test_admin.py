@@ -40,6 +40,7 @@ def key(company):
     return key
 
 
+admin.autodiscover()
 ROOM = [model._meta.model_name for model in admin.site._registry if model._meta.app_label == "keys"]
 
 

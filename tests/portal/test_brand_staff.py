@@ -22,6 +22,7 @@ from tests.marked import Rows
 
 pytestmark = pytest.mark.django_db
 
+admin.autodiscover()
 PAGES = dict(admin.site._registry)
 SCOPED = {model: page for model, page in PAGES.items() if page.brand_path}  # type: ignore[attr-defined]
 ROOMS = ("keys", "billing", "proxy", "portal")

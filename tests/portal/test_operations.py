@@ -24,6 +24,7 @@ from tests.marked import Rows
 
 pytestmark = pytest.mark.django_db
 
+admin.autodiscover()
 PAGES = list(admin.site._registry)
 MORE = 3
 

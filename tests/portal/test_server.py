@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -32,6 +35,20 @@ def test_a_worker_spares_its_calls_the_collector_but_keeps_it(server, collector)
     assert gc.get_freeze_count() > before
     assert gc.isenabled()
     assert gc.get_threshold()[0] > 10_000
+
+
+def test_a_worker_that_serves_no_pages_starts_without_them():
+    names = "{'stripe', 'portal.urls', 'billing.admin', 'markdown_it'}"
+    looked = f"import sys, portal.asgi; print({names} & set(sys.modules))"
+    for serve, found in (("proxy", "set()"), ("both", "billing.admin")):
+        said = subprocess.run(
+            [sys.executable, "-c", looked],
+            env=os.environ | {"SERVE": serve, "DJANGO_SETTINGS_MODULE": "portal.settings"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert found in said.stdout
 
 
 def test_a_worker_may_sleep_past_its_leases_and_wake_up_to_correct_them(server):

@@ -11,11 +11,13 @@ from django.core.management.base import BaseCommand, CommandError
 
 from keys import issuing
 from keys.models import Organization
+from portal.checks import OF_SETTINGS
 from portal.management.choosing import brand_named, organization_named
 
 
 class Command(BaseCommand):
     help = "Issue an API key and print it."
+    requires_system_checks = OF_SETTINGS
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--brand", required=True, help="the brand's slug")

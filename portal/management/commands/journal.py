@@ -20,6 +20,7 @@ from billing import crash, leases, outbox, partitions, rebuild, replay
 from billing.journal import Journal
 from keys import publication
 from keys.connections import redis_client
+from portal.checks import OF_SETTINGS
 from portal.chores import Chore, Chores
 from proxy import refusal_records
 
@@ -30,6 +31,7 @@ HOUR = 3_600.0
 
 class Command(BaseCommand):
     help = "Drains the journal of settled calls into PostgreSQL until it is stopped."
+    requires_system_checks = OF_SETTINGS
 
     def handle(self, *args: Any, **options: Any) -> None:
         crash.arm(settings.CRASH_AT)

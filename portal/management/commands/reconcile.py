@@ -11,11 +11,13 @@ from django.utils import timezone
 from billing import rebuild
 from billing.reconcile import reconcile
 from keys.connections import redis_client
+from portal.checks import OF_SETTINGS
 from portal.engine_audit import all_that_differs
 
 
 class Command(BaseCommand):
     help = "Compares Redis, events, rollups, postings and balances. May run under traffic."
+    requires_system_checks = OF_SETTINGS
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--deep", action="store_true", help="every call, every hold and the demo engine's own log")

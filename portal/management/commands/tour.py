@@ -13,6 +13,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from portal.checks import OF_SETTINGS
 from portal.tour import Claim, NotHere
 from portal.tour.claims import CLAIMS
 from portal.tour.demo import Demo
@@ -20,6 +21,7 @@ from portal.tour.demo import Demo
 
 class Command(BaseCommand):
     help = "Show what this installation claims, on the running demo, with proofs. Exit status 1 when one fails."
+    requires_system_checks = OF_SETTINGS
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("names", nargs="*", metavar="claim", help=f"of {', '.join(c.name for c in CLAIMS)}; all")

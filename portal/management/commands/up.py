@@ -19,6 +19,7 @@ from django.core.management.base import BaseCommand
 from django.db import OperationalError, connections
 
 from portal import roster, supervisor
+from portal.checks import OF_SETTINGS
 from portal.stores import StoresError
 from portal.stores.place import PROJECT_DIR, Place
 from portal.stores.running import Ownership, Stores
@@ -32,6 +33,7 @@ MANAGE: list[str | Path] = [sys.executable, PROJECT_DIR / "manage.py"]
 
 class Command(BaseCommand):
     help = "Runs pages, proxy, journal, jobs and (when no DATABASE_URL is given) private PostgreSQL and Redis."
+    requires_system_checks = OF_SETTINGS
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--port", type=int, default=settings.PORT)

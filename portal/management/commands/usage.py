@@ -16,6 +16,7 @@ from billing.calls import Call, Marks
 from billing.models import Model
 from keys.models import ApiKey, Brand, Organization
 from portal.canary import accounts
+from portal.checks import OF_SETTINGS
 
 TOKENS = (
     "uncached_input_tokens",
@@ -53,6 +54,7 @@ class Names:
 
 class Command(BaseCommand):
     help = "Prints settled calls as JSON lines; with --since those settled or corrected since then."
+    requires_system_checks = OF_SETTINGS
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(

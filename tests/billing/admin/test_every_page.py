@@ -17,6 +17,7 @@ from tests.billing.admin.house import HUSH, SECRET
 pytestmark = pytest.mark.django_db
 
 
+admin.autodiscover()
 ROOM = {model._meta.model_name: model for model in admin.site._registry if model._meta.app_label == "billing"}
 INLINE = {"enginecost", "modelengine", "promoclaimant", "tierlimit", "postingline", "ledgersealpart"}
 MACHINES = [
