@@ -13,8 +13,9 @@ import redis
 from django.conf import settings
 from django.db import connection
 from django.test import TransactionTestCase
+from pytest_django import DjangoDbBlocker
 
-from tests import nodejs
+from tests import migrated, nodejs
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +38,22 @@ def wal_dir(tmp_path: Path, settings) -> Path:
     folder.mkdir()
     settings.WAL_DIR = folder
     return folder
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(
+    django_db_modify_db_settings_parallel_suffix: None, django_db_blocker: DjangoDbBlocker
+) -> None:
+    """The runner's own database begins as a copy of a migrated one."""
+    with django_db_blocker.unblock():
+        connection.settings_dict["TEST"]["TEMPLATE"] = migrated.database()
+
+
+@pytest.fixture(scope="session")
+def migrated_data(django_db_blocker: DjangoDbBlocker) -> Path:
+    """For `installation(migrated_data)`: a data folder of PostgreSQL with all tables."""
+    with django_db_blocker.unblock():
+        return migrated.data()
 
 
 @pytest.fixture(scope="session")

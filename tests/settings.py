@@ -1,8 +1,8 @@
 """Settings of a test run: real stores, started once, before Django reads anything.
 
-One private PostgreSQL serves the whole run; pytest-django makes a database per xdist worker in it. Every process that
-runs tests has a Redis of its own, so that a test may flush, stop or kill it. They are given through the environment as
-in production, so that programs started by tests find the same stores.
+One private PostgreSQL serves the whole run. pytest-django makes a database per xdist worker in it, a copy of one that
+is migrated (migrated.py). Every process that runs tests has a Redis of its own, so that a test may flush, stop or kill
+it. They are given through the environment as in production, so that programs started by tests find the same stores.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def _start_postgresql(place: Place) -> None:
     atexit.register(server.stop)
     os.environ["DATABASE_URL"] = place.database_url()
     os.environ["TEST_POSTGRESQL"] = "started"
+    os.environ["TEST_FOLDER"] = str(place.var)
 
 
 def _start_redis(place: Place) -> RedisServer:

@@ -19,9 +19,12 @@ def main() -> int:
         help="the control: dead workers' write-ahead logs are taken away, so charges must be found lost",
     )
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and data")
+    parser.add_argument(
+        "--tables", default="", help="a data folder of PostgreSQL to begin with (default: migrated anew)"
+    )
     asked = parser.parse_args()
     seed = secrets.randbelow(10**6) if asked.seed is None else asked.seed
-    with stores.started(keep=asked.keep) as ours:
+    with stores.started(keep=asked.keep, tables=asked.tables) as ours:
         from tests.chaos import table, trial  # models: not before Django is set up
 
         if asked.keep:

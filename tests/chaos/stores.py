@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,8 +34,9 @@ class Stores(NamedTuple):
 
 
 @contextmanager
-def started(*, keep: bool) -> Iterator[Stores]:
-    """Django is set up, and the tables are there. `keep`: the folder outlives the run."""
+def started(*, keep: bool, tables: str = "") -> Iterator[Stores]:
+    """Django is set up, and the tables are there. `keep`: the folder outlives the run. `tables`: a data folder of
+    PostgreSQL to begin with."""
     folder = Path(tempfile.mkdtemp(prefix="gw-chaos-"))  # short, so that sockets lie under it
     folder.chmod(0o711)  # PostgreSQL may run as another user, who passes through
     place = Place(folder / "var").made()
@@ -44,6 +46,8 @@ def started(*, keep: bool) -> Iterator[Stores]:
         RedisServer(data=place.redis_data, socket=place.redis_socket, log=place.logs / "redis.log"),
     )
     try:
+        if tables:
+            subprocess.run(["cp", "-a", tables, stores.postgresql.data], check=True)
         stores.postgresql.start()
         stores.redis.start()
         os.environ |= _environment(place)

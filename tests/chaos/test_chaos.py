@@ -44,8 +44,8 @@ def row(done, name):
 
 @pytest.mark.slow
 @pytest.mark.timeout(420)
-def test_nothing_is_lost_doubled_or_overspent_whatever_breaks():
-    done = run("--seconds", "38", "--seed", "340")
+def test_nothing_is_lost_doubled_or_overspent_whatever_breaks(migrated_data):
+    done = run("--seconds", "38", "--seed", "340", "--tables", str(migrated_data))
     assert done.returncode == 0, done.stderr
     assert row(done, "in all") == len(plan(340, 38)) == 17
     assert row(done, "seen or made to the end") > 100
@@ -54,8 +54,8 @@ def test_nothing_is_lost_doubled_or_overspent_whatever_breaks():
 
 @pytest.mark.slow
 @pytest.mark.timeout(420)
-def test_without_replay_charges_are_found_lost():
-    done = run("--seconds", "3", "--seed", "277", "--without", "wal-replay")
+def test_without_replay_charges_are_found_lost(migrated_data):
+    done = run("--seconds", "3", "--seed", "277", "--without", "wal-replay", "--tables", str(migrated_data))
     assert "Redis wiped, all killed" in [fault.kind.name for fault in plan(277, 3)]
     assert done.returncode == 1
     assert row(done, "lost") > 0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from portal.stores import children
 from portal.stores.place import PROJECT_DIR, Place
+from tests import migrated
 
 OURS = (
     "DJANGO_SETTINGS_MODULE",
@@ -38,11 +39,15 @@ def own_environment(place: Place, **more: str) -> dict[str, str]:
 
 
 @contextmanager
-def installation() -> Iterator[Place]:
-    """A short path, so that sockets lie under it; open to pass through, as PostgreSQL may run as another user."""
+def installation(migrated_data: Path | None = None) -> Iterator[Place]:
+    """A short path, so that sockets lie under it; open to pass through, as PostgreSQL may run as another user. With
+    `migrated_data` its tables are there; without, the first start makes them."""
     with tempfile.TemporaryDirectory(prefix="gw-inst-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o711)
-        yield Place(Path(folder) / "var")
+        place = Place(Path(folder) / "var")
+        if migrated_data is not None:
+            migrated.put(migrated_data, place)
+        yield place
 
 
 @contextmanager

@@ -112,9 +112,9 @@ def everything_is_gone(place) -> bool:
     return not kept_alive(place) and not servers(place)
 
 
-def test_up_serves_survives_kills_and_starts_again_beside_another_installation(place):
+def test_up_serves_survives_kills_and_starts_again_beside_another_installation(place, migrated_data):
     port, other_port = free_port(), free_port()
-    with installation() as elsewhere, up(elsewhere, other_port, "--no-demo") as other:
+    with installation(migrated_data) as elsewhere, up(elsewhere, other_port, "--no-demo") as other:
         with up(place, port) as first:
             facts = check_that_it_serves(first, place, port)
             check_that_a_second_up_does_not_start(place)

@@ -82,10 +82,10 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaCpp]:
 
 
 @pytest.fixture(scope="module")
-def house(engine: LlamaCpp) -> Iterator[House]:
+def house(engine: LlamaCpp, migrated_data: Path) -> Iterator[House]:
     """An installation of its own, with the engine registered and priced by three commands."""
     port = free_port()
-    with installation() as place, program(place, "manage.py", "up", "--no-demo", PORT=str(port)) as up:
+    with installation(migrated_data) as place, program(place, "manage.py", "up", "--no-demo", PORT=str(port)) as up:
         expect(up, "Ready: ")
         manage(place, "brand", "new", "acme")
         prices = ("--input-price", "0.20", "--output-price", "0.40")

@@ -35,9 +35,9 @@ MODELS = {"loading": 503, "broken": 502, "misconfigured": 500, "reasoning": 200}
 
 
 @pytest.fixture(scope="module")
-def running():
+def running(migrated_data):
     """(place, demo.json) of a running installation with two workers."""
-    with installation() as place, up(place, free_port(), "--workers", "2") as process:
+    with installation(migrated_data) as place, up(place, free_port(), "--workers", "2") as process:
         expect(process, "Ready: ")
         yield place, json.loads((place.var / "demo.json").read_text())
         process.terminate()
