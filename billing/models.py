@@ -408,6 +408,8 @@ class Posting(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["organization", "-posted_at"], name="posting_organization_at"),
+            models.Index(fields=["brand", "kind", "-posted_at", "-id"], name="posting_brand_kind_at"),
+            models.Index(fields=["organization", "kind", "-posted_at", "-id"], name="posting_organization_kind_at"),
             BrinIndex(fields=["posted_at"], name="posting_lately"),
             models.Index(
                 fields=["organization", "id"],

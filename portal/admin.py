@@ -10,7 +10,10 @@ from django.utils.html import format_html
 
 from billing.admin.engines import EngineAdmin
 from billing.models import Engine
+from keys.admin import OrganizationAdmin
+from keys.models import Organization
 from portal import engine_watch
+from portal.views import ledger
 
 # Their rows hold the secrets of second factors and of sessions: nobody but their owner has business there.
 admin.site.unregister(Authenticator)
@@ -30,4 +33,10 @@ def in_flight_of(engine: Engine) -> str:
     return f"{'–' if running is None else running} of {engine.max_in_flight}"
 
 
+@admin.display(description="Ledger")
+def ledger_of(organization: Organization) -> str:
+    return format_html('<a href="{}">every transaction, with the balance after each</a>', ledger.link_of(organization))
+
+
 EngineAdmin.more_columns = (now_of, in_flight_of)
+OrganizationAdmin.more_about += (ledger_of,)

@@ -78,6 +78,7 @@ class OperationsSite(AdminSite):
     def get_urls(self) -> list[URLPattern | URLResolver]:
         from portal.views.engine_intake import engine_add
         from portal.views.engine_now import engine_now
+        from portal.views.ledger import ledger
         from portal.views.money_reports import deferred_report, engines_report, revenue_report
         from portal.views.operations import jobs_page, reconcile_page, search
         from portal.views.price_previewer import preview_prices
@@ -88,6 +89,7 @@ class OperationsSite(AdminSite):
             ("search/", search, "search"),
             ("engines/<int:engine>/", engine_now, "engine_now"),
             ("support/", support, "support"),
+            ("ledger/", ledger, "ledger"),
             ("reports/", revenue_report, "report_revenue"),
             ("reports/deferred/", deferred_report, "report_deferred"),
             ("simulate-tiers/", simulate_tiers, "simulate_tiers"),
