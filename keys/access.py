@@ -13,7 +13,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
 from django.http import Http404
 
-from keys.models import ApiKey, Brand, Membership, Organization, Role
+from keys.models import ApiKey, Brand, Membership, Organization, Role, ServiceAccount
 
 _PUBLIC_ID = re.compile(r"[a-z0-9_]{1,40}")
 EVERY = Q()
@@ -59,6 +59,15 @@ def key_of(organization: Organization, public_id: str) -> ApiKey:
 
 def management_key_of(organization: Organization, public_id: str) -> ApiKey:
     return _key(organization, public_id, ~Q(manages_as=""))
+
+
+def service_account_of(organization: Organization, public_id: str) -> ServiceAccount:
+    found = organization.service_accounts.filter(public_id=public_id) if _PUBLIC_ID.fullmatch(public_id) else None
+    row = found.first() if found is not None else None
+    if row is None:
+        raise Http404("No such page.")
+    row.organization = organization
+    return row
 
 
 def _key(organization: Organization, public_id: str, which: Q) -> ApiKey:

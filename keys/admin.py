@@ -28,6 +28,7 @@ from keys.models import (
     KeyUse,
     Membership,
     Publication,
+    ServiceAccount,
     User,
 )
 from keys.organization_admin import OrganizationAdmin
@@ -229,15 +230,25 @@ class ApiKeyAdmin(Kept, Page):
 
     brand_path = "organization__brand"
     form = _KeyForm
-    list_display = ("name", "hint", "organization", "is_live", "created_at", "expires_at", "revoked_at", "last_used")
-    list_filter = ("organization__brand", ("revoked_at", admin.EmptyFieldListFilter))
+    list_display = (
+        "name",
+        "hint",
+        "mode",
+        "organization",
+        "is_live",
+        "created_at",
+        "expires_at",
+        "revoked_at",
+        "last_used",
+    )
+    list_filter = ("organization__brand", "mode", ("revoked_at", admin.EmptyFieldListFilter))
     list_select_related = ("organization", "use")
     ordering = ("-created_at", "-id")
     search_fields = ("public_id", "name", "hint", "organization__name", "organization__public_id")
     actions = ("revoke",)
     readonly_fields = (
-        *("organization", "public_id", "hint", "created_by", "created_at", "revoked_at", "rotated_from"),
-        *("last_used", "version"),
+        *("organization", "public_id", "hint", "mode", "service_account", "created_by", "created_at"),
+        *("revoked_at", "rotated_from", "last_used", "version"),
     )
     fields = ("organization", "public_id", "hint", *issuing.CHANGEABLE, *readonly_fields[3:])
 
@@ -260,6 +271,18 @@ class ApiKeyAdmin(Kept, Page):
     def last_used(self, key: ApiKey) -> str:
         use = getattr(key, "use", None)
         return f"{use.last_used_at:%Y-%m-%d %H:%M} UTC" if use else "never"
+
+
+@admin.register(ServiceAccount)
+class ServiceAccountAdmin(ReadOnly, Page):
+    """Customers make them and end them on their pages; here their keys can be revoked one by one."""
+
+    brand_path = "organization__brand"
+    list_display = ("name", "public_id", "role", "organization", "created_at", "disabled_at")
+    list_filter = ("organization__brand", "role", ("disabled_at", admin.EmptyFieldListFilter))
+    list_select_related = ("organization",)
+    search_fields = ("public_id", "name", "organization__name", "organization__public_id")
+    ordering = ("-created_at", "-id")
 
 
 @admin.register(KeyUse)

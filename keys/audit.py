@@ -33,13 +33,19 @@ def note(
         organization=organization,
         actor=person,
         actor_key=actor if isinstance(actor, ApiKey) else None,
-        actor_name=str(actor)[:254],
+        actor_name=_named(actor)[:254],
         action=action,
         subject=subject,
         before=before or {},
         after=after or {},
         address=address,
     )
+
+
+def _named(actor: Actor) -> str:
+    if isinstance(actor, ApiKey) and actor.service_account is not None:
+        return f"{actor.service_account}, {actor}"
+    return str(actor)
 
 
 def assign(row: Model, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

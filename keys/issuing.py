@@ -19,9 +19,9 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
-from keys import audit, publication, tokens
+from keys import access, audit, publication, tokens
 from keys.audit import Actor
-from keys.models import ApiKey, Brand, Organization, Role, Scope, User
+from keys.models import ApiKey, Brand, Organization, Role, Scope, ServiceAccount, User
 
 _when_revoked: list[Callable[[ApiKey], None]] = []
 CHANGEABLE = ("name", "scopes", "model_slugs", "cidrs", "limits", "expires_at")
@@ -62,6 +62,7 @@ def issue(
     secret: str | None = None,
     purpose: ApiKey.Purpose = ApiKey.Purpose.PROGRAM,
     mode: ApiKey.Mode = ApiKey.Mode.LIVE,
+    service_account: ServiceAccount | None = None,
     address: str | None = None,
 ) -> Issued:
     """A new key. `scopes` None grants all that the brand's keys may do, `model_slugs` None every model the tier
@@ -85,7 +86,7 @@ def issue(
         brand,
         ApiKey.Mode(mode),
     )
-    values |= {"purpose": purpose, "mode": mode}
+    values |= {"purpose": purpose, "mode": mode, "service_account": service_account}
     key, version = _create(organization, secret, values, actor=actor, address=address)
     return Issued(key, secret, version)
 
@@ -98,12 +99,14 @@ def issue_for_management(
     actor: Actor,
     cidrs: Iterable[str] = (),
     expires_at: datetime | None = None,
+    service_account: ServiceAccount | None = None,
     address: str | None = None,
 ) -> Issued:
-    """A key that manages its organization as a member with `role` would, and calls no model."""
+    """A key that manages its organization as a member with `role` would, and calls no model. Of a service account: with
+    no more than its role."""
     secret = tokens.mint(organization.brand.key_prefix, randomness.token_bytes(tokens.RANDOM_BYTES))
     values = checked({"name": name, "cidrs": cidrs, "expires_at": expires_at})
-    values |= {"scopes": [], "manages_as": Role(role)}
+    values |= {"scopes": [], "manages_as": Role(role), "service_account": service_account}
     key, version = _create(organization, secret, values, actor=actor, address=address)
     return Issued(key, secret, version)
 
@@ -196,11 +199,13 @@ def rotate(*, key: ApiKey, overlap: timedelta, actor: Actor, address: str | None
     prefix = prefix_of(key.organization.brand, key.mode)
     secret = tokens.mint(prefix, randomness.token_bytes(tokens.RANDOM_BYTES))
     with transaction.atomic():
+        if key.service_account_id is not None:  # before its key, as whoever disables it does
+            ServiceAccount.objects.select_for_update().get(pk=key.service_account_id)
         old = _locked(key)
         now = timezone.now()
         if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
             raise KeyNotLive(f"{old.hint} is revoked or expired")
-        kept = ("name", "purpose", "mode", "manages_as", "model_slugs", "cidrs", "limits")
+        kept = ("name", "purpose", "mode", "service_account", "manages_as", "model_slugs", "cidrs", "limits")
         shared = {name: getattr(old, name) for name in kept}
         allowed = () if old.manages_as else scopes_of(old.organization.brand)
         shared["scopes"] = [scope for scope in old.scopes if scope in allowed] or list(allowed)
@@ -229,7 +234,11 @@ def revoke_all(*, keys: Iterable[ApiKey], actor: Actor, address: str | None = No
 
 def existing(secret: str) -> ApiKey | None:
     """The key this secret opens, live or not, under any pepper."""
-    return ApiKey.objects.filter(digest__in=_digests(secret)).select_related("organization__brand").first()
+    return (
+        ApiKey.objects.filter(digest__in=_digests(secret))
+        .select_related("organization__brand", "service_account")
+        .first()
+    )
 
 
 def scopes_of(brand: Brand) -> tuple[str, ...]:
@@ -295,19 +304,34 @@ def _create(
         **values,
     )
     with transaction.atomic():
+        _check_owner(key)
         _saved(key)
         version = publication.record(publication.KEY, key.id)
         key.version = version
         shown = ("manages_as", *sorted(CHANGEABLE_OF_MANAGEMENT)) if key.manages_as else CHANGEABLE
         shown = (*shown, "mode") if key.mode == ApiKey.Mode.TEST else shown
         after = {name: audit.plain(getattr(key, name)) for name in shown}
+        if key.service_account is not None:
+            after["service_account"] = key.service_account.name
         audit.note(action, key.public_id, actor=actor, organization=organization, after=after, address=address)
     return key, version
 
 
+def _check_owner(key: ApiKey) -> None:
+    """Locks the service account, so that none is disabled while a key of it is made."""
+    if key.service_account is None:
+        return
+    account = ServiceAccount.objects.select_for_update().get(pk=key.service_account.pk)
+    if account.disabled_at is not None or account.organization_id != key.organization.pk:
+        raise ValidationError({"service_account": "There is no such service account, or it is disabled."})
+    if not access.may(account.role, key.manages_as or Role.DEVELOPER):
+        what = "calls models" if not key.manages_as else "manages more than it may"
+        raise ValidationError({"service_account": f"{account.name} is {account.role}, so no key of it {what}."})
+
+
 def _saved(key: ApiKey) -> None:
     no_scopes = ["scopes"] if key.manages_as else []  # an empty list counts as left out
-    key.full_clean(exclude=["organization", "created_by", "rotated_from", *no_scopes])
+    key.full_clean(exclude=["organization", "created_by", "rotated_from", "service_account", *no_scopes])
     key.save(force_insert=True)
 
 

@@ -37,6 +37,10 @@ def key_public_id() -> str:
     return public_id("key_")
 
 
+def service_account_public_id() -> str:
+    return public_id("svc_")
+
+
 class UserManager(BaseUserManager["User"]):
     def create_user(self, email: str, password: str | None = None, **extra: Any) -> User:
         user = self.model(email=self.normalize_email(email).lower(), **extra)
@@ -278,6 +282,30 @@ class Membership(models.Model):
         return f"{self.user} in {self.organization} ({self.role})"
 
 
+class ServiceAccount(models.Model):
+    """A member that is a program: keys belong to it instead of to whoever made them. Nobody signs in as one."""
+
+    organization = models.ForeignKey(Organization, on_delete=models.PROTECT, related_name="service_accounts")
+    public_id = models.CharField(max_length=40, unique=True, default=service_account_public_id, editable=False)
+    name = models.CharField(max_length=100)
+    role = models.CharField(max_length=10, choices=Role.choices, default=Role.DEVELOPER)
+    created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    disabled_at = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["organization", "name"],
+                condition=models.Q(disabled_at=None),
+                name="service_account_name_unique",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Invitation(models.Model):
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="invitations")
     email = models.EmailField()
@@ -357,6 +385,9 @@ class ApiKey(models.Model):
     created_at = models.DateTimeField(db_default=Now(), editable=False)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    service_account = models.ForeignKey(
+        ServiceAccount, null=True, blank=True, on_delete=models.PROTECT, related_name="keys", editable=False
+    )
     rotated_from = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="rotations")
     version = models.BigIntegerField(default=0, editable=False)
 

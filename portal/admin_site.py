@@ -16,7 +16,16 @@ from django.utils import timezone
 from django.utils.decorators import method_decorator
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Customers": ("Organization", "ApiKey", "Membership", "Invitation", "User", "EmailAddress", "BrandStaff"),
+    "Customers": (
+        "Organization",
+        "ApiKey",
+        "Membership",
+        "ServiceAccount",
+        "Invitation",
+        "User",
+        "EmailAddress",
+        "BrandStaff",
+    ),
     "Brands and prices": ("Brand", "Model", "Engine", "Rate", "Tier"),
     "Money": ("LedgerAccount", "Posting", "Grant", "TierAssignment", "TierChange", "LimitOverride"),
     "Calls": ("UsageEvent", "UsageDay", "UsageQuarter", "RefusalRecord", "RefusalCount", "TestCall"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,8 +16,8 @@ from django.http import HttpRequest
 
 from billing import limits, money
 from billing.models import Model
-from keys import issuing, mailboxes
-from keys.models import ApiKey, Brand, Organization, Role, Scope
+from keys import access, issuing, mailboxes
+from keys.models import ApiKey, Brand, Organization, Role, Scope, ServiceAccount
 from portal import throttle
 
 PASSWORD_RULE = "At least 8 characters, and not a common password."  # noqa: S105
@@ -114,13 +114,32 @@ SCOPE_LABELS = {
 }
 
 
+class OfSomebody(forms.Form):
+    """Whose a key is: the account's, or a service account's whose role may have such a key."""
+
+    service_account = forms.ChoiceField(
+        label="Belongs to", required=False, help_text="A service account's keys end when it is disabled."
+    )
+
+    def offer(self, organization: Organization, roles: Iterable[str]) -> None:
+        live = organization.service_accounts.filter(disabled_at=None, role__in=[*roles]).order_by("name")
+        self.service_accounts = {row.public_id: row for row in live}
+        field = self.fields["service_account"]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = [("", "The account"), *((name, row.name) for name, row in self.service_accounts.items())]
+
+    @property
+    def owner(self) -> ServiceAccount | None:
+        return self.service_accounts.get(self.cleaned_data["service_account"])
+
+
 MODES = [
     (ApiKey.Mode.LIVE, "Live: calls models, and is charged"),
     (ApiKey.Mode.TEST, "Test: the same answers in form, made up, for nothing"),
 ]
 
 
-class KeyForm(forms.Form):
+class KeyForm(OfSomebody):
     """What a key may do. `values` are issuing.issue's arguments."""
 
     name = forms.CharField(max_length=100, help_text="Where the key will be used, e.g. “production server”.")
@@ -147,6 +166,7 @@ class KeyForm(forms.Form):
     def __init__(self, *args: Any, organization: Organization, models: Sequence[Model], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.currency = organization.brand.currency
+        self.offer(organization, access.AT_LEAST[Role.DEVELOPER])
         field = self.fields["models"]
         assert isinstance(field, forms.MultipleChoiceField)
         field.choices = [(model.slug, model.slug) for model in models]
@@ -174,6 +194,7 @@ class KeyForm(forms.Form):
         asked = [limit for limit in given if limit["amount"] is not None]
         return {
             "name": data["name"],
+            "service_account": self.owner,
             "mode": ApiKey.Mode(data["mode"] or ApiKey.Mode.LIVE),
             "scopes": data["scopes"],
             "model_slugs": data["models"] or None,
@@ -190,7 +211,7 @@ class KeyForm(forms.Form):
                 self.add_error(name if name in self.fields else None, text)
 
 
-class ManagementKeyForm(forms.Form):
+class ManagementKeyForm(OfSomebody):
     """`values` are issuing.issue_for_management's arguments."""
 
     name = forms.CharField(max_length=100, help_text="Which program will manage the account with it.")
@@ -204,8 +225,9 @@ class ManagementKeyForm(forms.Form):
         help_text="One address or network per line. Empty allows every address.",
     )
 
-    def __init__(self, *args: Any, roles: Sequence[Role], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, organization: Organization, roles: Sequence[Role], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.offer(organization, roles)
         role = self.fields["role"]
         assert isinstance(role, forms.ChoiceField)
         role.choices = [(each.value, each.label) for each in roles]
@@ -215,6 +237,7 @@ class ManagementKeyForm(forms.Form):
         return {
             "name": data["name"],
             "role": Role(data["role"]),
+            "service_account": self.owner,
             "cidrs": data["cidrs"].split(),
             "expires_at": now + timedelta(days=int(data["expires_in"])) if data["expires_in"] else None,
         }
@@ -222,6 +245,17 @@ class ManagementKeyForm(forms.Form):
     def take(self, error: ValidationError) -> None:
         for name, texts in error.message_dict.items():
             self.add_error(name if name in self.fields else None, texts)
+
+
+class ServiceAccountForm(forms.Form):
+    name = forms.CharField(max_length=100)
+    role = forms.ChoiceField(initial=Role.DEVELOPER)
+
+    def __init__(self, *args: Any, roles: Sequence[Role], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        role = self.fields["role"]
+        assert isinstance(role, forms.ChoiceField)
+        role.choices = [(each.value, each.label) for each in roles]
 
 
 class AccountForm(forms.Form):

@@ -50,6 +50,7 @@ class KeyShape(Shape):
     limits = LimitShape(many=True)
     created_at = utc()
     created_by = serializers.CharField(allow_null=True)
+    service_account = serializers.CharField(allow_null=True, help_text="Id of the service account it belongs to")
     expires_at = utc(allow_null=True)
     revoked_at = utc(allow_null=True)
     rotated_from = serializers.CharField(allow_null=True)
@@ -66,6 +67,7 @@ class KeyShape(Shape):
         "limits": [{"unit": "nanos", "window": "month", "amount": 50_000_000_000}],
         "created_at": "2026-11-21T09:00:00Z",
         "created_by": "ada@example.com",
+        "service_account": None,
         "expires_at": None,
         "revoked_at": None,
         "rotated_from": None,
@@ -101,6 +103,7 @@ class KeyChangeWish(Wish):
 class KeyWish(KeyChangeWish):
     name = Text(max_length=100)
     mode = Choice(ApiKey.Mode.values, required=False, help_text="live unless said; never changes")
+    service_account = Text(max_length=40, required=False, help_text="Id of the service account that it is to belong to")
     EXAMPLE = {
         "name": "production server",
         "scopes": ["chat", "models"],
@@ -139,7 +142,7 @@ class Keys(Endpoint):
         rows = _in_state(
             call.organization.keys.filter(manages_as="", purpose=ApiKey.Purpose.PROGRAM), call.query.get("state")
         )
-        rows = rows.select_related("use", "created_by", "rotated_from")
+        rows = rows.select_related("use", "created_by", "rotated_from", "service_account")
         scope = f"keys {call.organization.pk} {call.query.get('state', '')}"
         page = newest_first(rows, Place.of(call.query, scope))
         return Page([shown(row) for row in page.rows], page.next_cursor)
@@ -233,6 +236,7 @@ def shown(row: ApiKey) -> dict[str, Any]:
         "limits": row.limits,
         "created_at": row.created_at,
         "created_by": row.created_by.email if row.created_by and not row.created_by.is_staff else None,
+        "service_account": row.service_account.public_id if row.service_account else None,
         "expires_at": row.expires_at,
         "revoked_at": row.revoked_at,
         "rotated_from": row.rotated_from.public_id if row.rotated_from else None,
@@ -273,6 +277,11 @@ def _values(organization: Organization, data: Mapping[str, Any]) -> dict[str, An
             values["limits"] = limits.normalised_key_limits([dict(limit) for limit in values["limits"]])
         except limits.LimitInvalid as error:
             raise ValidationError({"limits": str(error)}) from None
+    if "service_account" in values:
+        rows = organization.service_accounts.filter(public_id=values["service_account"], disabled_at=None)
+        values["service_account"] = rows.first()
+        if values["service_account"] is None:
+            raise ValidationError({"service_account": "There is no such service account, or it is disabled."})
     if values.get("model_slugs"):
         known = Model.objects.filter(brand=organization.brand, slug__in=values["model_slugs"])
         unknown = set(values["model_slugs"]) - set(known.values_list("slug", flat=True))
@@ -280,7 +289,9 @@ def _values(organization: Organization, data: Mapping[str, Any]) -> dict[str, An
             raise ValidationError({"models": f"No such model: {', '.join(sorted(unknown))[:200]}"})
     try:
         mode = ApiKey.Mode(values.get("mode", ApiKey.Mode.LIVE))
-        issuing.checked({n: v for n, v in values.items() if n != "mode"}, organization.brand, mode)
+        issuing.checked(
+            {name: values[name] for name in values.keys() & set(issuing.CHANGEABLE)}, organization.brand, mode
+        )
     except ValidationError as error:
         outside = {inner: name for name, inner in NAMES.items()}
         raise ValidationError({outside.get(k, k): v for k, v in error.message_dict.items()}) from None

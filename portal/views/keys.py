@@ -34,7 +34,7 @@ UNREACHABLE = "The gateway is unreachable just now and refuses every call; it le
 def keys(request: MemberRequest, organization: Organization) -> HttpResponse:
     rows = (
         organization.keys.filter(manages_as="", purpose=ApiKey.Purpose.PROGRAM)
-        .select_related("use", "created_by")
+        .select_related("use", "created_by", "service_account")
         .order_by(F("revoked_at").desc(nulls_first=True), "-created_at", "-id")
     )
     listed = Paginator(rows, PER_PAGE).get_page(request.GET.get("page"))

@@ -26,7 +26,7 @@ PER_PAGE = 50
 @require_safe
 @of_organization(role_at_least=Role.ADMIN)
 def management_keys(request: MemberRequest, organization: Organization) -> HttpResponse:
-    rows = organization.keys.exclude(manages_as="").select_related("use", "created_by")
+    rows = organization.keys.exclude(manages_as="").select_related("use", "created_by", "service_account")
     rows = rows.order_by(F("revoked_at").desc(nulls_first=True), "-created_at", "-id")
     context = {
         "keys": Paginator(rows, PER_PAGE).get_page(request.GET.get("page")),
@@ -41,7 +41,7 @@ def management_keys(request: MemberRequest, organization: Organization) -> HttpR
 @of_organization(role_at_least=Role.ADMIN)
 @verified_first
 def management_key_new(request: MemberRequest, organization: Organization) -> HttpResponse:
-    form = ManagementKeyForm(request.POST or None, roles=_roles(request, organization))
+    form = ManagementKeyForm(request.POST or None, organization=organization, roles=_roles(request, organization))
     if request.method == "POST" and form.is_valid():
         if not form_tokens.spend(request):
             messages.warning(request, "That form was sent before, so no further key was made.")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from django.contrib import messages
 from django.core.exceptions import ValidationError
+from django.db.models import Count, F, Q, QuerySet
 from django.http import Http404, HttpResponse, QueryDict
 from django.shortcuts import redirect
 from django.views.decorators.http import require_POST, require_safe
 
-from keys import access, invitations, organizations
-from keys.models import Invitation, Membership, Organization, Role
+from keys import access, invitations, organizations, service_accounts
+from keys.models import Invitation, Membership, Organization, Role, ServiceAccount
 from portal import invitation_mail
-from portal.forms import InvitationForm
+from portal.forms import InvitationForm, ServiceAccountForm
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page, verified_first
+from portal.views.keys import UNREACHABLE
 
 ROLES = {
     Role.OWNER: "everything, and who else is an owner",
@@ -50,7 +52,12 @@ def member_invite(request: MemberRequest, organization: Organization) -> HttpRes
     return _members(request, organization, form)
 
 
-def _members(request: MemberRequest, organization: Organization, form: InvitationForm | None = None) -> HttpResponse:
+def _members(
+    request: MemberRequest,
+    organization: Organization,
+    form: InvitationForm | None = None,
+    program: ServiceAccountForm | None = None,
+) -> HttpResponse:
     own = access.role_in(request.user, organization)
     may_manage = access.may(own, Role.ADMIN)
     rows = organization.memberships.select_related("user").order_by("created_at", "pk")
@@ -59,12 +66,16 @@ def _members(request: MemberRequest, organization: Organization, form: Invitatio
             {"row": row, "roles": [role for role in Role if access.may_assign(own, row.role, role)]} for row in rows
         ],
         "own": own,
+        "assignable": [role for role in Role if access.may_assign(own, role, None)],
         "may_manage": may_manage,
         "waiting": invitations.open_ones(organization) if may_manage else [],
         "form": form or _invitation_form(request, organization),
+        "programs": _programs(organization),
+        "program": program or _program_form(request, organization),
         "roles": ROLES,
     }
-    return page(request, organization, "members", "portal/members.html", context, status=400 if form else 200)
+    status = 400 if form or program else 200
+    return page(request, organization, "members", "portal/members.html", context, status=status)
 
 
 def _invitation_form(
@@ -140,6 +151,62 @@ def member_hand_over(request: MemberRequest, organization: Organization) -> Http
     organizations.hand_over(organization=organization, owner=request.user, to=row.user, address=request.client_address)
     messages.success(request, f"{row.user.email} owns {organization.name} now, and you are an admin of it.")
     return redirect("members", organization.public_id)
+
+
+@of_organization(role_at_least=Role.ADMIN)
+@require_POST
+def service_account_new(request: MemberRequest, organization: Organization) -> HttpResponse:
+    role = request.POST.get("role", "")
+    if role in Role.values:
+        _require_assignment(request, organization, None, role)
+    form = _program_form(request, organization, request.POST)
+    if form.is_valid():
+        name = form.cleaned_data["name"]
+        try:
+            service_accounts.create(
+                organization=organization,
+                name=name,
+                role=Role(form.cleaned_data["role"]),
+                actor=request.user,
+                address=request.client_address,
+            )
+        except ValidationError as error:
+            form.add_error("name", error.messages[0])
+        else:
+            messages.success(request, f"{name} is a service account now. New keys can belong to it.")
+            return redirect("members", organization.public_id)
+    return _members(request, organization, program=form)
+
+
+@of_organization(role_at_least=Role.ADMIN)
+@require_POST
+def service_account_disable(request: MemberRequest, organization: Organization) -> HttpResponse:
+    """Asks once more, then ends it and its keys."""
+    row = access.service_account_of(organization, request.POST.get("service_account", ""))
+    _require_assignment(request, organization, row.role, None)
+    if "sure" not in request.POST:
+        context = {"row": row, "keys": row.keys.filter(revoked_at=None).order_by("name", "pk")}
+        return page(request, organization, "members", "portal/service_account_disable.html", context)
+    told = service_accounts.disable(account=row, actor=request.user, address=request.client_address)
+    if told:
+        messages.success(request, f"{row.name} is disabled. Requests with its keys are refused from now on.")
+    else:
+        messages.warning(request, f"{row.name} is disabled. {UNREACHABLE}")
+    return redirect("members", organization.public_id)
+
+
+def _programs(organization: Organization) -> QuerySet[ServiceAccount]:
+    """Those that work first."""
+    live = Count("keys", filter=Q(keys__revoked_at=None))
+    rows = organization.service_accounts.select_related("created_by").annotate(live_keys=live)
+    return rows.order_by(F("disabled_at").desc(nulls_first=True), "name", "pk")
+
+
+def _program_form(
+    request: MemberRequest, organization: Organization, data: QueryDict | None = None
+) -> ServiceAccountForm:
+    roles = [role for role in Role if _may_assign(request, organization, None, role)]
+    return ServiceAccountForm(data, roles=roles, auto_id="program_%s")
 
 
 def _send(request: MemberRequest, organization: Organization, email: str, role: Role) -> None:

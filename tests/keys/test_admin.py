@@ -3,7 +3,7 @@
 import pytest
 from django.contrib import admin
 
-from keys import invitations, issuing
+from keys import invitations, issuing, service_accounts
 from keys.models import (
     ApiKey,
     AuditEvent,
@@ -54,6 +54,7 @@ def first(name):
 @pytest.mark.parametrize("name", ROOM)
 def test_every_list_and_every_row_opens(browser, company, key, name):
     invitations.invite(organization=company.organization, email="x@example.com", role=Role.VIEWER, actor="test")
+    service_accounts.create(organization=company.organization, name="x", role=Role.VIEWER, actor="test")
     page = browser.get(f"/admin/keys/{name}/?q=a")
     assert page.status_code == 200
     row = first(name)
@@ -66,6 +67,7 @@ def test_every_list_and_every_row_opens(browser, company, key, name):
 @pytest.mark.parametrize("name", ["auditevent", "keyuse", "publication", "invitation"])
 def test_what_machines_write_is_read_only(browser, company, key, name):
     invitations.invite(organization=company.organization, email="x@example.com", role=Role.VIEWER, actor="test")
+    service_accounts.create(organization=company.organization, name="x", role=Role.VIEWER, actor="test")
     row = first(name)
     for url in (f"{row.pk}/change/", "add/", f"{row.pk}/delete/"):
         assert browser.post(f"/admin/keys/{name}/{url}", {}).status_code == 403

@@ -15,7 +15,7 @@ from django.utils import timezone
 from billing import journal, ladder, ledger, promo_codes, webhook_deliveries, webhook_endpoints
 from billing.models import Grant, PromoCode, Tier
 from billing.webhook_models import WebhookDelivery
-from keys import invitations, issuing
+from keys import invitations, issuing, service_accounts
 from keys.models import Organization, Role
 from tests import cast as casting
 from tests.billing import draining, settled
@@ -81,6 +81,7 @@ def furnish(cast: casting.Cast, connection: redis.Redis) -> Stage:
     endpoint, _secret = webhook_endpoints.add(
         organization=organization, url="https://example.com/hooks", events=["key.revoked"], actor=owner
     )
+    program = service_accounts.create(organization=organization, name="import", role=Role.DEVELOPER, actor=owner)
     delivery = webhook_deliveries.send_test(endpoint, actor=owner)
     WebhookDelivery.objects.filter(pk=delivery.pk).update(state="delivered", ended_at=timezone.now())
     code = PromoCode(brand=cast.brand, code="WELCOME", amount_nanos=10**9, claims_max=5)
@@ -94,6 +95,7 @@ def furnish(cast: casting.Cast, connection: redis.Redis) -> Stage:
         "top_up": "top_22222222222222222222",
         "endpoint": endpoint.public_id,
         "event_id": delivery.event_id,
+        "service_account": program.public_id,
     }
     return Stage(cast, customer, addresses, str(event.call_id))
 

@@ -8,13 +8,15 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from billing import journal, ledger
-from keys import brands, issuing
+from keys import brands, issuing, service_accounts
+from keys.models import ApiKey, Role
 from portal.pages import SECTIONS
 from tests import cast as casting
 from tests.billing import draining, settled
 from tests.billing.settled import Customer
 from tests.portal import authenticator, browsing
 from tests.portal.browsing import Window
+from tests.portal.tested import called
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 PASSWORD = "a long enough sentence"
@@ -186,6 +188,13 @@ def busy(cast, redis_connection) -> Customer:
     """Ten calls, one cut by its client, credit and a second key, so that every page has something to show."""
     key = issuing.issue(organization=cast.organization, name="production server", actor=cast.owner).key
     issuing.issue(organization=cast.organization, name="x" * 100, actor=cast.owner)
+    program = service_accounts.create(
+        organization=cast.organization, name="nightly import", role=Role.DEVELOPER, actor=cast.owner
+    )
+    tests = issuing.issue(
+        organization=cast.organization, name="ci", actor=cast.owner, mode=ApiKey.Mode.TEST, service_account=program
+    )
+    called(tests.key)
     customer = Customer(cast.brand, cast.organization, key, casting.model(cast.brand, "aion-v3"))
     ledger.grant(
         organization=cast.organization,
@@ -267,6 +276,7 @@ def test_the_keyboard_reaches_the_content_first(open_window, cast):
 def test_every_page_is_clean_and_fits(open_window, cast, busy, tmp_path, size, dark):
     """Pictures go to SCREENSHOTS, where that is set."""
     from billing.models import UsageEvent
+    from proxy.models import TestCall
 
     window = open_window(size=size, dark=dark)
     page: Page = window.page
@@ -284,6 +294,8 @@ def test_every_page_is_clean_and_fits(open_window, cast, busy, tmp_path, size, d
         "key-rotate": f"{base}keys/{busy.key.public_id}/rotate/",
         "usage-by-key": f"{base}usage/?by=key&days=7",
         "request": f"{base}requests/?id={event.call_id}",
+        "requests-of-tests": f"{base}requests/?show=test",
+        "test-request": f"{base}requests/?id={TestCall.objects.get().call_id}",
         "sessions": "/accounts/sessions/",
         "two-step": "/accounts/2fa/",
         "password": "/accounts/password/change/",

@@ -10,10 +10,11 @@ import pytest
 from billing import call_ids
 from keys import issuing
 from keys.models import ApiKey, AuditEvent, Role
-from proxy.models import RefusalRecord, TestCall
+from proxy.models import RefusalRecord
 from tests import cast as casting
 from tests.portal.managing import furnish, program
 from tests.portal.test_keys_page import new_key, secret_on
+from tests.portal.tested import called
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -21,29 +22,6 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture
 def key(cast) -> ApiKey:
     return issuing.issue(organization=cast.organization, name="ci", actor=cast.owner, mode=ApiKey.Mode.TEST).key
-
-
-def called(key: ApiKey, **changes) -> TestCall:
-    now = datetime.now(UTC)
-    fields = {
-        "call_id": UUID(call_ids.mint(int(time.time() * 1000), os.urandom(10))),
-        "at": now,
-        "settled_at": now,
-        "brand_id": key.organization.brand_id,
-        "organization_id": key.organization_id,
-        "key_id": key.pk,
-        "key_hint": key.hint,
-        "model": "m-1",
-        "endpoint": "chat",
-        "stream": False,
-        "http_status": 200,
-        "end_reason": "stop",
-        "uncached_input_tokens": 1_234,
-        "output_tokens": 56,
-        "images": 0,
-        "duration_ms": 7,
-    }
-    return TestCall.objects.create(**{**fields, **changes})
 
 
 def refused(key: ApiKey) -> RefusalRecord:
