@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,8 @@ ARGUMENTS = [
     *("--disable-component-update", "--disable-sync"),
 ]
 AXE = Axe()
+RULES = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+RULES_OF_COLOURS = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
 SIZES = {"desk": (1280, 820), "phone": (360, 740)}
 
 
@@ -51,15 +53,28 @@ class Window:
         width = self.page.evaluate("document.documentElement.scrollWidth")
         assert width <= self.page.viewport_size["width"], f"{self.page.url} scrolls sideways"  # type: ignore[index]
 
-    def check_accessibility(self) -> None:
-        """No rule of WCAG 2.2 A or AA is broken (axe-core): contrast, names, roles, order of headings."""
-        rules = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-        found = AXE.run(self.page, options={"runOnly": {"type": "tag", "values": rules}})
+    def by_light_and_by_dark(self) -> Iterator[str]:
+        """The page as it stands, "light" and then "dark": one document, whose colours alone change."""
+        for scheme in ("light", "dark"):
+            self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # no colour is on its way
+            yield scheme
+
+    def check_accessibility(self, *, rules: Mapping[str, object] = RULES) -> None:
+        """No rule of WCAG 2.2 A or AA is broken (axe-core): contrast, names, roles, order of headings. RULES_OF_COLOURS
+        are enough for a document that was judged whole before its colours changed."""
+        found = AXE.run(self.page, options={"runOnly": rules})
         broken = [
             f"{violation['id']}: {violation['help']}: {[node['html'][:160] for node in violation['nodes'][:3]]}"
             for violation in found.response["violations"]
         ]
         assert not broken, "\n".join([self.page.url, *broken])
+
+    def look(self, name: str) -> None:
+        """Clean, narrow and accessible, by light and by dark; with pictures `name`-light and `name`-dark."""
+        for scheme in self.by_light_and_by_dark():
+            self.check()
+            self.check_accessibility(rules=RULES if scheme == "light" else RULES_OF_COLOURS)
+            self.shoot(f"{name}-{scheme}")
 
     def shoot(self, name: str) -> None:
         """A picture of the whole page in the folder SCREENSHOTS; none where that is not set: it takes longer to draw

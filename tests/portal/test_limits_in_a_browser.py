@@ -147,13 +147,11 @@ def test_the_banner_is_put_away_by_keyboard(chromium, live_server, climber):
     window.context.close()
 
 
-@pytest.mark.parametrize(("size", "dark"), [("desk", False), ("desk", True), ("phone", False), ("phone", True)])
-def test_the_page_is_clean_fits_and_is_accessible(chromium, live_server, climber, tmp_path, size, dark):
-    """Pictures go to SCREENSHOTS, where that is set."""
-    window = Window(chromium, live_server.url, size=size, dark=dark)
+@pytest.mark.parametrize("size", ["desk", "phone"])
+def test_the_page_is_clean_fits_and_is_accessible(chromium, live_server, climber, size):
+    """By light and by dark. Pictures go to SCREENSHOTS, where that is set."""
+    window = Window(chromium, live_server.url, size=size)
     page = open_page(window, climber)
     expect(page.get_by_text("You are here")).to_have_count(1)
-    window.check()
-    window.check_accessibility()
-    window.shoot(f"ladder-{size}-{'dark' if dark else 'light'}")
+    window.look(f"ladder-{size}")
     window.context.close()
