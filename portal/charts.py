@@ -23,6 +23,11 @@ class Bar:
     def y(self) -> float:
         return 100 - self.height
 
+    @property
+    def hour(self) -> str:
+        """As the brand's clock says it; a template's own filter would make it UTC. "" for a day."""
+        return f"{self.at:%H:%M}" if isinstance(self.at, datetime) else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Chart:
@@ -35,12 +40,12 @@ class Chart:
     most_requests: int
 
     @property
-    def first(self) -> date:
-        return self.bars[0].at
+    def first(self) -> Bar:
+        return self.bars[0]
 
     @property
-    def last(self) -> date:
-        return self.bars[-1].at
+    def last(self) -> Bar:
+        return self.bars[-1]
 
 
 def by_day(rows: Sequence[Usage], first: date, last: date) -> Chart:

@@ -44,8 +44,13 @@ def used(customer: Customer, days_ago: int = 0, **sums) -> None:
         organization_id=customer.organization.pk,
         key_id=customer.key.pk,
         model_id=customer.model.pk,
-        day=datetime.now(UTC).date() - timedelta(days=days_ago),
-        **{**values, "cost_nanos": 1_500_000, "list_cost_nanos": 1_500_000, **sums},
+        **{
+            **values,
+            "day": datetime.now(UTC).date() - timedelta(days=days_ago),
+            "cost_nanos": 1_500_000,
+            "list_cost_nanos": 1_500_000,
+            **sums,
+        },
     )
 
 
@@ -215,6 +220,15 @@ def test_hours_of_a_day_are_the_brands(zone, day, hours):
         (0, 10),
         (hours - 1, 5),
     ]
+
+
+def test_hours_are_told_by_the_brands_clock(cast, customer):
+    Brand.objects.filter(pk=cast.brand.pk).update(timezone="Asia/Kolkata")
+    day = datetime.now(ZoneInfo("Asia/Kolkata")).date()
+    used(customer, day=day)
+    page = usage_page(cast, f"?day={day}")
+    assert re.findall(r"<title>(\d\d:\d\d)", page) == [f"{hour:02}:00" for hour in range(24)]
+    assert "<span>00:00</span><span>23:00 Asia/Kolkata</span>" in page
 
 
 def test_today_is_the_brands():
