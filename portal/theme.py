@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 DEFAULT_ACCENT = "#2b5fd9"
-LIGHT_PAGE, DARK_PAGE = "#f7f7f5", "#1c2024"
+LIGHT_PAGE, DARK_PAGE = "#f1f1ee", "#1c2024"
 """The grounds of styles.css on which links have least contrast."""
 READABLE = 4.5
 _HEX = re.compile(r"#[0-9a-fA-F]{6}")

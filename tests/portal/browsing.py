@@ -20,6 +20,11 @@ AXE = Axe()
 RULES = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
 RULES_OF_COLOURS = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
 SIZES = {"desk": (1280, 820), "phone": (360, 740)}
+BETWEEN = (768, 1024)
+"""Widths at which a page that fits a desk and a phone may still cut something off."""
+_CUT_OFF = """() => [document.documentElement, ...document.querySelectorAll(".card-flush")]
+  .filter((box) => box.scrollWidth > box.clientWidth + 1)
+  .map((box) => `${box.tagName} by ${box.scrollWidth - box.clientWidth}: ${box.innerText.slice(0, 60)}`)"""
 
 
 @contextmanager
@@ -33,7 +38,8 @@ def chromium() -> Iterator[Browser]:
 
 
 class Window:
-    """A page that keeps what its console said; `check` proves it clean and as narrow as its window."""
+    """A page that keeps what its console said; `check` proves it clean and as narrow as its window, and as those
+    between the sizes."""
 
     def __init__(self, browser: Browser, base_url: str, *, size: str = "desk", dark: bool = False) -> None:
         width, height = SIZES[size]
@@ -50,8 +56,16 @@ class Window:
     def check(self) -> None:
         loud = [line for line in self.said if not line.startswith(("log:", "info:", "debug:", "verbose:"))]
         assert not loud, loud
-        width = self.page.evaluate("document.documentElement.scrollWidth")
-        assert width <= self.page.viewport_size["width"], f"{self.page.url} scrolls sideways"  # type: ignore[index]
+        size = self.page.viewport_size
+        assert size is not None
+        widths = [size["width"], *(BETWEEN if size["width"] > max(BETWEEN) else ())]
+        for width in widths:
+            if len(widths) > 1:
+                self.page.set_viewport_size({"width": width, "height": size["height"]})
+            cut_off = self.page.evaluate(_CUT_OFF)
+            assert not cut_off, f"{self.page.url}, {width} wide: {cut_off}"
+        if len(widths) > 1:
+            self.page.set_viewport_size(size)
 
     def by_light_and_by_dark(self) -> Iterator[str]:
         """The page as it stands, "light" and then "dark": one document, whose colours alone change."""

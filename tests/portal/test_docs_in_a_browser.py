@@ -65,6 +65,8 @@ def test_every_page_is_clean_and_fits(open_window, brand, tmp_path, size, dark):
         assert answer.ok
         expect(window.page.get_by_role("heading", level=1)).to_have_text(page.title)
         window.check()
+        if size == "desk":
+            window.check_accessibility()
         window.shoot(f"docs-{brand.slug}-{page.name}-{size}-{'dark' if dark else 'light'}")
 
 

@@ -63,4 +63,5 @@ def test_borders_of_controls_can_be_seen():
 def test_accents_are_judged_on_the_grounds_that_give_least_contrast():
     light, dark = properties()["light"], properties()["dark"]
     for grounds, least, ink in ((light, theme.LIGHT_PAGE, "#000000"), (dark, theme.DARK_PAGE, "#ffffff")):
-        assert least == min((grounds["page"], grounds["surface"]), key=lambda ground: theme.contrast(ground, ink))
+        stated = (grounds["page"], grounds["surface"], grounds["sunken"])
+        assert least == min(stated, key=lambda ground: theme.contrast(ground, ink))

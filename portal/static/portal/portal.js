@@ -205,6 +205,7 @@ document.querySelectorAll("time[data-to]").forEach(localise);
 document.querySelectorAll('input[type="password"]').forEach(offerShowing);
 document.querySelectorAll('[role="tablist"]').forEach(offerChoosing);
 closeMenusOnLeaving();
+document.querySelector(".nav-list [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }); // on a phone it scrolls
 
 // A form is sent once, however often its button is pressed.
 for (const form of document.querySelectorAll("form[method=post]")) {
