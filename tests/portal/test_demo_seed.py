@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 from django.contrib.auth.hashers import check_password
 
 from billing import engines, ledger, rebuild
@@ -13,6 +15,7 @@ from keys import brands, issuing
 from keys.connections import redis_client
 from keys.models import ApiKey, Brand, Organization, User
 from portal.demo.seed import seed
+from tests.conftest import empty_tables
 from tests.llamacpp import llamacpp
 
 PLACES = {"base_url": "http://localhost:8000", "engine_url": "http://127.0.0.1:9/v1"}
@@ -26,11 +29,24 @@ BASE_URLS = {
 PREFIXES = {"dialogix": "ak-", "aionlabs": "al-", "axione": "sk-", "aimichat": "aimichat_", "aione": "sk-aione-"}
 KEYS = {"second", "other", "revoked", "exhausted", "restricted", "free", "pro"}
 MODELS = {"loading", "broken", "misconfigured", "reasoning"}
-pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture(autouse=True)
-def open_shards(db):
+@pytest.fixture(scope="module")
+def first(django_db_setup: None, django_db_blocker: Any, redis_connection: redis.Redis) -> Iterator[dict[str, Any]]:
+    """What the first start said. It is committed, as in life; what a test does after it is rolled back."""
+    with django_db_blocker.unblock():
+        redis_connection.flushall()
+        rebuild.ensure_epochs(redis_client())
+        try:
+            yield seed(**PLACES)
+        finally:
+            empty_tables()
+
+
+@pytest.fixture
+def nothing(transactional_db: None) -> None:
+    """No start was before."""
+    empty_tables()
     rebuild.ensure_epochs(redis_client())
 
 
@@ -40,8 +56,8 @@ def key_of(secret: str) -> ApiKey:
     return key
 
 
-def test_demo_json_has_what_other_programs_rely_on():
-    facts = seed(**PLACES)
+def test_demo_json_has_what_other_programs_rely_on(first, db):
+    facts = first
     assert {slug: brand["base_url"] for slug, brand in facts["brands"].items()} == BASE_URLS
     for slug, brand in facts["brands"].items():
         assert brand["host"] == f"{slug}.localhost"
@@ -68,9 +84,8 @@ def check_states(slug: str, brand: dict[str, Any]) -> None:
     assert Rate.objects.filter(model__brand__slug=slug).count() == len(models)
 
 
-def test_the_demo_key_has_room_for_a_million_calls():
-    facts = seed(**PLACES)
-    for slug, brand in facts["brands"].items():
+def test_the_demo_key_has_room_for_a_million_calls(first, db):
+    for slug, brand in first["brands"].items():
         organization = key_of(brand["api_key"]).organization
         tier = Tier.objects.get(assignments__organization=organization)
         counted = tier.limits.exclude(unit="concurrent").exclude(unit="nanos")
@@ -78,8 +93,7 @@ def test_the_demo_key_has_room_for_a_million_calls():
         assert tier.payer == "included" or ledger.balance_nanos(organization) == 10**15, slug
 
 
-def test_a_second_start_finds_everything_and_doubles_nothing():
-    first = seed(**PLACES)
+def test_a_second_start_finds_everything_and_doubles_nothing(first, db):
     tables = (ApiKey, Organization, Model, ModelEngine, TierAssignment, Rate, Tier, Brand, Engine)
     before = [list(table.objects.order_by("pk").values()) for table in tables]
     assert seed(**PLACES) == first
@@ -88,8 +102,7 @@ def test_a_second_start_finds_everything_and_doubles_nothing():
     assert ledger.balance_nanos(demo) == 10**15
 
 
-def test_what_people_changed_stays():
-    seed(**PLACES)
+def test_what_people_changed_stays(first, db):
     brand = Brand.objects.get(slug="axione")
     model = Model.objects.get(slug="openai/gpt-4o")
     other = engines.register(name="mine", kind="vllm", base_url="http://127.0.0.1:7/v1", actor="test")
@@ -104,25 +117,24 @@ def test_what_people_changed_stays():
     assert Engine.objects.get(name="demo").base_url == "http://127.0.0.1:10/v1"  # where it is now
 
 
-def test_a_password_that_somebody_changed_is_the_demos_again():
-    facts = seed(**PLACES)
-    user = User.objects.get(email=facts["admin"]["email"])
+def test_a_password_that_somebody_changed_is_the_demos_again(first, db):
+    user = User.objects.get(email=first["admin"]["email"])
     user.set_password("mine")
     user.save()
     seed(**PLACES)
     user.refresh_from_db()
-    assert user.check_password(facts["admin"]["password"])
+    assert user.check_password(first["admin"]["password"])
 
 
-def test_a_demo_key_that_somebody_revoked_gets_a_successor():
-    first = seed(**PLACES)["brands"]["dialogix"]["api_key"]
-    issuing.revoke(key=key_of(first), actor="test")
+def test_a_demo_key_that_somebody_revoked_gets_a_successor(first, db):
+    revoked = first["brands"]["dialogix"]["api_key"]
+    issuing.revoke(key=key_of(revoked), actor="test")
     second = seed(**PLACES)["brands"]["dialogix"]["api_key"]
-    assert second != first
+    assert second != revoked
     assert seed(**PLACES)["brands"]["dialogix"]["api_key"] == second
 
 
-def test_a_real_engine_is_asked_what_it_can_do(settings, tmp_path):
+def test_a_real_engine_is_asked_what_it_can_do(nothing, settings, tmp_path):
     """llama.cpp's server: shorter than the demo's models, counts with timings, knows one name whatever is asked."""
     with llamacpp(tmp_path) as real:
         settings.DEMO_INFERENCE_URL, settings.DEMO_INFERENCE_MODEL = real.base_url, ""
@@ -136,7 +148,7 @@ def test_a_real_engine_is_asked_what_it_can_do(settings, tmp_path):
     assert Model.objects.get(slug="aion-v3").routes.get().engine.kind == "llamacpp"
 
 
-def test_a_real_engine_stands_behind_the_ordinary_models_of_all_brands(settings):
+def test_a_real_engine_stands_behind_the_ordinary_models_of_all_brands(nothing, settings):
     settings.DEMO_INFERENCE_URL, settings.DEMO_INFERENCE_MODEL = "http://127.0.0.1:8/v1", "qwen"
     facts = seed(**PLACES)
     for slug, brand in facts["brands"].items():
