@@ -22,6 +22,7 @@ SyncRedis = Any
 FILES: Final = (
     "prelude",
     "arithmetic",
+    "counts",
     "asked",
     "reserve",
     "settle",

@@ -9,30 +9,32 @@
 --   plans = {{payer, asks money (0|1), {limit of each counter, '' when it is only counted}}, …} in order of preference
 --   concurrency = {scope, limit, …}
 
--- A day, month or life to read with one HMGET: the marks of its three scopes come first, then each counter's posted and,
--- where it is judged, held amount. `posted`, `held` and `mark` say where in the answer a counter stands.
-local function calendar_of(asked, static, window, id, began)
-  local numbers = static[20][window]
-  local fields, posted, held, mark = {'o', 'k' .. static[2], 'm' .. static[3]}, {}, {}, {}
-  local place = {[fields[1]] = 1, [fields[2]] = 2, [fields[3]] = 3}
+-- A day, month or life: the marks of its three scopes, each counter's posted and, where it is judged, held amount.
+local function calendar_of(asked, static, window, id, began, expires)
+  local numbers, hash = static[20][window], hash_at(asked.base .. id)
+  local marks = {'o', 'k' .. static[2], 'm' .. static[3]}
+  local fields = {marks[1], marks[2], marks[3]}
   for n = 1, #numbers do
-    local i, last = numbers[n], #fields + 1
-    fields[last], posted[n], mark[n] = asked.posted[i], last, place[asked.scope[i]] or 0
+    local i = numbers[n]
+    asked.hash[i], fields[#fields + 1] = hash, asked.posted[i]
     if i <= asked.judged then
-      fields[last + 1], held[n] = asked.held[i], last + 1
+      fields[#fields + 1] = asked.held[i]
     end
   end
-  return {id = window, key = asked.base .. id, began = began, numbers = numbers, fields = fields, posted = posted, held = held,
-    mark = mark}
+  return {hash = hash, began = began, expires = expires, numbers = numbers, fields = fields,
+    marks = window == LIFE and {} or marks}
 end
 
--- A minute's two hashes are read for posted and held of each of its counters.
+-- The rate of a minute is that of the last sixty seconds: this minute, and what of the one before still runs.
 local function minute_of(asked, numbers)
-  local fields = {}
+  local fields, minute = {}, math.floor(now / MINUTE_MS)
+  local this, before = hash_at(asked.base .. 'i' .. text(minute)), hash_at(asked.base .. 'i' .. text(minute - 1))
   for n = 1, #numbers do
-    fields[2 * n - 1], fields[2 * n] = asked.posted[numbers[n]], asked.held[numbers[n]]
+    local i = numbers[n]
+    fields[2 * n - 1], fields[2 * n] = asked.posted[i], asked.held[i]
+    asked.hash[i], asked.before[i] = this, before
   end
-  return {key = asked.base .. 'i', numbers = numbers, fields = fields}
+  return {this = this, before = before, fields = fields}
 end
 
 -- What a plan judges: counters by number with their unit and limit, and the balance as number 0.
@@ -40,7 +42,7 @@ local function plan_of(asked, plan)
   local asks_money, found = plan[2] == 1, {}
   for i, limit in ipairs(plan[3]) do
     if limit ~= '' and (asked.unit[i] ~= NANO or asks_money) then
-      found[#found + 1] = {i, asked.unit[i], limit}
+      found[#found + 1] = {i, asked.unit[i], count_of(limit)}
     end
   end
   if asks_money then
@@ -53,8 +55,9 @@ local function ready(shard, static)
   local asked = {organization = static[1], key = static[2], model = static[3], brand = static[4], versions = {static[5],
     static[6], static[7]}, from = static[8], till = static[9], day = static[10], day_start = static[11], day_end = static[12],
     month = static[13], month_start = static[14], month_end = static[15], judged = static[19], shown = static[21],
-    base = windows_of(shard, static[1]), account = account_of(shard, static[1]),
-    window = {}, scope = {}, unit = {}, posted = {}, held = {}, plans = {}, calendar = {}, slots = {}, scopes = {}}
+    base = windows_of(shard, static[1]), account = hash_at(account_of(shard, static[1])),
+    window = {}, scope = {}, unit = {}, posted = {}, held = {}, hash = {}, before = {}, plans = {}, calendar = {}, slots = {},
+    scopes = {}}
   local counters = static[16]
   for i = 1, #counters / 3 do
     local window, scope, unit = counters[3 * i - 2], counters[3 * i - 1], counters[3 * i]
@@ -65,10 +68,10 @@ local function ready(shard, static)
   for n, plan in ipairs(static[17]) do
     asked.plans[n] = plan_of(asked, plan)
   end
-  asked.calendar[1] = calendar_of(asked, static, DAY, static[10], static[11])
-  asked.calendar[2] = calendar_of(asked, static, MONTH, static[13], static[14])
+  asked.calendar[1] = calendar_of(asked, static, DAY, static[10], static[11], static[12] + KEEP_DAY_MS)
+  asked.calendar[2] = calendar_of(asked, static, MONTH, static[13], static[14], static[15] + KEEP_MONTH_MS)
   if #static[20][LIFE] > 0 then
-    asked.calendar[3] = calendar_of(asked, static, LIFE, 'life', 0)
+    asked.calendar[3] = calendar_of(asked, static, LIFE, 'life', 0, nil)
   end
   if #static[20][MINUTE] > 0 then
     asked.minute = minute_of(asked, static[20][MINUTE])
@@ -81,7 +84,7 @@ local function ready(shard, static)
   return asked
 end
 
-local known = {}
+known = {}
 local function asked_of(shard, static)
   local asked = known[static]
   if asked == nil then

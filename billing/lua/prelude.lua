@@ -3,7 +3,7 @@
 --
 -- Keys: every name of an entry carries its shard's tag, so an entry touches one slot; KEYS names the epochs concerned.
 -- Argument: one msgpack list of entries {op, shard, epoch counter, …}. Ids and amounts that may pass 2^53 are decimal
--- text; every other number is exact as a double. Reply: one msgpack list with one verdict {word, now ms, …} per entry.
+-- text; every other number is exact as a double. Counts in verdicts are numbers below 2^53, else decimal text. Reply: one msgpack list with one verdict {word, now ms, …} per entry.
 -- Invariant: all reads of an entry come before its first write, and what could fail is checked before that write.
 
 local UNITS = {'req', 'in', 'out', 'tok', 'cred', 'nano'}

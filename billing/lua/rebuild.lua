@@ -135,8 +135,6 @@ local function await(entry)
   return {'OK', now}
 end
 
-local NOTHING = setmetatable({}, {__index = function() return '0' end})
-
 local function reassert(entry)
   local shard, call_id, number = shard_of(entry[2]), entry[4], entry[6]
   if shard.epoch ~= '~' .. entry[11] then
@@ -148,7 +146,7 @@ local function reassert(entry)
   end
   local asked = asked_of(shard, entry[5])
   local plan, needed = asked.plans[number], needs_at(entry[8], entry[7])
-  local amounts = amounts_of(asked, NOTHING, needed, plan.asks_money)
+  local amounts = amounts_of(asked, needed, plan.asks_money)
   local money = plan.asks_money and needed[NANO] or 0
   local reply = cmsgpack.pack({'OK', entry[10], number, entry[7], '0', '0', {}})
   local record = hold_record(shard, asked, amounts, money, entry[7], plan.payer, entry[9], reply, entry[10])

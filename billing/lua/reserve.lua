@@ -36,91 +36,96 @@ local function stale_part(shard, asked)
   return 'clock'
 end
 
+-- Nothing of it changes within a run.
+local function stale_of(shard, asked)
+  if asked.stale == nil then
+    asked.stale = stale_part(shard, asked) or false
+  end
+  return asked.stale
+end
+
 -- A scope's own name in a day or month marks that it was used there. A counter that is absent from a window which began
 -- under this epoch is nought exactly when its scope left no mark; otherwise PostgreSQL knows more.
-local function read_calendar(shard, window, all)
-  local found, numbers, writes = redis.call('HMGET', window.key, unpack(window.fields)), window.numbers, {window.key}
-  for n = 1, #numbers do
-    local i, posted, held = numbers[n], found[window.posted[n]], window.held[n] and found[window.held[n]] or '0'
-    if not posted then
-      if found[window.mark[n]] or window.began < shard.counter then
-        all.unseeded[#all.unseeded + 1] = i
-      end
-      all.absent[i], posted = true, '0'
-    end
-    all.posted[i], all.held[i], all.own[i] = posted, held, held
-  end
-  if window.id ~= LIFE then
-    for n = 1, 3 do
-      if not found[n] then
-        writes[#writes + 1], writes[#writes + 2] = window.fields[n], '1'
+local function unseeded_in(shard, asked, window, unseeded)
+  local values, is_whole = window.hash.values, true
+  for n = 1, #window.numbers do
+    local i = window.numbers[n]
+    if not values[asked.posted[i]] then
+      is_whole = false
+      if values[asked.scope[i]] or window.began < shard.counter then
+        unseeded[#unseeded + 1] = i
       end
     end
   end
-  all.writes[window.id], all.is_new[window.id] = writes, not found[1]
+  for n = 1, #window.marks do
+    is_whole = is_whole and values[window.marks[n]]
+  end
+  return is_whole
 end
 
--- A minute's rate is that of the last sixty seconds: this minute and the still running part of the one before.
-local function read_minutes(asked, all)
-  local numbers, fields, key = asked.minute.numbers, asked.minute.fields, asked.minute.key
-  local minute = math.floor(now / MINUTE_MS)
-  local name = key .. text(minute)
-  local current = redis.call('HMGET', name, unpack(fields))
-  local before = redis.call('HMGET', key .. text(minute - 1), unpack(fields))
-  local left, is_new = MINUTE_MS - (now - minute * MINUTE_MS), true
-  for n = 1, #numbers do
-    local i = numbers[n]
-    local posted, held = tonumber(current[2 * n - 1] or '0'), tonumber(current[2 * n] or '0')
-    local last_posted, last_held = tonumber(before[2 * n - 1] or '0'), tonumber(before[2 * n] or '0')
-    all.posted[i] = text(posted + math.ceil(last_posted * left / MINUTE_MS))
-    all.held[i] = text(held + math.ceil(last_held * left / MINUTE_MS))
-    all.own[i] = current[2 * n] or '0'
-    is_new = is_new and not current[2 * n - 1] and not current[2 * n]
-    all.minutes[i] = {posted + held, last_posted + last_held}
-  end
-  all.writes[MINUTE], all.is_new[MINUTE] = {name}, is_new
-end
+local ACCOUNT = {'seq', 'bal', 'held'}
 
-local function read_counters(shard, asked)
-  local all = {posted = {}, held = {}, own = {}, absent = {}, unseeded = {}, minutes = {}, writes = {}, is_new = {}}
-  local account = redis.call('HMGET', asked.account, 'seq', 'bal', 'held')
-  if not account[1] or not account[2] then
-    all.unseeded[1] = 0
+-- Reads what the call is judged by; the counters that PostgreSQL must be asked for first. A run whose first call of a key
+-- and model found all of them need not look again.
+local function unseeded_of(shard, asked)
+  local unseeded, is_whole = {}, true
+  learn_all(asked.account, ACCOUNT)
+  if not asked.account.values.seq or not asked.account.values.bal then
+    unseeded[1] = 0
   end
-  all.balance, all.money_held = account[2] or '0', account[3] or '0'
   for n = 1, #asked.calendar do
-    read_calendar(shard, asked.calendar[n], all)
+    learn_all(asked.calendar[n].hash, asked.calendar[n].fields)
+    is_whole = unseeded_in(shard, asked, asked.calendar[n], unseeded) and is_whole
   end
   if asked.minute then
-    read_minutes(asked, all)
+    learn_all(asked.minute.this, asked.minute.fields)
+    learn_all(asked.minute.before, asked.minute.fields)
   end
-  return all
+  asked.is_whole = is_whole and #unseeded == 0
+  return unseeded
+end
+
+-- Posted and held of the first counters, as the limits see them: {posted, held, …}. Of those that are only counted a day
+-- or month does not say what is held.
+local function standing_of(asked, count)
+  local standing, left = {}, MINUTE_MS - now % MINUTE_MS
+  for i = 1, count do
+    local values, before = asked.hash[i].values, asked.before[i]
+    local posted, held = values[asked.posted[i]] or 0, (before or i <= asked.judged) and values[asked.held[i]] or 0
+    if before then
+      posted = grown(0, tonumber(posted) + math.ceil((before.values[asked.posted[i]] or 0) * left / MINUTE_MS))
+      held = grown(0, tonumber(held) + math.ceil((before.values[asked.held[i]] or 0) * left / MINUTE_MS))
+    end
+    standing[2 * i - 1], standing[2 * i] = posted, held
+  end
+  return standing
 end
 
 -- When a refused minute has room again if nothing else happens: usage fades as the minute before passes away.
-local function minute_resets_at(minutes, limit, wants)
-  local start = math.floor(now / MINUTE_MS) * MINUTE_MS
-  local this, last = minutes[1], minutes[2]
-  local spare = tonumber(limit) - wants
-  if spare < 0 then
+local function minute_resets_at(asked, i, limit, wants)
+  local start, posted, held = math.floor(now / MINUTE_MS) * MINUTE_MS, asked.posted[i], asked.held[i]
+  local this, last = asked.hash[i].values, asked.before[i].values
+  this, last = (this[posted] or 0) + (this[held] or 0), (last[posted] or 0) + (last[held] or 0)
+  local most = tonumber(limit) - wants
+  if most < 0 then
     return 0
-  elseif this <= spare then
-    return start + math.ceil(MINUTE_MS * (1 - (spare - this) / last))
+  elseif this <= most then
+    return start + math.ceil(MINUTE_MS * (1 - (most - this) / last))
   end
-  return start + MINUTE_MS + math.ceil(MINUTE_MS * (1 - spare / this))
+  return start + MINUTE_MS + math.ceil(MINUTE_MS * (1 - most / this))
 end
 
 -- Of the limits that refuse one plan the one that lasts longest is named; of several plans the one that clears first.
 local NEVER = 1e300
-local function refusal(asked, all, plan, i, limit, posted, held, wants)
-  local in_flight = wants <= room(limit, posted, '0')
+local function refusal(asked, plan, i, limit, posted, held, wants)
+  local in_flight = wants <= spare(limit, posted, 0)
   local window, resets = asked.window[i], 0
   if window == DAY then
     resets = asked.day_end
   elseif window == MONTH then
     resets = asked.month_end
   elseif window == MINUTE then
-    resets = minute_resets_at(all.minutes[i], limit, wants)
+    resets = minute_resets_at(asked, i, limit, wants)
   end
   local rank = (in_flight and window ~= MINUTE and 0) or (resets > 0 and resets) or NEVER
   local reply = {'NO', now, plan, i, in_flight and 'in_flight' or 'exhausted', limit, posted, held, resets, text(wants)}
@@ -132,21 +137,21 @@ local function needs_at(needs, g)
   return {need(needs, 1, g), need(needs, 2, g), need(needs, 3, g), need(needs, 4, g), need(needs, 5, g), need(needs, 6, g)}
 end
 
-local function judge_plan(asked, all, number, needs, least, wanted, most)
+local function judge_plan(asked, standing, number, needs, least, wanted, most)
   local granted, worst, judges = wanted, nil, asked.plans[number].judges
   for n = 1, #judges do
     local judge = judges[n]
     local i, unit, limit, posted, held = judge[1], judge[2], judge[3], nil, nil
     if i == 0 then
-      limit, posted, held = all.balance, '0', all.money_held
+      limit, posted, held = asked.account.values.bal, 0, asked.account.values.held or 0
     else
-      posted, held = all.posted[i], all.held[i]
+      posted, held = standing[2 * i - 1], standing[2 * i]
     end
-    local have = most[unit] ~= 0 and room(limit, posted, held)
+    local have = most[unit] ~= 0 and spare(limit, posted, held)
     if have and most[unit] > have then -- who needs nothing is in nobody's way
       local g = largest(needs, unit, least, wanted, have)
       if g == nil then
-        local candidate = refusal(asked, all, number, i, limit, posted, held, need(needs, unit, least))
+        local candidate = refusal(asked, number, i, limit, posted, held, need(needs, unit, least))
         if worst == nil or candidate.rank > worst.rank then
           worst = candidate
         end
@@ -158,10 +163,10 @@ local function judge_plan(asked, all, number, needs, least, wanted, most)
   return worst == nil and granted or nil, worst
 end
 
-local function choose(asked, all, needs, least, wanted, most)
+local function choose(asked, standing, needs, least, wanted, most)
   local best, granted, mildest = nil, nil, nil
   for number = 1, #asked.plans do
-    local g, worst = judge_plan(asked, all, number, needs, least, wanted, most)
+    local g, worst = judge_plan(asked, standing, number, needs, least, wanted, most)
     if g == nil then
       if mildest == nil or worst.rank < mildest.rank then
         mildest = worst
@@ -195,49 +200,73 @@ local function slots_taken(asked)
   return longest
 end
 
--- What is held on each judged counter, of `needed` by unit; fails before any write when one has no room in its int64.
-local function amounts_of(asked, own, needed, asks_money)
+-- What is held on each judged counter, of `needed` by unit.
+local function amounts_of(asked, needed, asks_money)
   local amounts = {}
   for i = 1, asked.judged do
     local unit = asked.unit[i]
-    local amount = (unit == NANO and not asks_money) and 0 or needed[unit]
-    assert(sum_fits(own[i], amount), 'counter is full')
-    amounts[i] = amount
+    amounts[i] = (unit == NANO and not asks_money) and 0 or needed[unit]
   end
   return amounts
 end
 
-local function write_window(asked, all, window, numbers, amounts)
-  local writes = all.writes[window]
-  for n = 1, #numbers do
-    local i = numbers[n]
-    if (amounts[i] or 0) > 0 then
-      writes[#writes + 1], writes[#writes + 2] = asked.held[i], plus(all.own[i], amounts[i])
+-- Fails, before any write, when a counter has no room for it in its int64.
+local function check_sums(asked, amounts)
+  if is_wide then
+    for i = 1, #amounts do
+      assert(sum_fits(said(asked.hash[i].values[asked.held[i]] or 0), amounts[i]), 'counter is full')
     end
-    if all.absent[i] then
-      writes[#writes + 1], writes[#writes + 2] = asked.posted[i], '0'
-    end
-  end
-  if #writes > 1 then
-    redis.call('HSET', unpack(writes))
   end
 end
 
-local function write_windows(asked, all, amounts)
+-- Marks and counters that a day or month does not have yet; its end, with the first of them.
+local function begin_windows(asked)
   for n = 1, #asked.calendar do
-    write_window(asked, all, asked.calendar[n].id, asked.calendar[n].numbers, amounts)
+    local window = asked.calendar[n]
+    local hash, marks = window.hash, window.marks
+    if not hash.values[window.fields[1]] then
+      hash.expires = window.expires and text(window.expires)
+    end
+    for m = 1, #marks do
+      if not hash.values[marks[m]] then
+        put(hash, marks[m], 1)
+      end
+    end
+    for m = 1, #window.numbers do
+      local posted = asked.posted[window.numbers[m]]
+      if not hash.values[posted] then
+        put(hash, posted, 0)
+      end
+    end
+  end
+  asked.is_whole = true
+end
+
+local function begin_minute(minute)
+  local values = minute.this.values
+  for n = 1, #minute.fields do
+    if values[minute.fields[n]] then
+      return
+    end
+  end
+  minute.this.expires = text(now + KEEP_MINUTE_S * 1000)
+end
+
+local function hold_on(asked, amounts, money)
+  if not asked.is_whole then
+    begin_windows(asked)
   end
   if asked.minute then
-    write_window(asked, all, MINUTE, asked.minute.numbers, amounts)
+    begin_minute(asked.minute)
   end
-  if all.is_new[DAY] then
-    redis.call('PEXPIREAT', all.writes[DAY][1], text(asked.day_end + KEEP_DAY_MS))
+  for i = 1, #amounts do
+    if amounts[i] > 0 then
+      local hash, field = asked.hash[i], asked.held[i]
+      put(hash, field, grown(hash.values[field] or 0, amounts[i]))
+    end
   end
-  if all.is_new[MONTH] then
-    redis.call('PEXPIREAT', all.writes[MONTH][1], text(asked.month_end + KEEP_MONTH_MS))
-  end
-  if all.is_new[MINUTE] then
-    redis.call('EXPIRE', all.writes[MINUTE][1], KEEP_MINUTE_S)
+  if money > 0 then
+    put(asked.account, 'held', grown(asked.account.values.held or 0, money))
   end
 end
 
@@ -263,42 +292,33 @@ local function start_lease(shard, organization, scopes, deadline, call_id)
   end
 end
 
-local function shown(all, count)
-  local flat, posted, held = {}, all.posted, all.held
-  for i = 1, count do
-    flat[2 * i - 1], flat[2 * i] = posted[i], held[i]
-  end
-  return flat
-end
-
 local function look(entry)
   local shard = shard_of(entry[2])
   if strange(shard, entry[3]) then
     return closed(shard)
   end
   local asked = asked_of(shard, entry[5])
-  local stale = stale_part(shard, asked)
+  local stale = stale_of(shard, asked)
   if stale then
     return {'STALE', now, stale}
   end
-  local all = read_counters(shard, asked)
-  if #all.unseeded > 0 then
-    return {'UNSEEDED', now, all.unseeded}
+  local unseeded = unseeded_of(shard, asked)
+  if #unseeded > 0 then
+    return {'UNSEEDED', now, unseeded}
   end
-  return {'OK', now, 0, 0, all.balance, all.money_held, shown(all, #all.posted)}
+  local account = asked.account.values
+  return {'OK', now, 0, 0, account.bal, account.held or 0, standing_of(asked, #asked.window)}
 end
 
-local function hold(shard, call_id, asked, all, needed, number, granted, lease_ms, facts)
-  local plan = asked.plans[number]
+local function hold(shard, call_id, asked, standing, needed, number, granted, lease_ms, facts)
+  local plan, account = asked.plans[number], asked.account.values
   local money = plan.asks_money and needed[NANO] or 0
-  local amounts = amounts_of(asked, all.own, needed, plan.asks_money)
-  local reply = cmsgpack.pack({'OK', now, number, granted, all.balance, all.money_held, shown(all, asked.shown)})
+  local amounts = amounts_of(asked, needed, plan.asks_money)
+  check_sums(asked, amounts)
+  local reply = cmsgpack.pack({'OK', now, number, granted, account.bal, account.held or 0, standing})
   local record = hold_record(shard, asked, amounts, money, granted, plan.payer, facts, reply, now)
   redis.call('HSET', shard.tag .. 'holds', call_id, record)
-  write_windows(asked, all, amounts)
-  if money > 0 then
-    redis.call('HSET', asked.account, 'held', plus(all.money_held, money))
-  end
+  hold_on(asked, amounts, money)
   start_lease(shard, asked.organization, asked.scopes, text(now + lease_ms), call_id)
   return reply
 end
@@ -314,23 +334,23 @@ local function reserve(entry)
     return string.sub(twin, after + 1)
   end
   local asked = asked_of(shard, entry[5])
-  local stale = now > entry[10] and 'clock' or stale_part(shard, asked)
+  local stale = now > entry[10] and 'clock' or stale_of(shard, asked)
   if stale then
     return {'STALE', now, stale}
   end
-  local all = read_counters(shard, asked)
-  if #all.unseeded > 0 then
-    return {'UNSEEDED', now, all.unseeded}
+  local unseeded = not asked.is_whole and unseeded_of(shard, asked)
+  if unseeded and #unseeded > 0 then
+    return {'UNSEEDED', now, unseeded}
   end
   local wanted, least, needs = entry[6], entry[7], entry[8]
   local most = needs_at(needs, wanted)
-  local taken = slots_taken(asked)
-  local number, granted, worst = choose(asked, all, needs, least, wanted, most)
+  local taken, standing = slots_taken(asked), standing_of(asked, asked.shown)
+  local number, granted, worst = choose(asked, standing, needs, least, wanted, most)
   if taken and (number ~= nil or taken.rank >= worst.rank) then
     return taken.reply
   elseif number == nil then
     return worst.reply
   end
   local needed = granted == wanted and most or needs_at(needs, granted)
-  return hold(shard, call_id, asked, all, needed, number, granted, entry[9], entry[11])
+  return hold(shard, call_id, asked, standing, needed, number, granted, entry[9], entry[11])
 end

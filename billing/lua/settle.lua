@@ -8,99 +8,140 @@
 -- its entry is appended, so nothing is charged twice; without it only the entry is appended, marked late.
 
 -- Usage is posted by rule, not by the hold's list: to every counter of the call's day, month and life that exists by
--- now, so that a limit which came while the call ran is exact too. Minutes: only those that the call was judged by.
-local function posts_of(hold, amounts)
-  local fields, adds, last = {}, {}, 0
-  local scopes = {fields_of('o'), fields_of('k' .. hold[2]), fields_of('m' .. hold[3])}
-  for unit = 1, #UNITS do
-    local amount = amounts[unit]
+-- now, so that a limit which came while the call ran is exact too. Minutes: only those that the call was judged by. What
+-- a window no longer has (it expired, or Redis was rebuilt) is left alone.
+local posted_fields = {}
+local function posted_of(key, model)
+  local name = key .. ' ' .. model
+  local fields = posted_fields[name]
+  if fields == nil then
+    fields = {}
+    for _, scope in ipairs({'o', 'k' .. key, 'm' .. model}) do
+      local names = fields_of(scope)
+      for unit = 1, #UNITS do
+        fields[#fields + 1] = names[unit]
+      end
+    end
+    posted_fields[name] = fields
+  end
+  return fields
+end
+
+-- Which of them a hash has, each with its unit; found again when it has got more.
+local function posting_of(hash, fields)
+  local postings = hash.postings or {}
+  local posting = postings[fields]
+  if posting == nil then
+    posting = {fields = {}, units = {}, made = -1}
+    hash.postings, postings[fields] = postings, posting
+  end
+  if posting.made ~= hash.made then
+    local last = 0
+    for n = 1, #fields do
+      if hash.values[fields[n]] then
+        last = last + 1
+        posting.fields[last], posting.units[last] = fields[n], (n - 1) % #UNITS + 1
+      end
+    end
+    posting.made = hash.made
+  end
+  return posting
+end
+
+local function post(hash, posting, amounts)
+  for n = 1, #posting.fields do
+    local field, amount = posting.fields[n], amounts[posting.units[n]]
     if amount > 0 then
-      fields[last + 1], fields[last + 2], fields[last + 3] = scopes[1][unit], scopes[2][unit], scopes[3][unit]
-      adds[last + 1], adds[last + 2], adds[last + 3] = amount, amount, amount
-      last = last + 3
+      put(hash, field, grown(hash.values[field], amount))
     end
   end
-  return fields, adds
 end
 
--- A window's counters after a hold ends, as arguments of HSET. What a window no longer has (it expired, or Redis was
--- rebuilt) is left alone. The held fields are read with the posted ones and then taken off the lists again.
-local function calendar_writes(key, window, list, fields, adds)
-  local writes, posted = {key}, #fields
-  local last = posted
-  for n = 1, #list, 4 do
-    if list[n] == window then
-      last = last + 1
-      fields[last], adds[last] = fields_of(list[n + 1])[list[n + 2] + #UNITS], -list[n + 3]
-    end
+-- A hash that is not there has no fields but those that this run gives it.
+local function is_there(hash)
+  if hash.is_there == nil then
+    hash.is_there = redis.call('EXISTS', hash.name) == 1
   end
-  local found = last > 0 and redis.call('HMGET', key, unpack(fields))
-  for n = 1, last do
-    if found[n] then
-      writes[#writes + 1], writes[#writes + 2] = fields[n], plus(found[n], adds[n])
-    end
-  end
-  for n = posted + 1, last do
-    fields[n], adds[n] = nil, nil
-  end
-  return writes
+  return hash.is_there
 end
 
-local function minute_writes(key, list, amounts)
-  local writes, fields, adds = {key}, {}, {}
+-- The windows of a hold by number, with all known of them that it will move.
+local function windows_of_hold(base, hold, posted)
+  local list, windows = hold[9], {hash_at(base .. hold[5]), hash_at(base .. hold[6]), hash_at(base .. 'life'),
+    hash_at(base .. 'i' .. text(hold[7]))}
   for n = 1, #list, 4 do
+    local hash, unit, names = windows[list[n]], list[n + 2], fields_of(list[n + 1])
+    want(hash, names[unit + #UNITS])
     if list[n] == MINUTE then
-      local names, unit, last = fields_of(list[n + 1]), list[n + 2], #fields
-      fields[last + 1], adds[last + 1] = names[unit + #UNITS], -list[n + 3]
-      fields[last + 2], adds[last + 2] = names[unit], amounts and amounts[unit] or 0
+      want(hash, names[unit])
     end
   end
-  local found = #fields > 0 and redis.call('HMGET', key, unpack(fields)) or {}
-  for n = 1, #found, 2 do
-    if found[n] then -- else the minute has expired
-      writes[#writes + 1], writes[#writes + 2] = fields[n], plus(found[n], adds[n])
-      writes[#writes + 1], writes[#writes + 2] = fields[n + 1], plus(found[n + 1] or '0', adds[n + 1])
+  for n = DAY, LIFE do
+    local hash = windows[n]
+    if posted and not (hash.postings and hash.postings[posted]) and (n ~= LIFE or is_there(hash)) then
+      local values, wanted = hash.values, hash.wanted or {}
+      for m = 1, #posted do
+        if values[posted[m]] == nil then
+          wanted[#wanted + 1] = posted[m]
+        end
+      end
+      hash.wanted = #wanted > 0 and wanted or nil
     end
+    learn(hash)
   end
-  return writes
+  learn(windows[MINUTE])
+  return windows
 end
 
-local function account_writes(key, hold, charge)
-  local found, writes = redis.call('HMGET', key, 'bal', 'held'), {key}
-  if found[1] and charge > 0 then
-    writes[#writes + 1], writes[#writes + 2] = 'bal', plus(found[1], -charge)
+local function free_windows(windows, list, amounts)
+  for n = 1, #list, 4 do
+    local hash, unit, names = windows[list[n]], list[n + 2], fields_of(list[n + 1])
+    local posted, held = names[unit], names[unit + #UNITS]
+    if hash.values[held] then
+      put(hash, held, grown(hash.values[held], -list[n + 3]))
+      if list[n] == MINUTE then
+        put(hash, posted, grown(hash.values[posted] or 0, amounts and amounts[unit] or 0))
+      end
+    end
   end
-  if found[2] and hold[8] > 0 then
-    writes[#writes + 1], writes[#writes + 2] = 'held', plus(found[2], -hold[8])
-  end
-  return writes
 end
+
+local function free_money(account, money, charge)
+  if account.values.bal and charge > 0 then
+    put(account, 'bal', grown(account.values.bal, -charge))
+  end
+  if account.values.held and money > 0 then
+    put(account, 'held', grown(account.values.held, -money))
+  end
+end
+
+local MONEY = {'bal', 'held'}
 
 -- `amounts` nil posts nothing. The first write frees memory, so that Redis lets the rest pass even when it is full.
 local function end_hold(shard, hold, call_id, amounts, charge)
-  local base, list, posts, adds = windows_of(shard, hold[1]), hold[9], {}, {}
+  local posted, postings = amounts and posted_of(hold[2], hold[3]), {}
+  local windows = windows_of_hold(windows_of(shard, hold[1]), hold, posted)
+  local account = hash_at(account_of(shard, hold[1]))
+  learn_all(account, MONEY)
   if amounts then
-    posts, adds = posts_of(hold, amounts)
+    for unit = 1, #UNITS do
+      assert(type(amounts[unit]) == 'number', 'no amount')
+    end
+    for n = DAY, LIFE do
+      postings[n] = posting_of(windows[n], posted)
+    end
   end
-  local all = {
-    calendar_writes(base .. hold[5], DAY, list, posts, adds),
-    calendar_writes(base .. hold[6], MONTH, list, posts, adds),
-    minute_writes(base .. 'i' .. text(hold[7]), list, amounts),
-    account_writes(account_of(shard, hold[1]), hold, charge),
-  }
-  if redis.call('EXISTS', base .. 'life') == 1 then
-    all[#all + 1] = calendar_writes(base .. 'life', LIFE, list, posts, adds)
-  end
+  assert(type(charge) == 'number' and type(hold[8]) == 'number', 'no charge')
   redis.call('HDEL', shard.tag .. 'holds', call_id, call_id .. ':u')
   redis.call('ZREM', shard.tag .. 'leases', call_id)
   for _, scope in ipairs(hold[10]) do
     redis.call('ZREM', running_of(shard, hold[1], scope), call_id)
   end
-  for _, writes in ipairs(all) do
-    if #writes > 1 then
-      redis.call('HSET', unpack(writes))
-    end
+  for n = 1, #postings do
+    post(windows[n], postings[n], amounts)
   end
+  free_windows(windows, hold[9], amounts)
+  free_money(account, hold[8], charge)
 end
 
 local function append(shard, entry, late)

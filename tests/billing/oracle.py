@@ -67,6 +67,7 @@ class Oracle:
     money_held: int = 0
     counters: dict[Where, Counter] = field(default_factory=dict)
     holds: dict[str, Hold] = field(default_factory=dict)
+    seq: int = 0
 
     def place(self, kind: str, now: int) -> str:
         return {"day": self.day, "month": self.month, "lifetime": "life", "minute": f"i{now // 60_000}"}[kind]
@@ -183,3 +184,16 @@ class Oracle:
                 self.counters[where].held -= amount
             self.money_held -= hold.money
         return hold
+
+    def change(self, seq: int, nanos: int, tokens: int, scopes: tuple[str, ...]) -> str:
+        """The word of the verdict: applied in order or not at all, and only as a whole."""
+        if seq > self.seq + 1:
+            return "GAP"
+        wheres = [(window, scope, "tok") for window in (self.day, self.month, "life") for scope in scopes]
+        found = [counter for counter in map(self.counters.get, wheres) if counter is not None]
+        if any(abs(sum_) > INT64_MAX for sum_ in (self.balance + nanos, *(c.posted + tokens for c in found))):
+            return "FULL"
+        self.seq, self.balance = seq, self.balance + nanos
+        for counter in found:
+            counter.posted += tokens
+        return "OK"

@@ -1,8 +1,12 @@
-"""The script against plain integers, on numbers up to the ends of int64."""
+"""The script against plain integers, on numbers up to the ends of int64: entry by entry, and many in one run, which
+reads and writes each window once for all of them."""
 
 import itertools
 import time
+from collections.abc import Callable
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -74,7 +78,10 @@ steps = st.one_of(
     st.tuples(st.just("settle"), st.integers(0, 5), st.tuples(*[amounts] * 6), amounts),
     st.tuples(st.just("void"), st.integers(0, 5)),
     st.tuples(st.just("renew"), st.integers(0, 5)),
+    st.tuples(st.just("change"), st.integers(-50, 50), st.integers(-50, 50)),
 )
+Step = tuple[script.Entry, Callable[[script.Verdict], Any]]
+"""An entry, and what to make of its verdict."""
 
 
 class Match:
@@ -92,6 +99,8 @@ class Match:
         self.bounds = ("d20261121", start - DAY_MS, start + 2 * DAY_MS, "m202611", start - DAY_MS, start + 9 * DAY_MS)
         self.oracle = Oracle("d20261121", "m202611", self.bounds[2], self.bounds[5], balance)
         self.calls = []
+        self.first = {}
+        self.changes = 0
         places = {"day": self.oracle.day, "month": self.oracle.month, "lifetime": "life"}
         windows: dict[str, list[tuple[str, str, str]]] = {}
         for kind, scope, unit in itertools.product(places, ("o", "k1", "k2", "m1", "m2"), UNITS):
@@ -120,13 +129,16 @@ class Match:
         head = ("reserve", SHARD, EPOCH, call_id, self.static(asked), asked.wanted, asked.least, needs)
         return (*head, 60_000, 2**52, '{"facts":1}')
 
-    def reserve(self, asked):
+    def reserve(self, asked) -> Step:
         call_id = f"c{next(_numbers)}"
-        (verdict,) = script.run(self.client, [self.entry(call_id, asked)])
+        self.calls.append((call_id, asked))
+        return self.entry(call_id, asked), lambda verdict: self.judged(call_id, asked, verdict)
+
+    def judged(self, call_id, asked, verdict):
         word, what = self.oracle.reserve(call_id, asked, verdict[1])
         if word == "OK":
             assert (verdict[0], verdict[2] - 1, verdict[3]) == ("OK", *what), (verdict, what)
-            self.calls.append((call_id, asked, verdict))
+            self.first[call_id] = verdict
         else:
             self.refused(verdict, word, what, asked)
 
@@ -144,32 +156,69 @@ class Match:
             posted, held, limit = 0, self.oracle.money_held, self.oracle.balance
         assert (int(verdict[5]), int(verdict[6]), int(verdict[7])) == (limit, posted, held)
 
-    def again(self, index):
+    def again(self, index) -> Step:
         """A reserve that is sent twice: the same verdict, while it holds."""
-        if index < len(self.calls) and self.calls[index][0] in self.oracle.holds:
-            call_id, asked, first = self.calls[index]
-            assert script.run(self.client, [self.entry(call_id, asked)]) == [first]
+        call_id, asked = self.calls[index]
 
-    def settle(self, index, values, charge):
-        call_id, asked = self.calls[index][:2] if index < len(self.calls) else ("unknown", None)
-        key, model = (asked.key[1:], asked.model[1:]) if asked else ("1", "1")
-        entry = ("settle", SHARD, 0, call_id, ORGANIZATION, key, model, "d20261121", values, charge, '{"e":1}')
-        (verdict,) = script.run(self.client, [entry])
-        assert verdict[0] == "OK"
-        assert verdict[3] == (0 if self.oracle.settle(call_id, values, charge) else 1)
+        def check(verdict):
+            if call_id in self.oracle.holds:
+                assert verdict == self.first[call_id]
+            else:
+                self.judged(call_id, asked, verdict)
 
-    def void(self, index):
-        call_id = self.calls[index][0] if index < len(self.calls) else "unknown"
-        (verdict,) = script.run(self.client, [("void", SHARD, 0, call_id)])
-        assert verdict[0] == ("OK" if self.oracle.end(call_id) else "NONE")
+        return self.entry(call_id, asked), check
 
-    def renew(self, index):
-        call_id = self.calls[index][0] if index < len(self.calls) else "unknown"
-        (verdict,) = script.run(self.client, [("renew", SHARD, 0, call_id, 60_000, "{}")])
-        hold = self.oracle.holds.get(call_id)
-        assert verdict[0] == ("OK" if hold else "LAPSED")
-        if hold:
-            hold.deadline = verdict[1] + 60_000
+    def settle(self, index, values, charge) -> Step:
+        call_id, asked = self.calls[index]
+        key, model = asked.key[1:], asked.model[1:]
+
+        def check(verdict):
+            assert verdict[0] == "OK"
+            assert verdict[3] == (0 if self.oracle.settle(call_id, values, charge) else 1)
+
+        return ("settle", SHARD, 0, call_id, ORGANIZATION, key, model, "d20261121", values, charge, '{"e":1}'), check
+
+    def void(self, index) -> Step:
+        call_id, _ = self.calls[index]
+
+        def check(verdict):
+            assert verdict[0] == ("OK" if self.oracle.end(call_id) else "NONE")
+
+        return ("void", SHARD, 0, call_id), check
+
+    def renew(self, index) -> Step:
+        call_id, _ = self.calls[index]
+
+        def check(verdict):
+            hold = self.oracle.holds.get(call_id)
+            assert verdict[0] == ("OK" if hold else "LAPSED")
+            if hold:
+                hold.deadline = verdict[1] + 60_000
+
+        return ("renew", SHARD, 0, call_id, 60_000, "{}"), check
+
+    def change(self, nanos, tokens) -> Step:
+        """What PostgreSQL decided: a step that sees and writes Redis alone, in the midst of the others."""
+        self.changes += 1
+        seq = self.changes
+        entry = (
+            "apply",
+            SHARD,
+            0,
+            ORGANIZATION,
+            str(seq),
+            str(nanos),
+            "20261121",
+            "1",
+            "2",
+            ["tok", str(tokens)],
+            "m202611",
+        )
+
+        def check(verdict):
+            assert verdict[0] == self.oracle.change(seq, nanos, tokens, ("o", "k1", "m2"))
+
+        return entry, check
 
     def agree(self):
         account = self.client.hgetall(script.name(SHARD, f"a:{ORGANIZATION}"))
@@ -180,9 +229,27 @@ class Match:
             posted, held = self.client.hmget(name, f"{scope}.{unit}.p", f"{scope}.{unit}.h")
             assert (int(posted or 0), int(held or 0)) == (counter.posted, counter.held), (window, scope, unit)
 
+    def run(self, play, *, at_once):
+        """Steps name calls by number; one that names none there was yet is left out."""
+        steps: list[Step] = []
+        for word, *values in play:
+            if word not in ("reserve", "change") and values[0] >= len(self.calls):
+                continue
+            steps.append(getattr(self, word)(*values))
+            if not at_once:
+                self.send(steps)
+                steps.clear()
+        self.send(steps)
 
+    def send(self, steps):
+        for (_, check), verdict in zip(steps, script.run(self.client, [entry for entry, _ in steps]), strict=True):
+            check(verdict)
+        self.agree()
+
+
+@pytest.mark.parametrize("at_once", [False, True])
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(
     balance=wide,
@@ -193,8 +260,5 @@ class Match:
     ),
     play=st.lists(steps, min_size=2, max_size=14),
 )
-def test_the_script_does_what_plain_integers_say(redis_connection, balance, posted, play):
-    match = Match(redis_connection, balance, posted)
-    for word, *values in play:
-        getattr(match, word)(*values)
-        match.agree()
+def test_the_script_does_what_plain_integers_say(redis_connection, at_once, balance, posted, play):
+    Match(redis_connection, balance, posted).run(play, at_once=at_once)

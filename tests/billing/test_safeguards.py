@@ -25,9 +25,12 @@ class Lab:
         self.bounds = ("d20261121", start - DAY_MS, start + 2 * DAY_MS, "m202611", start - DAY_MS, start + 9 * DAY_MS)
 
     def ask(self, *entry):
-        payload = script.packed([script.encode(entry)])
-        (verdict,) = script.decode(self.client.eval(self.text, 1, script.name(SHARD, script.EPOCH), payload))
+        (verdict,) = self.ask_at_once(entry)
         return verdict
+
+    def ask_at_once(self, *entries):
+        payload = script.packed([script.encode(entry) for entry in entries])
+        return script.decode(self.client.eval(self.text, 1, script.name(SHARD, script.EPOCH), payload))
 
     def seed(self, seq="0", last_id="0-0", balance="1000", tokens="0"):
         return self.ask(
@@ -47,11 +50,17 @@ class Lab:
         return self.ask("reserve", SHARD, epoch, call_id, script.embedded(static), 0, 0, needs, 60_000, not_after, "{}")
 
     def settle(self, call_id, tokens=100):
-        amounts = [1, tokens, 0, tokens, 0, tokens]
-        return self.ask("settle", SHARD, 0, call_id, ORGANIZATION, "1", "1", "d20261121", amounts, tokens, "{}")
+        return self.ask(*self.settle_entry(call_id, tokens))
+
+    def settle_entry(self, call_id, tokens=100, credits=0):
+        amounts = [1, tokens, 0, tokens, credits, tokens]
+        return "settle", SHARD, 0, call_id, ORGANIZATION, "1", "1", "d20261121", amounts, tokens, "{}"
 
     def change(self, seq):
-        return self.ask("apply", SHARD, 0, ORGANIZATION, seq, "500", "", "", "", [], "")
+        return self.ask(*self.change_entry(seq))
+
+    def change_entry(self, seq):
+        return "apply", SHARD, 0, ORGANIZATION, seq, "500", "", "", "", [], ""
 
     def account(self, field="bal"):
         return int(self.client.hget(script.name(SHARD, f"a:{ORGANIZATION}"), field) or 0)
@@ -73,6 +82,20 @@ def reserving_twice_holds_once(lab):
 def calls_together_never_hold_more_than_there_is(lab):
     lab.seed()
     return sum(lab.reserve(f"c{n}")[0] == "OK" for n in range(20)) == 10
+
+
+def a_change_adds_to_what_its_run_has_moved(lab):
+    lab.seed()
+    lab.reserve("c")
+    lab.ask_at_once(lab.settle_entry("c"), lab.change_entry("1"), lab.settle_entry("d"))
+    return lab.account() == 1_400
+
+
+def a_step_that_fails_moves_nothing(lab):
+    lab.seed()
+    lab.reserve("c")
+    failed, _ = lab.ask_at_once(lab.settle_entry("c", credits=[]), lab.settle_entry("d"))
+    return failed[0] == "ERROR" and lab.account() == 1_000 and lab.settle("c")[3] == 0 and lab.account() == 900
 
 
 def a_revoked_key_is_refused(lab):
@@ -206,8 +229,18 @@ SAFEGUARDS = {
     "a call id holds once": (reserving_twice_holds_once, "if twin then", "if false then"),
     "what is held is taken": (
         calls_together_never_hold_more_than_there_is,
-        "and room(limit, posted, held)",
-        "and room(limit, posted, '0')",
+        "and spare(limit, posted, held)",
+        "and spare(limit, posted, 0)",
+    ),
+    "a run's counts are written before others read": (
+        a_change_adds_to_what_its_run_has_moved,
+        "if not shares[entry[1]] then",
+        "if false then",
+    ),
+    "what could fail comes before writes": (
+        a_step_that_fails_moves_nothing,
+        "assert(type(amounts[unit]) == 'number', 'no amount')",
+        "",
     ),
     "versions are compared": (a_revoked_key_is_refused, "~= key_version then", "== '' then"),
     "run ids are compared": (a_restarted_redis_decides_nothing, "and run == run_id", ""),
@@ -219,7 +252,7 @@ SAFEGUARDS = {
     "a reserve has a time to act": (a_reserve_that_arrives_too_late_does_nothing, "now > entry[10] and", "false and"),
     "scopes leave a mark": (
         a_scope_used_before_its_limit_is_not_taken_for_fresh,
-        "if found[window.mark[n]] or window.began",
+        "if values[asked.scope[i]] or window.began",
         "if window.began",
     ),
     "the epoch says what is fresh": (
