@@ -121,6 +121,13 @@ def of_all(brand: Brand, standings: Sequence[tuple[Organization, Tier | None]], 
     ]
 
 
+def bounds_at(organization: Organization, tier: Tier | None, at: datetime, keys: Sequence[ApiKey]) -> list[Gauge]:
+    """The gauges of a moment by today's limits, unread: what counts in which window."""
+    house = _House.of(organization.brand, at).of_months(organization.month_anchor)
+    records = _records([tier.pk] if tier else []).get(tier.pk if tier else 0, ())
+    return house.gauges(tier, records, _overrides([organization.pk], at)[organization.pk], keys)
+
+
 def _filled(gauge: Gauge, counts: Counts) -> Gauge:
     return replace(gauge, posted=counts.posted.get(gauge.counter), held=counts.held.get(gauge.counter, 0))
 
