@@ -7,13 +7,16 @@ keeps it), else it is DEFAULT_BRAND. The host is checked here against ALLOWED_HO
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 
 from django.conf import settings
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.http.request import split_domain_port, validate_host
 from django.shortcuts import render
-from django.urls import get_script_prefix, set_script_prefix
+from django.urls import get_script_prefix, include, path, set_script_prefix
 
 from keys.models import Brand, User
 from proxy.addresses import client_address
@@ -45,6 +48,11 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
+
+
+CONFIRMATIONS = frozenset({"accounts/reauthenticate/", "accounts/2fa/reauthenticate/"})
+"""Where somebody confirms who they are. allauth then carries on with the form that asked for it, and looks for its view
+by the whole path, with the prefix."""
 
 
 class PortalRequest(HttpRequest):
@@ -98,11 +106,23 @@ class BrandMiddleware:
     def _under_prefix(self, request: HttpRequest, segment: str, rest: str) -> HttpResponse:
         before = get_script_prefix()
         request.path_info = "/" + rest
+        if request.method == "POST" and rest in CONFIRMATIONS:
+            request.urlconf = _also_under(segment)  # type: ignore[assignment]  # a module is as good as its name
         set_script_prefix(f"{before}{segment}/")
         try:
             return self.get_response(request)
         finally:
             set_script_prefix(before)
+
+
+@cache
+def _also_under(segment: str) -> ModuleType:
+    """The addresses of every page, also with the prefix. Addresses are still made without: the last found is first."""
+    pages = import_module(settings.ROOT_URLCONF)
+    found = ModuleType(f"{pages.__name__}, also under {segment}")
+    vars(found).update({name: value for name, value in vars(pages).items() if name.startswith("handler")})
+    vars(found)["urlpatterns"] = [path(f"{segment}/", include(pages.urlpatterns)), *pages.urlpatterns]
+    return found
 
 
 class SecurityHeadersMiddleware:

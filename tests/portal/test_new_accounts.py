@@ -180,6 +180,7 @@ def test_a_brand_by_invitation_opens_no_account(client, generous):
 
 def test_changing_the_address_later_opens_no_second_account(client, generous):
     join_up(client)
+    client.post("/accounts/reauthenticate/", {"password": NEW["password1"]})
     client.post("/accounts/email/", {"email": "new@example.com", "action_add": ""})
     (path,) = re.findall(r"http://testserver(/\S+)", str(mail.outbox[-1].body))
     client.post(path)

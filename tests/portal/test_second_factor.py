@@ -1,7 +1,9 @@
 import re
 
 import pytest
+from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
+from django.core import mail
 from django.test import Client
 
 from tests import cast as casting
@@ -93,6 +95,43 @@ def test_turning_it_off_takes_a_fresh_confirmation(enrolled):
     assert client.post("/accounts/2fa/totp/deactivate/")["Location"] == "/accounts/2fa/"
     assert not Authenticator.objects.filter(user=person).exists()
     assert sign_in(person)[1]["Location"] == "/"
+
+
+@pytest.mark.parametrize("prefix", ["", "/{brand}"])
+def test_a_session_alone_changes_no_address(cast, prefix):
+    prefix = prefix.format(brand=cast.brand.slug)
+    client = casting.browser_of(cast.owner)
+    wanted = {"email": "thief@example.com", "action_add": ""}
+    asked = client.post(f"{prefix}/accounts/email/", wanted)
+    assert asked["Location"].startswith(f"{prefix}/accounts/reauthenticate/?next=")
+    assert not mail.outbox
+    assert "Confirm it is you" in client.get(asked["Location"]).content.decode()
+    wrong = client.post(asked["Location"], {"password": "not mine"})
+    assert "Incorrect password" in wrong.content.decode()
+    assert not EmailAddress.objects.filter(email="thief@example.com").exists()
+    assert client.post(asked["Location"], {"password": casting.PASSWORD})["Location"] == f"{prefix}/accounts/email/"
+    assert [message.to for message in mail.outbox] == [["thief@example.com"]], "carried on with what was asked"
+    later = client.session
+    later["account_authentication_methods"] = [
+        {**method, "at": method["at"] - 301} for method in later["account_authentication_methods"]
+    ]
+    later.save()
+    again = client.post(f"{prefix}/accounts/email/", {"email": "thief@example.com", "action_remove": ""})
+    assert again["Location"].startswith(f"{prefix}/accounts/reauthenticate/"), "a confirmation wears off"
+
+
+@pytest.mark.parametrize("prefix", ["", "/{brand}"])
+def test_a_code_of_the_second_factor_confirms_too(enrolled, cast, prefix):
+    prefix = prefix.format(brand=cast.brand.slug)
+    person, secret, _codes = enrolled
+    client = casting.browser_of(person)
+    asked = client.post(f"{prefix}/accounts/2fa/totp/deactivate/")
+    assert f"{prefix}/accounts/2fa/reauthenticate/?next=" in client.get(asked["Location"]).content.decode()
+    by_code = asked["Location"].replace("/accounts/", "/accounts/2fa/", 1)
+    assert "Incorrect code" in client.post(by_code, {"code": "000000"}).content.decode()
+    assert Authenticator.objects.filter(user=person).exists()
+    assert client.post(by_code, {"code": code_of(secret, periods_ago=1)})["Location"] == f"{prefix}/accounts/2fa/"
+    assert not Authenticator.objects.filter(user=person).exists()
 
 
 def test_a_person_sees_their_sessions_and_ends_one(cast):
