@@ -90,6 +90,7 @@ class OperationsSite(AdminSite):
         from portal.views.ledger import ledger
         from portal.views.money_reports import deferred_report, engines_report, revenue_report
         from portal.views.operations import jobs_page, reconcile_page, search
+        from portal.views.price_book import price_book
         from portal.views.price_previewer import preview_prices
         from portal.views.support import support
         from portal.views.tier_simulator import simulate_tiers
@@ -103,6 +104,7 @@ class OperationsSite(AdminSite):
             ("reports/deferred/", deferred_report, "report_deferred"),
             ("simulate-tiers/", simulate_tiers, "simulate_tiers"),
             ("preview-prices/", preview_prices, "preview_prices"),
+            ("price-book/", price_book, "price_book"),
         ]
         """They ask keys.staff whose rows they may show."""
         of_the_installation: list[tuple[str, View, str]] = [
