@@ -49,6 +49,7 @@ class Demo(NamedTuple):
             ("revoked", "demo", {}),
             ("exhausted", "exhausted", {}),
             ("restricted", "demo", {"model_slugs": [self.restricted_to]}),
+            ("test", "demo", {"mode": "test"}),
             ("free", "free", {}),
             ("pro", "pro", {}),
         )

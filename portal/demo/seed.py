@@ -13,7 +13,7 @@ from billing import ladder, ledger
 from billing.models import Grant, Payer, Tier, TierAssignment
 from billing.money import nanos
 from keys import issuing, organizations, tokens
-from keys.models import Brand, Organization, Role
+from keys.models import ApiKey, Brand, Organization, Role
 from portal.brandfile.importing import import_brand
 from portal.brandfile.reading import read
 from portal.demo.customers import CREDITS, DEMOS, ORGANIZATIONS, Demo
@@ -105,7 +105,8 @@ def _key(organization: Organization, name: str, fields: dict[str, Any]) -> str:
     generation = 0
     while True:
         purpose = f"key:{brand.slug}:{name}:{generation}"
-        secret = tokens.mint(brand.key_prefix, secret_bytes(purpose)[: tokens.RANDOM_BYTES])
+        prefix = issuing.prefix_of(brand, fields.get("mode", ApiKey.Mode.LIVE))
+        secret = tokens.mint(prefix, secret_bytes(purpose)[: tokens.RANDOM_BYTES])
         key = issuing.existing(secret)
         if key is None:
             key = issuing.issue(

@@ -1,4 +1,4 @@
-"""The account itself, and the key that asks."""
+"""The account itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rest_framework import serializers
 
 from billing import ladder
 from keys import organizations
-from keys.models import ApiKey, Organization, Role
+from keys.models import Organization, Role
 from portal.manage_api.fields import Shape, Text, Wish, utc
 from portal.manage_api.operation import Call, Endpoint, operation
 
@@ -43,27 +43,6 @@ class AccountWish(Wish):
     EXAMPLE = {"name": "Acme"}
 
 
-class ManagementKeyShape(Shape):
-    id = serializers.CharField()
-    name = serializers.CharField()
-    hint = serializers.CharField()
-    role = serializers.ChoiceField(Role.choices)
-    organization = serializers.CharField()
-    networks = serializers.ListField(child=serializers.CharField())
-    created_at = utc()
-    expires_at = utc(allow_null=True)
-    EXAMPLE = {
-        "id": "key_22222222222222222222",
-        "name": "terraform",
-        "hint": "ak-…Ab3d",
-        "role": "admin",
-        "organization": "org_22222222222222222222",
-        "networks": [],
-        "created_at": "2026-11-21T09:00:00Z",
-        "expires_at": None,
-    }
-
-
 def account(organization: Organization) -> dict[str, Any]:
     tier, _since = ladder.standing_of(organization)
     brand = organization.brand
@@ -91,28 +70,3 @@ class Account(Endpoint):
     def patch(self, call: Call) -> dict[str, Any]:
         organizations.change(organization=call.organization, **call.data, **call.by)
         return account(call.organization)
-
-
-class OwnKey(Endpoint):
-    @operation(
-        *("Read the management key that asks",),
-        name="read_own_key",
-        tag=TAG,
-        role=Role.VIEWER,
-        gives=ManagementKeyShape,
-    )
-    def get(self, call: Call) -> dict[str, Any]:
-        return _own(call.key)
-
-
-def _own(key: ApiKey) -> dict[str, Any]:
-    return {
-        "id": key.public_id,
-        "name": key.name,
-        "hint": key.hint,
-        "role": key.manages_as,
-        "organization": key.organization.public_id,
-        "networks": key.cidrs,
-        "created_at": key.created_at,
-        "expires_at": key.expires_at,
-    }

@@ -1,4 +1,4 @@
-"""API keys: the ones that call models. Management keys are made in the dashboard."""
+"""API keys: the ones that call models."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def shown(row: ApiKey) -> dict[str, Any]:
         "id": row.public_id,
         "name": row.name,
         "hint": row.hint,
-        "state": _state(row),
+        "state": state_of(row),
         "mode": row.mode,
         "scopes": row.scopes,
         "models": row.model_slugs,
@@ -244,7 +244,7 @@ def shown(row: ApiKey) -> dict[str, Any]:
     }
 
 
-def _state(row: ApiKey) -> str:
+def state_of(row: ApiKey) -> str:
     if row.revoked_at is not None:
         return "revoked"
     return "expired" if row.expires_at is not None and row.expires_at <= timezone.now() else "live"

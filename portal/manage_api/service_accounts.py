@@ -62,6 +62,7 @@ class ServiceAccounts(Endpoint):
         takes=ServiceAccountWish,
         gives=ServiceAccountShape,
         status=201,
+        counted="keys",
     )
     def post(self, call: Call) -> dict[str, Any]:
         """Nobody signs in as one. Keys are made to belong to it by their `service_account`."""

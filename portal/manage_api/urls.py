@@ -9,6 +9,7 @@ from portal.manage_api import (
     activity,
     keys,
     limits,
+    management_keys,
     payments,
     people,
     requests,
@@ -22,7 +23,9 @@ from portal.manage_api.operation import nowhere
 
 operations: list[URLPattern] = [
     path("account", account.Account.as_view()),
-    path("management_key", account.OwnKey.as_view()),
+    path("management_key", management_keys.OwnKey.as_view()),
+    path("management_keys", management_keys.ManagementKeys.as_view()),
+    path("management_keys/<slug:management_key>/revoke", management_keys.ManagementKeyRevocation.as_view()),
     path("members", people.Members.as_view()),
     path("members/<str:member>", people.Member.as_view()),
     path("invitations", people.Invitations.as_view()),

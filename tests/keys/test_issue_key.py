@@ -29,6 +29,8 @@ def test_prints_one_key_that_opens(company, capsys):
     assert key
     assert key.organization == company.organization
     assert AuditEvent.objects.get().actor_name == "manage.py issue_key"
+    test = run(capsys, "--brand", "acme", "--organization", company.organization.slug, "--test").out.strip()
+    assert tokens.well_formed(test, "ac-test_")
 
 
 def test_json_says_what_was_made(company, capsys):
@@ -40,6 +42,7 @@ def test_json_says_what_was_made(company, capsys):
         "api_key": said["api_key"],
         "key_id": key.public_id,
         "key_hint": key.hint,
+        "mode": "live",
         "name": "CI",
         "brand": "acme",
         "organization": company.organization.slug,

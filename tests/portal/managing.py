@@ -82,6 +82,9 @@ def furnish(cast: casting.Cast, connection: redis.Redis) -> Stage:
         organization=organization, url="https://example.com/hooks", events=["key.revoked"], actor=owner
     )
     program = service_accounts.create(organization=organization, name="import", role=Role.DEVELOPER, actor=owner)
+    manages = issuing.issue_for_management(
+        organization=organization, name="import", role=Role.DEVELOPER, actor=owner, service_account=program
+    ).key
     delivery = webhook_deliveries.send_test(endpoint, actor=owner)
     WebhookDelivery.objects.filter(pk=delivery.pk).update(state="delivered", ended_at=timezone.now())
     code = PromoCode(brand=cast.brand, code="WELCOME", amount_nanos=10**9, claims_max=5)
@@ -96,6 +99,7 @@ def furnish(cast: casting.Cast, connection: redis.Redis) -> Stage:
         "endpoint": endpoint.public_id,
         "event_id": delivery.event_id,
         "service_account": program.public_id,
+        "management_key": manages.public_id,
     }
     return Stage(cast, customer, addresses, str(event.call_id))
 

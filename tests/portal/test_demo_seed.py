@@ -27,7 +27,7 @@ BASE_URLS = {
     "aione": "http://localhost:8000/aione/v1",
 }
 PREFIXES = {"dialogix": "ak-", "aionlabs": "al-", "axione": "sk-", "aimichat": "aimichat_", "aione": "sk-aione-"}
-KEYS = {"second", "other", "revoked", "exhausted", "restricted", "free", "pro"}
+KEYS = {"second", "other", "revoked", "exhausted", "restricted", "free", "pro", "test"}
 MODELS = {"loading", "broken", "misconfigured", "reasoning"}
 
 
@@ -75,6 +75,7 @@ def check_states(slug: str, brand: dict[str, Any]) -> None:
     assert {key.organization.brand.slug for key in keys.values()} == {slug}
     assert keys["revoked"].revoked_at is not None
     assert keys["second"].organization == keys["api_key"].organization != keys["other"].organization
+    assert keys["test"].mode == "test"
     assert keys["restricted"].model_slugs is not None
     assert brand["model"] not in keys["restricted"].model_slugs
     models = {model.slug: model for model in Model.objects.filter(brand__slug=slug)}

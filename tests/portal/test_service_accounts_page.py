@@ -6,7 +6,7 @@ from django.urls import reverse
 from keys import issuing
 from keys.models import ApiKey, Role, ServiceAccount
 from tests import cast as casting
-from tests.portal.managing import furnish, program
+from tests.portal.managing import Program, furnish, program
 from tests.portal.test_keys_page import form_of, new_key
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -79,3 +79,33 @@ def test_programs_do_the_same(cast, redis_connection):
     assert row is not None
     assert row.revoked_at is not None
     assert asks.post("/keys", wish).status_code == 422
+
+
+def test_a_management_key_makes_others_that_may_no_more_than_itself(cast, redis_connection):
+    furnish(cast, redis_connection)
+    asks = program(cast.organization, Role.ADMIN)
+    made = asks.post("/management_keys", {"name": "child", "role": "admin", "networks": ["127.0.0.0/8"]})
+    assert made.status_code == 201
+    child = Program(made.json()["secret"])
+    own = child.get("/management_key").json()
+    assert own == {name: value for name, value in made.json().items() if name != "secret"} | {
+        "last_use": own["last_use"]
+    }
+    assert child.post("/management_keys", {"name": "x", "role": "owner"}).status_code == 403
+    wrong = child.post("/management_keys", {"name": "x", "role": "viewer", "networks": ["nowhere"]})
+    assert (wrong.status_code, wrong.json()["errors"][0]["pointer"]) == (422, "/networks")
+    account = ServiceAccount.objects.get(name="import")
+    above = {"name": "x", "role": "admin", "service_account": account.public_id}
+    assert child.post("/management_keys", above).status_code == 422
+    of_it = child.post("/management_keys", above | {"role": "developer"}).json()
+    assert of_it["service_account"] == account.public_id
+    owners = issuing.issue_for_management(organization=cast.organization, name="o", role=Role.OWNER, actor="tests").key
+    assert child.post(f"/management_keys/{owners.public_id}/revoke").status_code == 403
+    calls = issuing.issue(organization=cast.organization, name="c", actor="tests").key
+    assert child.post(f"/management_keys/{calls.public_id}/revoke").status_code == 404
+    assert child.post(f"/management_keys/{made.json()['id']}/revoke").json()["state"] == "revoked"
+    assert child.get("/management_keys").status_code == 401
+    listed = {row["name"]: row["state"] for row in asks.get("/management_keys").json()["data"]}
+    assert (listed["child"], listed["o"]) == ("revoked", "live")
+    developer = program(cast.organization, Role.DEVELOPER)
+    assert developer.get("/management_keys").status_code == 403

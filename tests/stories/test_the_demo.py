@@ -29,6 +29,7 @@ KEYS = {
     "revoked": 401,
     "exhausted": 429,
     "restricted": 403,
+    "test": 200,
 }
 MODELS = {"loading": 503, "broken": 502, "misconfigured": 500, "reasoning": 200}
 """State → status, where a brand's page says nothing else."""

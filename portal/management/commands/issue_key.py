@@ -10,7 +10,7 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 
 from keys import issuing
-from keys.models import Organization
+from keys.models import ApiKey, Organization
 from portal.checks import OF_SETTINGS
 from portal.management.choosing import brand_named, organization_named
 
@@ -23,12 +23,14 @@ class Command(BaseCommand):
         parser.add_argument("--brand", required=True, help="the brand's slug")
         parser.add_argument("--organization", required=True, help="the organization's slug or its id (org_…)")
         parser.add_argument("--name", default="Command line", help="what the key is called on pages")
+        parser.add_argument("--test", action="store_true", help="a test key: it calls no model and costs nothing")
         parser.add_argument("--json", action="store_true", help="print one JSON object")
 
-    def handle(self, *, brand: str, organization: str, name: str, json: bool, **_: Any) -> None:
+    def handle(self, *, brand: str, organization: str, name: str, test: bool, json: bool, **_: Any) -> None:
         owner = organization_named(organization, brand_named(brand))
         try:
-            issued = issuing.issue(organization=owner, name=name, actor="manage.py issue_key")
+            mode = ApiKey.Mode.TEST if test else ApiKey.Mode.LIVE
+            issued = issuing.issue(organization=owner, name=name, mode=mode, actor="manage.py issue_key")
         except ValidationError as error:
             raise CommandError("; ".join(error.messages)) from None
         self.stdout.write(_as_json(issued, owner) if json else issued.secret)
@@ -43,6 +45,7 @@ def _as_json(issued: issuing.Issued, organization: Organization) -> str:
             "key_id": issued.key.public_id,
             "key_hint": issued.key.hint,
             "name": issued.key.name,
+            "mode": issued.key.mode,
             "brand": organization.brand.slug,
             "organization": organization.slug,
             "organization_id": organization.public_id,
