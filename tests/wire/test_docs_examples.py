@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,17 +39,25 @@ class Block(NamedTuple):
 def blocks(served: Served, slug: str, language: str) -> list[Block]:
     """Different programs of that language on the brand's pages, with a working key in them."""
     brand = Brand.objects.get(slug=slug)
-    host = served.root.removeprefix("http://")
     found: dict[str, Block] = {}
-    for page in pages_of(brand):
-        answer = Client().get(f"/{slug}/docs/{page.name}/", headers={"host": host})
-        assert answer.status_code == 200
-        for name, spoken, text in _BLOCK.findall(answer.content.decode()):
+    for page, text in texts(served.root.removeprefix("http://"), slug):
+        for name, spoken, shown in _BLOCK.findall(text):
             if spoken == language:
-                pasted = html.unescape(text)
-                found.setdefault(pasted, Block(page.name, name, pasted))
+                pasted = html.unescape(shown)
+                found.setdefault(pasted, Block(page, name, pasted))
     key = served.stall(slug).keys["api_key"]
     return [each._replace(text=each.text.replace(f"{brand.key_prefix}your-api-key", key)) for each in found.values()]
+
+
+@lru_cache
+def texts(host: str, slug: str) -> list[tuple[str, str]]:
+    """The brand's pages as that address shows them: name, text."""
+    found = []
+    for page in pages_of(Brand.objects.get(slug=slug)):
+        answer = Client().get(f"/{slug}/docs/{page.name}/", headers={"host": host})
+        assert answer.status_code == 200
+        found.append((page.name, answer.content.decode()))
+    return found
 
 
 @pytest.mark.parametrize("slug", SLUGS)
