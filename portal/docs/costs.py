@@ -31,4 +31,4 @@ def worked_example(surface: Surface) -> Table | None:
         )
         for name, usage in (("First request", fresh), ("Same beginning again", again))
     ]
-    return Table(("", "Input", "Cached input", "Output", "Charged"), rows)
+    return Table(("Call", "Input", "Cached input", "Output", "Charged"), rows)
