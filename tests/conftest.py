@@ -91,9 +91,9 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with a slow test come first, so that at the end no runner waits for the other."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Files with a slow test come first, then those in a browser, so that at the end no runner waits for the other."""
+    slow, browser = ({item.path for item in items if item.get_closest_marker(mark)} for mark in ("slow", "browser"))
+    items.sort(key=lambda item: (item.path not in slow, item.path not in browser))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

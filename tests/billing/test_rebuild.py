@@ -28,7 +28,7 @@ from tests import cast
 from tests.billing.draining import drain, read
 from tests.billing.stage import Stage, caller, limit
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 CONCURRENT = limit("concurrent", "minute", 5)
 PER_MINUTE = limit("tokens", "minute", 9_000)
 

@@ -12,7 +12,7 @@ from billing.payment_models import StripeEvent, TopUp
 from tests import cast as casting
 from tests.stripes import KEY, SECRET, begin, connected, control, credited, fake_stripe, keep_card
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 CUSTOMERS, SESSIONS, INTENTS, REFUNDS = "/v1/customers", "/v1/checkout/sessions", "/v1/payment_intents", "/v1/refunds"
 ALL = (CUSTOMERS, SESSIONS, INTENTS, REFUNDS)

@@ -15,7 +15,7 @@ from tests.billing.plans import advance, begin, clock, earned, hear, received, s
 from tests.stories.test_payment_faults import rules
 from tests.stripes import KEY, SECRET, connected, control, credited, fake_stripe
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 CUSTOMERS, PRICES, SESSIONS, SUBSCRIPTIONS = (
     f"/v1/{name}" for name in ("customers", "prices", "checkout/sessions", "subscriptions")

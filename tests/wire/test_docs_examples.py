@@ -23,7 +23,7 @@ from tests.wire.conftest import Served
 from tests.wire.mall import SLUGS
 from tests.wire.test_snippets import curl, run
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 _BLOCK = re.compile(r'<pre tabindex="0" id="([^"]+)" data-language="([^"]*)">(.*?)</pre>', re.DOTALL)
 RUN_PYTHON = "import runpy, sys; [runpy.run_path(path) for path in sys.argv[1:]]"
 EXAMPLES_MIN = {"dialogix": 9, "aionlabs": 10, "axione": 8, "aimichat": 4, "aione": 7}
