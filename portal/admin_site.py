@@ -87,6 +87,7 @@ class OperationsSite(AdminSite):
     def get_urls(self) -> list[URLPattern | URLResolver]:
         from portal.views.engine_intake import engine_add
         from portal.views.engine_now import engine_now
+        from portal.views.ladder import ladder
         from portal.views.ledger import ledger
         from portal.views.money_reports import deferred_report, engines_report, revenue_report
         from portal.views.operations import jobs_page, reconcile_page, search
@@ -105,6 +106,7 @@ class OperationsSite(AdminSite):
             ("simulate-tiers/", simulate_tiers, "simulate_tiers"),
             ("preview-prices/", preview_prices, "preview_prices"),
             ("price-book/", price_book, "price_book"),
+            ("ladder/", ladder, "ladder"),
         ]
         """They ask keys.staff whose rows they may show."""
         of_the_installation: list[tuple[str, View, str]] = [

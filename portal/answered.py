@@ -44,7 +44,8 @@ def of_refusal(refusal: RefusalRecord, brand: Brand | None) -> Answered:
     record = catalogue.build(brand.pk).brand if brand else None
     dialect = dialect_named(brand.dialect if brand else "")
     said = replace(dialect.worded(problem(reason), record), status=refusal.status, message=refusal.message)
-    headers += [(name.decode(), value.decode()) for name, value in retry_headers(said)]
+    told = ((name.decode(), value.decode()) for name, value in retry_headers(said))
+    headers += [(name, value) for name, value in told if not (refusal.limit and name.startswith("retry-after"))]
     missing = "how long it was told to wait, where the limit said so" if refusal.limit else ""
     body = json.dumps(dialect.error(said, record), indent=2, ensure_ascii=False)
     return Answered(refusal.status, headers, body, missing or _of_limits(reason))

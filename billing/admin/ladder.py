@@ -34,7 +34,7 @@ from keys.admin import Form, Kept, OrganizationAdmin, Page, ReadOnly, Tabular, b
 from keys.models import Organization
 
 
-def _amount_of(text: str, unit: str) -> int:
+def amount_read(text: str, unit: str) -> int:
     """What a person typed as a limit of that unit. Raises ValidationError."""
     try:
         amount = money.nanos(text) if unit == Unit.NANOS else _whole(text)
@@ -55,14 +55,14 @@ class LimitForm(Form):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.instance.pk:
-            self.initial["amount"] = _amount(self.instance)
+            self.initial["amount"] = amount_said(self.instance)
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
         text = cleaned.get("amount")
         if text is not None:
             try:
-                cleaned["amount"] = _amount_of(text, cleaned.get("unit", ""))
+                cleaned["amount"] = amount_read(text, cleaned.get("unit", ""))
             except ValidationError as error:
                 self.add_error("amount", error)
         return cleaned
@@ -144,7 +144,7 @@ class TierAdmin(Kept, Written):
     @admin.display(description="Limits")
     def says(self, tier: Tier) -> str:
         return "; ".join(
-            f"{_amount(limit)} {limit.get_unit_display()} {reach(limit.unit, limit.window, limit.scope)}"
+            f"{amount_said(limit)} {limit.get_unit_display()} {reach(limit.unit, limit.window, limit.scope)}"
             for limit in tier.limits.all()
         )
 
@@ -266,10 +266,10 @@ class OverrideForm(Form):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.instance.pk:
-            self.initial["amount"] = _amount(self.instance)
+            self.initial["amount"] = amount_said(self.instance)
 
     def clean_amount(self) -> int:
-        return _amount_of(self.cleaned_data["amount"], self.cleaned_data.get("unit", ""))
+        return amount_read(self.cleaned_data["amount"], self.cleaned_data.get("unit", ""))
 
     def _post_clean(self) -> None:
         super()._post_clean()  # type: ignore[misc]
@@ -309,7 +309,7 @@ class LimitOverrideAdmin(Written):
             overrides.end(override, **by(request))
 
 
-def _amount(limit: TierLimit | LimitOverride) -> str:
+def amount_said(limit: TierLimit | LimitOverride) -> str:
     return money.decimal(limit.amount, 9, places_min=2) if limit.unit == Unit.NANOS else str(limit.amount)
 
 
@@ -341,7 +341,7 @@ def overrides_of(organization: Organization) -> str:
         (
             (
                 reverse("admin:billing_limitoverride_change", args=[found.pk]),
-                _amount(found),
+                amount_said(found),
                 Unit(found.unit).label.lower(),
                 reach(found.unit, found.window, found.scope),
                 "" if found.expires_at is None else f" until {found.expires_at:%Y-%m-%d %H:%M} UTC",
