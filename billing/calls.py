@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from typing import Any
 from uuid import UUID
 
 from django.db.models import Q, QuerySet
@@ -96,6 +97,7 @@ def latest(
     before: UUID | str | None = None,
     key_id: int | None = None,
     model_id: int | None = None,
+    end_reasons: Collection[str] = (),
     marks: Marks = NO_MARKS,
     down_to: UUID | None = None,
     limit: int = 50,
@@ -109,18 +111,25 @@ def latest(
         events = events.filter(key_id=key_id)
     if model_id is not None:
         events = events.filter(model_id=model_id)
+    if end_reasons:
+        events = events.filter(end_reason__in=end_reasons)
     if down_to is not None:
         events = events.filter(call_id__gte=down_to)
     return _folded(events.filter(marks.condition).order_by("-call_id")[:limit])
 
 
-def reach(organization_id: int, *, before: UUID | None = None) -> UUID | None:
-    """How far back one search by marks looks: the SEARCHED_MAX-th call id before `before`, None when there are fewer.
-    No index knows marks, so rare ones would else read all that an organization ever called for one page."""
-    events = UsageEvent.objects.filter(organization_id=organization_id)
+def reach(
+    log: QuerySet[Any], organization_id: int, *, before: UUID | None = None, down_to: UUID | None = None
+) -> UUID | None:
+    """How far back one search of a log looks: its SEARCHED_MAX-th call id before `before`, None when there are fewer
+    from `down_to` on. Logs have an index by organization and call id and no other, so what is rare (of a key, a model,
+    an end, some marks) would else read all that an organization ever called for one page."""
+    rows = log.filter(organization_id=organization_id)
     if before is not None:
-        events = events.filter(call_id__lt=before)
-    ids = events.order_by("-call_id").values_list("call_id", flat=True)
+        rows = rows.filter(call_id__lt=before)
+    if down_to is not None:
+        rows = rows.filter(call_id__gte=down_to)
+    ids = rows.order_by("-call_id").values_list("call_id", flat=True)
     return next(iter(ids[SEARCHED_MAX - 1 : SEARCHED_MAX]), None)
 
 

@@ -10,7 +10,7 @@ from rest_framework import serializers
 
 from billing import calls, explaining
 from keys.models import Role
-from portal import remedies, request_list
+from portal import remedies, request_filter, request_list
 from portal.manage_api.fields import Shape, Word, nanos, utc
 from portal.manage_api.operation import Call, Endpoint, operation
 from portal.manage_api.paging import Page, Paged, Place
@@ -89,6 +89,8 @@ class RequestShape(Shape):
     status = serializers.IntegerField()
     model = serializers.CharField(allow_null=True)
     key = serializers.CharField(allow_null=True, help_text="Hint of the key")
+    key_id = serializers.CharField(allow_null=True, help_text="Id of the key, to ask for its requests")
+    key_name = serializers.CharField(allow_null=True)
     call = SettledShape(allow_null=True, help_text="null for what was refused before it ran")
     refusal = RefusedShape(allow_null=True)
     EXAMPLE: dict[str, Any] = {
@@ -98,6 +100,8 @@ class RequestShape(Shape):
         "status": 200,
         "model": "aion-v3",
         "key": "ak-…Ab3d",
+        "key_id": "key_7Qd2",
+        "key_name": "server",
         "call": SETTLED,
         "refusal": None,
     }
@@ -159,6 +163,13 @@ class ExplainedShape(RequestShape):
 
 class RequestsAsked(Paged):
     show = serializers.ChoiceField(["served", "refused", "test"], required=False)
+    key = Word(max_length=40, help_text="Only of the key with this id")
+    model = Word(max_length=120, help_text="Only of this model")
+    end = serializers.ChoiceField(
+        list(request_filter.ENDS), required=False, help_text="How calls ended, or a group of ends"
+    )
+    since = serializers.DateField(required=False, help_text="First day, of the account")
+    until = serializers.DateField(required=False, help_text="Last day, included")
     user = Word(max_length=200, help_text="What calls gave as `user`")
     metadata = Word(max_length=600, help_text="A name, or name=value, of `metadata`")
 
@@ -168,18 +179,24 @@ class Requests(Endpoint):
         "List requests", name="list_requests", tag=TAG, role=Role.VIEWER, query=RequestsAsked, gives=RequestShape
     )
     def get(self, call: Call) -> Page[Any]:
-        """A search by `user` or `metadata` lists calls only, looks at 10,000 of them for a page and may give a page
-        that is not full, or empty, with a cursor to go on. Refusals are kept for a week, and so are test calls, which
-        are listed where `show` asks for them only."""
+        """A search by `end`, `user` or `metadata` lists calls only. A page of one by these, `key` or `model` looks at
+        10,000 requests, and may be short or empty with a cursor to go on. Refusals are kept for a week, and so are
+        test calls, which are listed where `show` asks for them only."""
         query = call.query
         marks = calls.Marks.read(query.get("user"), [query["metadata"]] if "metadata" in query else [])
-        asked = [query.get(name, "") for name in ("show", "user", "metadata")]
+        words: dict[str, str] = {
+            name: str(query[name]) for name in ("key", "model", "end", "since", "until") if name in query
+        }
+        only = request_filter.read(call.organization, words, marks)
+        asked = [query.get(name, "") for name in ("show", "user", "metadata")] + ([words] if words else [])
         place = Place.of(query, f"requests {call.organization.pk} {asked}")
+        if ("key" in words and only.key is None) or ("model" in words and only.model is None):
+            return Page([], None)
         found = request_list.listed(
             call.organization.pk,
             show=query.get("show", ""),
             before=UUID(place.after) if place.after else None,
-            marks=marks,
+            only=only,
             limit=place.limit,
         )
         rows = [_shown(row) for row in request_list.named(found.rows)]
@@ -207,6 +224,8 @@ def _shown(row: request_list.Row) -> dict[str, Any]:
         "status": row.status,
         "model": row.model or None,
         "key": row.key or None,
+        "key_id": row.api_key.public_id if row.api_key else None,
+        "key_name": row.api_key.name if row.api_key else None,
         "call": _settled(row.call) if row.call else _tried(row.test) if row.test else None,
         "refusal": _refused(row.refusal) if row.refusal else None,
     }

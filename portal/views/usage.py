@@ -9,17 +9,16 @@ from datetime import date, datetime, time, timedelta
 from functools import partial
 from typing import Any, TypedDict
 from urllib.parse import urlencode
-from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from django.http import HttpResponseBase
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from billing import call_ids, reports
-from billing.models import EndReason, Model
+from billing import reports
+from billing.models import Model
 from keys.models import ApiKey, Brand, Organization
-from portal import charts, savings, spreadsheets
+from portal import charts, request_filter, savings, spreadsheets
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page
 from proxy.sandbox import calls as test_calls
@@ -31,8 +30,6 @@ GROUPS: dict[str, tuple[str, reports.By]] = {
     "key": ("Key", "key_id"),
     "end": ("Ended", "end_reason"),
 }
-FAILED = frozenset({EndReason.UPSTREAM_ERROR, EndReason.UPSTREAM_CUT, EndReason.TIMEOUT, EndReason.LAPSED})
-"""Ends that neither the model nor the client wanted."""
 HEAD = (
     *("day", "model", "key", "ended", "requests", "uncached_input_tokens", "cache_read_tokens"),
     *("cache_write_tokens", "output_tokens", "reasoning_tokens", "images", "credits", "cost_nanos"),
@@ -92,14 +89,14 @@ def usage(request: MemberRequest, organization: Organization) -> HttpResponseBas
         name = f"usage-{organization.slug}-{asked.first}-{asked.last}.csv"
         return spreadsheets.Download(name, HEAD, _lines(organization, asked))
     read = partial(_sums, organization, asked)
-    failed = reports.calls_ended(organization.pk, end_reasons=FAILED, **_narrowed(asked))
+    failed = reports.calls_ended(organization.pk, end_reasons=request_filter.FAILED, **_narrowed(asked))
     by_day = read("day")
     label, by = GROUPS[asked.group]
     rows = by_day if asked.group == "day" else read(by)
     (total,) = read(timed=True)
     context = {
         "asked": asked,
-        "rows": [(row, _deeper(row, asked)) for row in _ordered(rows, asked)],
+        "rows": [(row, _deeper(row, asked), _requests(asked, row)) for row in _ordered(rows, asked)],
         "total": total,
         "test_calls": sum(test_calls.by_key(organization.pk).values()),
         "failed": failed,
@@ -109,7 +106,8 @@ def usage(request: MemberRequest, organization: Organization) -> HttpResponseBas
         "duration": (total.duration_ms(500), total.duration_ms(950)),
         "speed": total.tokens_per_second(500),
         "saved_nanos": _saved(organization, read, total, now),
-        "until_day": _end_of(asked.day, organization.brand) if asked.day else None,
+        "requests_of": _requests(asked),
+        "requests_failed": _requests(asked, end="failed"),
         "by_end": asked.query(by="end"),
         "all": asked.query(model="", key=""),
         "file": asked.query(format="csv"),
@@ -166,10 +164,28 @@ def _saved(
     return savings.of_cache_reads(organization, read("model_id"), now) if total.cache_read_tokens else 0
 
 
-def _end_of(day: date, brand: Brand) -> UUID:
-    """A call id that all calls of the day are before: the log of requests goes back from there."""
-    midnight = datetime.combine(day + timedelta(days=1), time.min, ZoneInfo(brand.timezone))
-    return call_ids.lowest_of(round(midnight.timestamp() * 1000))
+def _requests(asked: Asked, row: reports.Usage | None = None, *, end: str = "") -> str:
+    """Where the calls behind a number are listed: all that was asked for, or those of a row. "" where the log cannot
+    name them: a model or key that is gone."""
+    words: dict[str, object] = {
+        "model": asked.model.slug if asked.model else "",
+        "key": asked.key.public_id if asked.key else "",
+        "end": end,
+        "since": asked.first,
+        "until": asked.last,
+    }
+    if row is not None:
+        by_group: dict[str, dict[str, object]] = {
+            "day": {"since": row.day, "until": row.day},
+            "model": {"model": row.model},
+            "key": {"key": row.key_public_id},
+            "end": {"end": row.end_reason},
+        }
+        of_row = by_group[asked.group]
+        if not all(of_row.values()):
+            return ""
+        words |= of_row
+    return request_filter.query(**words)
 
 
 def _chart(organization: Organization, asked: Asked, by_day: list[reports.Usage]) -> charts.Chart:

@@ -3,7 +3,7 @@ pages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -30,10 +30,28 @@ def forget(before: str) -> None:
     TestCall.objects.filter(call_id__lt=before).delete()
 
 
-def latest(organization_id: int, *, before: UUID | None = None, limit: int) -> list[TestCall]:
+def latest(
+    organization_id: int,
+    *,
+    before: UUID | None = None,
+    key_id: int | None = None,
+    model: str = "",
+    end_reasons: Collection[str] = (),
+    down_to: UUID | None = None,
+    limit: int,
+) -> list[TestCall]:
+    """As billing.calls.latest; a model by its name."""
     found = TestCall.objects.filter(organization_id=organization_id)
     if before is not None:
         found = found.filter(call_id__lt=before)
+    if key_id is not None:
+        found = found.filter(key_id=key_id)
+    if model:
+        found = found.filter(model=model)
+    if end_reasons:
+        found = found.filter(end_reason__in=end_reasons)
+    if down_to is not None:
+        found = found.filter(call_id__gte=down_to)
     return list(found.order_by("-call_id")[:limit])
 
 

@@ -286,6 +286,10 @@ def test_money_usage_and_a_charge_are_told_exactly(stage):
         assert (row["requests"], row["model"], row["cost_nanos"]) == (1, "m-1", 7)
     assert asks.get("/usage?key=key_22222222222222222222").json()["data"] == []
     (listed,) = asks.get("/requests").json()["data"]
+    assert (listed["key_id"], listed["key_name"]) == (stage.customer.key.public_id, "server")
+    found = {"?end=succeeded": 1, "?end=failed": 0, "?model=m-1": 1, "?model=other": 0, f"?key={listed['key_id']}": 1}
+    for query, many in {**found, "?key=nobody": 0, "?until=2001-01-01": 0, "?since=2001-01-01": 1}.items():
+        assert len(asks.get(f"/requests{query}").json()["data"]) == many, query
     told = asks.get(f"/requests/{stage.call_id}").json()
     assert (listed["id"], listed["call"]["cost_nanos"]) == (stage.call_id, 7)
     assert sum(line["amount_picos"] for line in told["explanation"]["lines"]) == told["explanation"]["sum_picos"]

@@ -1,7 +1,7 @@
 import os
 import re
 import time
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from html import unescape
 from urllib.parse import urlencode
 from uuid import UUID
@@ -132,7 +132,7 @@ def test_calls_are_listed_newest_first_page_by_page(cast, customer, book, monkey
     older = requests_page(cast, f"?before={shown[-1]}").content.decode()
     assert sum(f"?id={one.call_id}" in older for one in made) == 2
     browser = casting.browser_of(cast.owner)
-    with django_assert_max_num_queries(12):
+    with django_assert_max_num_queries(14):  # with what the filter offers: keys and models
         browser.get(f"/{cast.organization.public_id}/requests/")
 
 
@@ -347,3 +347,72 @@ def test_a_search_reads_a_bounded_part_and_goes_on_where_it_stopped(cast, custom
     assert f"?id={rare.call_id}" not in page
     assert f"?user=rare&before={made[2].call_id}" in page
     assert f"?id={rare.call_id}" in requests_page(cast, f"?user=rare&before={made[2].call_id}").content.decode()
+
+
+# Found by whose they are, what they asked and how they ended
+
+
+@pytest.fixture
+def varied(cast, customer, book):
+    """Calls of two keys and two models, a refusal of one of each, and what failed two days ago."""
+    other = issuing.issue(organization=cast.organization, name="laptop", actor=cast.owner).key
+    second = casting.model(cast.brand, "m-2")
+    ago = int(time.time() * 1000) - 2 * 86_400_000
+    failed = {"end_reason": "timeout", "call_id": call_ids.mint(ago, os.urandom(10)), "output_tokens": 0}
+    made = {
+        "server m-1": event(customer),
+        "laptop m-1": Customer(cast.brand, cast.organization, other, customer.model).event(),
+        "server m-2 length": Customer(cast.brand, cast.organization, customer.key, second).event(end_reason="length"),
+        "server m-1 timeout": event(customer, **failed),
+    }
+    book(*made.values())
+    made["refused"] = refused(cast.organization.pk, key_id=other.pk, key_hint=other.hint, model="m-2")
+    refused(cast.organization.pk, call_id=failed["call_id"], status=504, reason="engine_timeout", limit="")
+    return made, other
+
+
+def test_calls_are_found_by_key_model_end_and_day(cast, customer, varied):
+    made, other = varied
+    day = str(datetime.now(UTC).date())
+    late = {"server m-1 timeout"}
+    assert listed(cast, made) == set(made)
+    for query, found in (
+        ({"key": other.public_id}, {"laptop m-1", "refused"}),
+        ({"key": customer.key.public_id, "show": "served"}, {"server m-1", "server m-2 length"} | late),
+        ({"model": "m-2"}, {"server m-2 length", "refused"}),
+        ({"model": "m-2", "key": other.public_id, "show": "refused"}, {"refused"}),
+        ({"end": "failed"}, late),
+        ({"end": "length"}, {"server m-2 length"}),
+        ({"end": "succeeded", "model": "m-1"}, {"server m-1", "laptop m-1"}),
+        ({"day": day}, set(made) - late),
+        ({"until": str(date.fromisoformat(day) - timedelta(days=1))}, late),
+        ({"since": day, "end": "failed"}, set()),
+        ({"key": "nobody's", "model": "x", "end": "x", "day": "9999-99-99"}, set(made)),
+    ):
+        assert listed(cast, made, **query) == found, query
+    text = unescape(requests_page(cast, "?end=failed").content.decode())
+    assert "504 engine timeout" in text
+    assert f'<a href="?key={customer.key.public_id}" title="Only of this key">server</a>' in text
+    assert 'requests/live/?end=failed" data-live-ms="10000"' in text
+    live = casting.browser_of(cast.owner).get(f"/{cast.organization.public_id}/requests/live/?end=length")
+    assert re.findall(r'data-row="([^"]+)"', live.content.decode()) == [str(made["server m-2 length"].call_id)]
+
+
+def test_a_rare_end_is_looked_for_in_a_bounded_part(cast, customer, book, monkeypatch):
+    monkeypatch.setattr(calls, "SEARCHED_MAX", 3)
+    now_ms = int(time.time() * 1000)
+    ids = [call_ids.mint(now_ms - n, os.urandom(10)) for n in range(5)]
+    book(
+        *(
+            event(customer, call_id=call_id, end_reason="lapsed" if n in (1, 4) else "stop")
+            for n, call_id in enumerate(ids)
+        )
+    )
+    page = unescape(requests_page(cast, "?end=lapsed").content.decode())
+    assert re.findall(r'data-row="([^"]+)"', page) == [str(ids[1])]
+    assert "Looked through 3 requests for these" in page
+    further = re.search(r'href="(\?[^"]+)" rel="next">Look further back', page)
+    assert further is not None
+    rest = unescape(requests_page(cast, further[1]).content.decode())
+    assert re.findall(r'data-row="([^"]+)"', rest) == [str(ids[4])]
+    assert "Look further back" not in rest

@@ -15,9 +15,10 @@ from portal.urls import account
 
 READS_CALLS = frozenset({"requests", "requests_live"})
 """The log of single calls; every other page reads sums."""
+FILTERED = ("?key={key}&model={model}", "?end=failed", "?end=lapsed&since=2026-01-01", "?day=2026-11-20&show=served")
 VARIANTS = {
     "usage": ("?days=1", "?days=90&by=model", "?days=90&by=key", "?days=7&by=end", "?days=90&model={model}&key={key}"),
-    "requests": ("?show=refused", "?id={call}", "?before={call}", "?user=user-7", "?user=nobody"),
+    "requests": ("?show=refused", "?id={call}", "?before={call}", "?user=user-7", "?user=nobody", *FILTERED),
 }
 
 
