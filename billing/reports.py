@@ -99,11 +99,12 @@ def usage(
     key_id: int | None = None,
     model_id: int | None = None,
     timed: bool = False,
+    without: Collection[str] = (),
 ) -> list[Usage]:
     """One row per group over the brand days first…last, in the groups' order. Without groups: one row, the total.
-    `timed`: with histograms, which take longer to add up than all the rest."""
+    `timed`: with histograms, which take longer to add up than all the rest. `without`: ends that do not count."""
     days = UsageDay.objects.filter(organization_id=organization_id, day__range=(first, last))
-    return _grouped(_narrowed(days, key_id, model_id), by, timed)
+    return _grouped(_narrowed(days, key_id, model_id, without), by, timed)
 
 
 def total(organization_id: int, *, first: date, last: date, timed: bool = False) -> Usage:
@@ -136,12 +137,15 @@ def quarters(
     *,
     since: datetime,
     until: datetime,
+    by: Sequence[By] = (),
     key_id: int | None = None,
     model_id: int | None = None,
+    timed: bool = False,
+    without: Collection[str] = (),
 ) -> list[Usage]:
-    """One row per quarter of an hour that saw a call, `until` exclusive."""
+    """One row per quarter of an hour and group that saw a call, `until` exclusive."""
     rows = UsageQuarter.objects.filter(organization_id=organization_id, starts_at__gte=since, starts_at__lt=until)
-    return _grouped(_narrowed(rows, key_id, model_id), ("starts_at",), timed=False)
+    return _grouped(_narrowed(rows, key_id, model_id, without), ("starts_at", *by), timed)
 
 
 def hours(
@@ -172,7 +176,11 @@ def models_by_day(brand_id: int, *, first: date, without: Collection[int] = ()) 
     return _grouped(rows.exclude(organization_id__in=without), ("model_id",), timed=True)
 
 
-def _narrowed(rows: QuerySet[Any], key_id: int | None, model_id: int | None) -> QuerySet[Any]:
+def _narrowed(
+    rows: QuerySet[Any], key_id: int | None, model_id: int | None, without: Collection[str] = ()
+) -> QuerySet[Any]:
+    if without:
+        rows = rows.exclude(end_reason__in=without)
     if key_id is not None:
         rows = rows.filter(key_id=key_id)
     if model_id is not None:

@@ -3,11 +3,11 @@ single calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
@@ -18,7 +18,7 @@ from django.views.decorators.http import require_safe
 from billing import reports
 from billing.models import Model
 from keys.models import ApiKey, Brand, Organization
-from portal import charts, request_filter, savings, spreadsheets
+from portal import request_filter, savings, spreadsheets, usage_chart
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page
 from proxy.sandbox import calls as test_calls
@@ -30,6 +30,8 @@ GROUPS: dict[str, tuple[str, reports.By]] = {
     "key": ("Key", "key_id"),
     "end": ("Ended", "end_reason"),
 }
+COST = "cost"
+GROUPED = {"day": "", "model": "by model", "key": "by key", "end": "by how calls ended"}
 HEAD = (
     *("day", "model", "key", "ended", "requests", "uncached_input_tokens", "cache_read_tokens"),
     *("cache_write_tokens", "output_tokens", "reasoning_tokens", "images", "credits", "cost_nanos"),
@@ -50,6 +52,7 @@ class Asked:
 
     period: str
     group: str
+    measure: str
     model: Model | None
     key: ApiKey | None
     day: date | None
@@ -58,6 +61,8 @@ class Asked:
 
     def query(self, **changes: str) -> str:
         kept = {"days": self.period, "by": self.group}
+        if self.measure != COST:
+            kept["measure"] = self.measure
         if self.day:
             kept |= {"days": "", "day": self.day.isoformat()}
         if self.model:
@@ -65,15 +70,6 @@ class Asked:
         if self.key:
             kept["key"] = self.key.public_id
         return "?" + urlencode({name: value for name, value in {**kept, **changes}.items() if value})
-
-
-class Narrowed(TypedDict):
-    """What was asked for, as reports take it."""
-
-    first: date
-    last: date
-    key_id: int | None
-    model_id: int | None
 
 
 def today(brand: Brand, now: datetime) -> date:
@@ -90,10 +86,10 @@ def usage(request: MemberRequest, organization: Organization) -> HttpResponseBas
         return spreadsheets.Download(name, HEAD, _lines(organization, asked))
     read = partial(_sums, organization, asked)
     failed = reports.calls_ended(organization.pk, end_reasons=request_filter.FAILED, **_narrowed(asked))
-    by_day = read("day")
     label, by = GROUPS[asked.group]
-    rows = by_day if asked.group == "day" else read(by)
-    (total,) = read(timed=True)
+    rows = read(by)
+    (total,) = read()
+    (timed,) = read(timed=True, without=request_filter.FAILED)
     context = {
         "asked": asked,
         "rows": [(row, _deeper(row, asked), _requests(asked, row)) for row in _ordered(rows, asked)],
@@ -102,16 +98,20 @@ def usage(request: MemberRequest, organization: Organization) -> HttpResponseBas
         "failed": failed,
         "places": places([row.cost_nanos for row in rows]),
         "label": label,
-        "first_token": (total.first_token_ms(500), total.first_token_ms(950)),
-        "duration": (total.duration_ms(500), total.duration_ms(950)),
-        "speed": total.tokens_per_second(500),
+        "first_token": (timed.first_token_ms(500), timed.first_token_ms(950)),
+        "duration": (timed.duration_ms(500), timed.duration_ms(950)),
+        "speed": timed.tokens_per_second(500),
         "saved_nanos": _saved(organization, read, total, now),
         "requests_of": _requests(asked),
         "requests_failed": _requests(asked, end="failed"),
         "by_end": asked.query(by="end"),
         "all": asked.query(model="", key=""),
         "file": asked.query(format="csv"),
-        "chart": _chart(organization, asked, by_day),
+        "chart": usage_chart.of(
+            organization, _narrowed(asked), group=by, measure=asked.measure, by_day=rows if by == "day" else None
+        ),
+        "measure": usage_chart.MEASURES[asked.measure],
+        "grouped": _parts(asked),
         **_choices(organization, asked),
     }
     return page(request, organization, "usage", "portal/usage.html", context)
@@ -126,6 +126,7 @@ def _asked(request: MemberRequest, organization: Organization, now: datetime) ->
         day=day,
         period=period,
         group=_chosen(request, "by", GROUPS, "day"),
+        measure=_chosen(request, "measure", usage_chart.MEASURES, COST),
         model=Model.objects.filter(brand=organization.brand, slug=_text(request, "model")).first(),
         key=organization.keys.filter(manages_as="", public_id=_text(request, "key")).first(),
         first=last - timedelta(days=int(period or 1) - 1),
@@ -133,12 +134,26 @@ def _asked(request: MemberRequest, organization: Organization, now: datetime) ->
     )
 
 
-def _sums(organization: Organization, asked: Asked, *by: reports.By, timed: bool = False) -> list[reports.Usage]:
+def _sums(
+    organization: Organization,
+    asked: Asked,
+    *by: reports.By,
+    timed: bool = False,
+    without: Collection[str] = (),
+) -> list[reports.Usage]:
     """One row per group, within what was asked for; without groups the total."""
-    return reports.usage(organization.pk, by=by, timed=timed, **_narrowed(asked))
+    return reports.usage(organization.pk, by=by, timed=timed, without=without, **_narrowed(asked))
 
 
-def _narrowed(asked: Asked) -> Narrowed:
+def _parts(asked: Asked) -> str:
+    """What the chart's parts are, in words."""
+    if asked.measure in usage_chart.TIMES:
+        return "of calls that did not fail"
+    alone = {"tokens": "by kind", "errors": GROUPED["end"]}.get(asked.measure, "")
+    return GROUPED[asked.group] or alone
+
+
+def _narrowed(asked: Asked) -> usage_chart.Narrowed:
     return {
         "first": asked.first,
         "last": asked.last,
@@ -188,21 +203,6 @@ def _requests(asked: Asked, row: reports.Usage | None = None, *, end: str = "") 
     return request_filter.query(**words)
 
 
-def _chart(organization: Organization, asked: Asked, by_day: list[reports.Usage]) -> charts.Chart:
-    if asked.first != asked.last:
-        return charts.by_day(by_day, asked.first, asked.last)
-    zone = ZoneInfo(organization.brand.timezone)
-    since, until = (datetime.combine(day, time.min, zone) for day in (asked.first, asked.first + timedelta(days=1)))
-    quarters = reports.quarters(
-        organization.pk,
-        since=since,
-        until=until,
-        key_id=asked.key.pk if asked.key else None,
-        model_id=asked.model.pk if asked.model else None,
-    )
-    return charts.by_hour(quarters, since, until)
-
-
 def _choices(organization: Organization, asked: Asked) -> dict[str, list[Choice]]:
     used = reports.callers(organization.pk, first=asked.first, last=asked.last)
     models = set(Model.objects.filter(pk__in={model for model, _key in used}).values_list("slug", flat=True))
@@ -211,6 +211,10 @@ def _choices(organization: Organization, asked: Asked) -> dict[str, list[Choice]
     return {
         "periods": [
             Choice(text, asked.query(day="", days=value), value == asked.period) for value, text in PERIODS.items()
+        ],
+        "measures": [
+            Choice(text, asked.query(measure="" if value == COST else value), value == asked.measure)
+            for value, text in usage_chart.MEASURES.items()
         ],
         "groups": [Choice(text, asked.query(by=value), value == asked.group) for value, (text, _) in GROUPS.items()],
         "models": [Choice(slug, slug, slug == chosen_model) for slug in sorted(models | {chosen_model} - {""})],
@@ -237,10 +241,10 @@ def _lines(organization: Organization, asked: Asked) -> Iterator[tuple[Any, ...]
         day += timedelta(days=1)
 
 
-def places(costs: list[int]) -> int:
-    """Decimals of a money column: enough that its smallest amount shows three digits."""
-    smallest = min((cost for cost in costs if cost > 0), default=10**9)
-    return next((decimals for decimals in (2, 4, 6) if smallest * 10**decimals >= 10**11), 9)
+def places(costs: Iterable[int]) -> int:
+    """Decimals of a money column: as many as its amounts need to be exact, at least two."""
+    known = list(costs)
+    return next((decimals for decimals in range(2, 9) if not any(cost % 10 ** (9 - decimals) for cost in known)), 9)
 
 
 def _chosen(request: MemberRequest, name: str, known: Container[str], default: str) -> str:

@@ -55,6 +55,7 @@ def used(customer: Customer, days_ago: int = 0, **sums) -> None:
 
 
 def rows_of(page: str) -> list[str]:
+    page = re.sub(r"<figure.*?</figure>", "", page, flags=re.S)  # the chart has a table of its own
     body = page.partition("<tbody>")[2].partition("</tbody>")[0]
     return [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in body.split("</tr>") if "<td" in row]
 
@@ -67,8 +68,8 @@ def test_days_are_listed_newest_first_with_their_sums(cast, customer):
     used(customer, days_ago=1, cost_nanos=12_340_000)
     used(customer)
     first, second = rows_of(usage_page(cast))
-    assert re.fullmatch(r"\d+ \w{3} \d{4} 3 1,200 200 50 \$0\.001500", first)
-    assert second.endswith("$0.012340")
+    assert re.fullmatch(r"\d+ \w{3} \d{4} 3 1,200 200 50 \$0\.00150", first)
+    assert second.endswith("$0.01234")
 
 
 @pytest.mark.parametrize(("group", "shown"), [("model", "m-1"), ("key", "server ak-…")])
@@ -210,29 +211,6 @@ def test_the_file_has_the_same_sums(cast, customer):
     assert {row["model"] for row in rows} == {"m-1"}
 
 
-@pytest.mark.parametrize(
-    ("zone", "day", "hours"), [("UTC", 21, 24), ("Europe/Berlin", 25, 25), ("Asia/Kolkata", 21, 24)]
-)
-def test_hours_of_a_day_are_the_brands(zone, day, hours):
-    """In Berlin the 25th of October 2026 has an hour twice; in Kolkata hours begin at half past of UTC."""
-    since, until = (datetime(2026, 10, number, tzinfo=ZoneInfo(zone)) for number in (day, day + 1))
-
-    class Quarter:
-        cost_nanos, requests = 5, 1
-
-        def __init__(self, starts_at):
-            self.starts_at = starts_at
-
-    last = until.astimezone(UTC) - timedelta(minutes=15)
-    rows = [Quarter(since.astimezone(UTC)), Quarter(since.astimezone(UTC) + timedelta(minutes=45)), Quarter(last)]
-    chart = charts.by_hour(rows, since, until)  # type: ignore[arg-type]
-    assert len(chart.bars) == hours
-    assert [(number, bar.cost_nanos) for number, bar in enumerate(chart.bars) if bar.requests] == [
-        (0, 10),
-        (hours - 1, 5),
-    ]
-
-
 def test_hours_are_told_by_the_brands_clock(cast, customer):
     Brand.objects.filter(pk=cast.brand.pk).update(timezone="Asia/Kolkata")
     day = datetime.now(ZoneInfo("Asia/Kolkata")).date()
@@ -248,10 +226,66 @@ def test_today_is_the_brands():
 
 
 @pytest.mark.parametrize(
-    ("costs", "decimals"), [([], 2), ([0], 2), ([5 * 10**9], 2), ([5 * 10**9, 10**7], 4), ([1_500], 9), ([150_000], 6)]
+    ("costs", "decimals"),
+    [([], 2), ([0], 2), ([5 * 10**9], 2), ([5 * 10**9, 10**7], 2), ([1_500], 7), ([150_001], 9), ([5_565_800], 7)],
 )
-def test_a_money_column_shows_three_digits_of_its_smallest_amount(costs, decimals):
+def test_a_money_column_is_exact(costs, decimals):
     assert views.places(costs) == decimals
+
+
+def test_an_amount_is_the_same_in_tile_table_and_total(cast, customer):
+    used(customer, cost_nanos=5_565_800, list_cost_nanos=5_565_800, requests=2_000)
+    page = usage_page(cast)
+    body = re.sub(r"<figure.*?</figure>", "", page, flags=re.S)
+    assert re.findall(r">(\$0\.\d+)<", body) == ["$0.0055658"] * 3
+
+
+def test_times_and_speed_are_of_calls_that_did_not_fail(cast, customer):
+    def counted(value, bounds):
+        histogram: list[int] = []
+        histograms.count(histogram, value, bounds)
+        return histogram
+
+    used(
+        customer,
+        duration_histogram=counted(900, histograms.MILLISECONDS),
+        first_token_histogram=counted(100, histograms.MILLISECONDS),
+        speed_histogram=counted(2_000, histograms.TOKENS_PER_SECOND),
+    )
+    used(customer, end_reason="upstream_error", duration_histogram=counted(3, histograms.MILLISECONDS))
+    answer = casting.browser_of(cast.owner).get(f"/{cast.organization.public_id}/usage/")
+    assert answer.context["duration"] == (1_000, 1_000)
+    assert answer.context["first_token"] == (100, 100)
+    assert "2,000 <span" in answer.content.decode()
+
+
+def test_the_chart_is_in_parts_of_what_is_grouped_by(cast, customer):
+    second = Customer(cast.brand, cast.organization, customer.key, casting.model(cast.brand, "m-2"))
+    used(customer, requests=3, cost_nanos=4_000_000, list_cost_nanos=4_000_000)
+    used(second, days_ago=1, requests=5, cost_nanos=1_000_000, list_cost_nanos=1_000_000)
+    used(second, requests=2, end_reason="timeout", cost_nanos=0, list_cost_nanos=0)
+
+    def chart(query: str) -> tuple[list[str], int]:
+        figure = re.search(r"<figure.*?</figure>", usage_page(cast, query), re.S)
+        assert figure is not None
+        legend = re.search(r'<ul class="legend-list.*?</ul>', figure[0], re.S)
+        lines = re.findall(r"<li>(.*?)</li>", legend[0] if legend else "", re.S)
+        return [" ".join(re.sub(r"<[^>]+>", "", line).split()) for line in lines], len(
+            re.findall(r"#part-1\)", figure[0])
+        )
+
+    assert chart("?days=7") == ([], 0)
+    assert chart("?days=7&by=model") == (["m-1 $0.004", "m-2 $0.001"], 2)
+    assert chart("?days=7&by=model&measure=requests")[0] == ["m-2 7", "m-1 3"]
+    assert chart("?days=7&by=end&measure=requests")[0] == ["stop 8", "timeout 2"]
+    assert chart("?days=7&by=key&measure=requests")[0] == []
+    assert chart("?days=7&measure=tokens")[0] == ["input 3,000", "input from cache 600", "output 150"]
+    assert "m-2: 2" not in usage_page(cast, "?days=7&by=model&measure=errors"), "one part needs no names"
+    assert "most: 2" in usage_page(cast, "?days=7&by=model&measure=errors")
+    assert chart("?days=7&by=model&measure=first")[0] == ["half within", "95 of 100 within"]
+    assert 'href="?days=7&amp;by=model&amp;measure=errors"' in usage_page(cast, "?days=7&by=model")
+    table = usage_page(cast, "?days=7&by=model").partition("As a table")[2].partition("</table>")[0]
+    assert table.count("<tr>") == 3, "a head, and the two days that were used"
 
 
 def test_a_small_day_beside_a_big_one_still_has_a_bar():

@@ -146,10 +146,15 @@ function foot(turn, pieces, callId) {
   follow();
 }
 
+// Exact, with at least the two decimals of every other page.
+const dollars = (cost) => {
+  const [whole, fraction = ""] = String(cost).split(".");
+  return `${whole}.${fraction.padEnd(2, "0")}`;
+};
 const counted = (read, written) => `${read.toLocaleString()} → ${written.toLocaleString()} tokens`;
 
 function used(turn, usage, call) {
-  const price = usage.cost === undefined ? "" : `${facts.symbol}${usage.cost}`;
+  const price = usage.cost === undefined ? "" : `${facts.symbol}${dollars(usage.cost)}`;
   const first = call.first ? `first token ${Math.round(call.first - call.began)} ms` : "";
   const all = `${((performance.now() - call.began) / 1000).toFixed(1)} s`;
   foot(turn, [counted(usage.prompt_tokens, usage.completion_tokens), price, first, all], call.id);
