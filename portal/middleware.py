@@ -10,8 +10,10 @@ from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import BadRequest
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 from django.http.request import split_domain_port, validate_host
@@ -66,6 +68,27 @@ class MemberRequest(PortalRequest):
     """Behind a guard of portal.pages: somebody is signed in."""
 
     user: User
+
+
+class NulMiddleware:
+    """No page means anything by a NUL, and PostgreSQL refuses it: 400 for one in a path, a query or a form. What is not
+    a form of ours (the management API, Stripe's events) reads its own."""
+
+    def __init__(self, get_response: Handler) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if "\0" in request.path_info:
+            raise BadRequest("NUL in a path")
+        return self.get_response(request)
+
+    def process_view(self, request: HttpRequest, view: Any, *_arguments: Any) -> None:
+        if getattr(view, "csrf_exempt", False):
+            return
+        given = [request.GET, request.POST] if request.method == "POST" else [request.GET]
+        for fields in given:
+            if any("\0" in text for name, texts in fields.lists() for text in (name, *texts)):
+                raise BadRequest("NUL in a query or a form")
 
 
 class BrandMiddleware:

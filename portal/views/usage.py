@@ -253,11 +253,13 @@ def _chosen(request: MemberRequest, name: str, known: Container[str], default: s
 
 
 def _day(request: MemberRequest) -> date | None:
+    """From 2000 to 9000: beyond, what is reckoned around a day leaves the calendar."""
     try:
-        return date.fromisoformat(_text(request, "day"))
+        day = date.fromisoformat(_text(request, "day"))
     except ValueError:
         return None
+    return day if 2000 <= day.year <= 9000 else None
 
 
 def _text(request: MemberRequest, name: str) -> str:
-    return request.GET.get(name, "").replace("\0", "")
+    return request.GET.get(name, "")
