@@ -34,6 +34,12 @@ def money(nanos: int | None, currency: str) -> str:
     return "" if nanos is None else amounts.display(nanos, currency)
 
 
+@register.filter
+def units(nanos: int) -> str:
+    """Of no one currency: "12.34"."""
+    return amounts.decimal(nanos, 9, places_min=2)
+
+
 @register.simple_tag
 def money_short(nanos: int, currency: str) -> SafeString:
     """Rounded down to the currency's usual decimals, the exact amount one hover away. Small change is shown exactly."""
