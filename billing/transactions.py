@@ -164,7 +164,8 @@ def _selected(asked: Selection) -> QuerySet[Posting]:
         rows = rows.exclude(organization=None)
     elif asked.account:
         account = LedgerAccount.objects.filter(brand=asked.brand, organization=None, kind=asked.account)
-        rows = rows.filter(pk__in=PostingLine.objects.filter(account__in=account).values("posting"))
+        lines = PostingLine.objects.filter(account__in=account)
+        rows = rows.filter(kind__in=_kinds(asked), pk__in=lines.values("posting"))
     if asked.since is not None:
         rows = rows.filter(posted_at__gte=asked.since)
     if asked.until is not None:
