@@ -15,6 +15,8 @@ from billing import events
 from billing.events import Event
 from keys.caller import shard_of
 
+_STATED = tuple((name, name.encode()) for name in ("o", "k", "m", "bal", *events.COUNTED_SQL))
+
 
 class EntryRefused(Exception):
     """The entry cannot be booked, however often it is tried."""
@@ -31,7 +33,7 @@ def parse(shard: int, stream_id: str, fields: Mapping[bytes, bytes]) -> Entry:
     """Raises EntryRefused."""
     try:
         event = events.decode(fields[b"e"])
-        stated = {name: int(fields[name.encode()]) for name in ("o", "k", "m", "bal", *events.COUNTED_SQL)}
+        stated = {name: int(fields[field]) for name, field in _STATED}
         late = fields.get(b"late", b"0") == b"1"
         day = fields[b"d"].decode()
     except events.EventMalformed as error:
@@ -47,7 +49,11 @@ def parse(shard: int, stream_id: str, fields: Mapping[bytes, bytes]) -> Entry:
         "bal": event.cost_nanos,
         **events.counted(event).by_unit(),
     }
-    wrong = [f"{name} is {stated[name]}, the event says {meant[name]}" for name in meant if stated[name] != meant[name]]
+    wrong = []
+    if stated != meant:
+        wrong = [
+            f"{name} is {stated[name]}, the event says {due}" for name, due in meant.items() if stated[name] != due
+        ]
     if day != event.day:
         wrong.append(f"d is {day}, the event says {event.day}")
     if shard_of(event.organization_id) != shard:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
@@ -101,6 +102,7 @@ class Row(msgspec.Struct, kw_only=True, frozen=True):
 
 _UNKNOWABLE = ("cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
 _COPIED = tuple(name for name in Event.__struct_fields__ if name in Row.__struct_fields__)
+_copied_of = attrgetter(*_COPIED)
 
 
 def amounts_of(event: Event) -> Amounts:
@@ -134,13 +136,13 @@ def booked_as(event: Event) -> Booked:
 
 
 def call_row(event: Event, posting_id: int | None) -> Row:
-    fields = {name: getattr(event, name) for name in _COPIED}
+    fields = dict(zip(_COPIED, _copied_of(event), strict=True))
     return Row(kind="call", corrects=None, posting_id=posting_id, **fields)
 
 
 def correction_row(correction_id: str, late: Event, booked: Booked, posting_id: int | None) -> Row:
     """The row that makes the rows of `late`'s call add up to what `late` says."""
-    fields = {name: getattr(late, name) for name in _COPIED}
+    fields = dict(zip(_COPIED, _copied_of(late), strict=True))
     placed = booked._asdict()
     del placed["first"], placed["total"]
     difference: dict[str, int | None] = {**amounts_of(late).minus(booked.total)._asdict()}

@@ -31,8 +31,8 @@ from billing.shard_leases import LeaseLost, ShardLeases
 from keys.caller import SHARDS
 
 GROUP = "books"
-READ_MAX = 250
-"""Entries read of one shard at a time."""
+READ_MAX = 500
+"""Entries read of one shard at a time: more than a busy one gathers between turns."""
 BATCH_MAX = 1_000
 """Entries booked in one transaction."""
 TRIES_MAX = 3

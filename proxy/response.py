@@ -67,6 +67,10 @@ class Response:
             if self._failure is not None:
                 raise self._failure
             await self._wait()
+        return self._taken()
+
+    def _taken(self) -> bytes:
+        """What has come and was not read."""
         pieces = self._pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
@@ -90,6 +94,8 @@ class Response:
 
     async def read_first(self, enough: int) -> bytes:
         """The body, or its beginning of at least `enough` bytes; the rest comes as it is read."""
+        if self._complete:  # the usual one: it came with its head
+            return self._taken()
         parts: list[bytes] = []
         size = 0
         while size < enough:
