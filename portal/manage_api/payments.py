@@ -13,7 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 from rest_framework import serializers
 
-from billing import auto_top_ups, cards, stripe_accounts, stripe_gateway, top_ups
+from billing import auto_top_ups, cards, stripe_accounts, stripe_gateway, subscriptions, top_ups
 from billing.payment_models import AutoTopUp, TopUp
 from keys.models import Role
 from portal.manage_api.fields import EmptyWish, Shape, Truth, Wish, nanos, nanos_wish, utc
@@ -116,12 +116,12 @@ class TopUps(Endpoint):
     )
     def post(self, call: Call) -> dict[str, Any]:
         """Nothing is paid yet: a person opens `checkout_url`. Then read the top-up until its state is an end."""
-        with _stripe():
+        with asking_stripe():
             row = top_ups.start(
                 organization=call.organization,
                 amount_nanos=call.data["amount_nanos"],
                 keeps_card=call.data.get("keeps_card", False),
-                return_url=f"{_page(call, 'top_ups')}?top_up={{top_up}}",
+                return_url=f"{page_of(call, 'top_ups')}?top_up={{top_up}}",
                 **call.by,
             )
         return _shown(row)
@@ -164,7 +164,7 @@ class CardSetup(Endpoint):
     )
     def post(self, call: Call) -> dict[str, Any]:
         """The payment service's page where a person leaves a card without paying."""
-        return _link(lambda: cards.setup_url(call.organization, return_url=_page(call, "auto_top_up")))
+        return _link(lambda: cards.setup_url(call.organization, return_url=page_of(call, "auto_top_up")))
 
 
 class BillingPortal(Endpoint):
@@ -179,7 +179,7 @@ class BillingPortal(Endpoint):
         counted="payments",
     )
     def post(self, call: Call) -> dict[str, Any]:
-        return _link(lambda: cards.portal_url(call.organization, return_url=_page(call, "top_ups")))
+        return _link(lambda: cards.portal_url(call.organization, return_url=page_of(call, "top_ups")))
 
 
 class AutomaticTopUps(Endpoint):
@@ -239,23 +239,23 @@ def _automatic(call: Call) -> dict[str, Any]:
     }
 
 
-def _page(call: Call, name: str) -> str:
+def page_of(call: Call, name: str) -> str:
     """Of the dashboard: where whoever paid comes back to."""
     return call.http.build_absolute_uri(reverse(name, args=[call.organization.public_id]))
 
 
 def _link(ask: Callable[[], str]) -> dict[str, Any]:
-    with _stripe():
+    with asking_stripe():
         return {"url": ask()}
 
 
 @contextmanager
-def _stripe() -> Iterator[None]:
+def asking_stripe() -> Iterator[None]:
     try:
         yield
     except stripe_accounts.NotConnected:
         raise Problem(409, "payments_not_set_up", "Payments by card are not set up here.") from None
-    except top_ups.NotAccepted as error:
+    except (top_ups.NotAccepted, subscriptions.NotAccepted) as error:
         raise Problem(422, "payment_not_accepted", str(error)) from None
     except (stripe_gateway.Unknown, stripe_gateway.Refused) as error:
         log.warning("Stripe gave no answer to the management API: %s", error)

@@ -8,11 +8,12 @@ from django.core import mail
 from billing import stripe_gateway
 from billing.models import Notice
 from billing.subscription_models import Subscription
-from keys.models import AuditEvent
+from keys.models import AuditEvent, Role
 from portal import notify
 from tests import cast as casting
 from tests.billing import plans
 from tests.billing.plans import advance, clock, earned, hear, tier_of
+from tests.portal.managing import program
 from tests.stripes import connected, fake_stripe
 
 
@@ -119,3 +120,34 @@ def test_a_plan_of_another_account_is_not_shown(till, cast, tiers):
     theirs = plans.begin(cast.elsewhere, tiers["plus"])
     owner = casting.browser_of(cast.owner)
     assert owner.get(f"{path(cast)}?plan={theirs.public_id}&returned=1").status_code == 404
+
+
+def test_a_program_begins_changes_and_ends_a_plan(till, cast):
+    asks = program(cast.organization, Role.BILLING)
+    assert [(row["tier"], row["monthly_price_nanos"]) for row in asks.get("/plans").json()["data"]] == [
+        ("plus", 10 * 10**9),
+        ("pro", 50 * 10**9),
+    ]
+    assert asks.get("/plan").status_code == 404
+    assert asks.post("/plan", {"tier": "busy"}).status_code == 422
+    assert asks.post("/plan", {"tier": "none"}).json()["errors"][0]["pointer"] == "/tier"
+    assert asks.post("/plan/cancel").json()["code"] == "payment_not_accepted"
+    begun = asks.post("/plan", {"tier": "plus"})
+    assert begun.status_code == 201
+    assert (begun.json()["state"], begun.json()["tier"]) == ("open", "plus")
+    assert asks.post("/plan", {"tier": "plus"}).json()["id"] == begun.json()["id"]
+    till.post(begun.json()["checkout_url"], card="pm_card_visa")
+    hear(clock(till))
+    running = asks.get("/plan").json()
+    assert (running["state"], running["checkout_url"], running["ends_at"]) == ("active", None, None)
+    assert tier_of(cast.organization) == "plus"
+    assert asks.post("/plan/change", {"tier": "pro"}).json()["tier"] == "pro"
+    ended = asks.post("/plan/cancel").json()
+    assert ended["ends_at"] == ended["paid_until"]
+    assert asks.post("/plan/resume").json()["ends_at"] is None
+    hear(clock(till))
+    invoices = asks.get("/plan/invoices").json()["data"]
+    assert invoices[-1]["net_nanos"] == 10 * 10**9
+    actors = set(AuditEvent.objects.filter(action__startswith="plan.").values_list("actor_name", flat=True))
+    assert any(name.startswith("terraform (") for name in actors)
+    assert program(cast.organization, Role.DEVELOPER).get("/plan").status_code == 403
