@@ -95,6 +95,7 @@ def usage(request: MemberRequest, organization: Organization) -> HttpResponseBas
         "rows": [(row, _deeper(row, asked), _requests(asked, row)) for row in _ordered(rows, asked)],
         "total": total,
         "test_calls": sum(test_calls.by_key(organization.pk).values()),
+        "counted_max": test_calls.COUNTED_MAX,
         "failed": failed,
         "places": places([row.cost_nanos for row in rows]),
         "label": label,
