@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from django.urls import reverse
 
-from billing import ladder
+from billing import ladder, ledger
 from billing.models import AlertPreference, Grant, Payer, TopUp
 from keys import access
 from keys.models import ApiKey, Invitation, KeyUse, Organization, Role, User
@@ -36,10 +36,6 @@ class Checklist:
     @property
     def is_done(self) -> bool:
         return self.done == len(self.steps)
-
-    @property
-    def next(self) -> Step | None:
-        return next((step for step in self.steps if not step.done), None)
 
     @property
     def tag(self) -> str:
@@ -97,7 +93,8 @@ def _call(organization: Organization) -> Step:
 
 
 def _money(organization: Organization) -> Step:
-    """Where the plan pays, there is nothing to top up: then it is what they want to be told at."""
+    """Where the plan pays, there is nothing to top up: then it is what they want to be told at. Credit that was given
+    is credit; who once paid has taken the step, whatever is left."""
     tier, _since = ladder.standing_of(organization)
     if ladder.payer_of(organization, tier) == Payer.INCLUDED:
         return Step(
@@ -108,10 +105,11 @@ def _money(organization: Organization) -> Step:
             "Limits & tier",
         )
     paid = Grant.objects.filter(organization=organization, kind=Grant.Kind.PAID).exists()
+    paid = paid or TopUp.objects.filter(organization=organization, state=TopUp.State.PAID).exists()
     return Step(
         "Add credit",
         "Calls are paid from the balance; without any they are refused.",
-        paid or TopUp.objects.filter(organization=organization, state=TopUp.State.PAID).exists(),
+        paid or ledger.balances_nanos([organization])[organization.pk] > 0,
         reverse("top_up", args=[organization.public_id]),
         "Add credit",
     )

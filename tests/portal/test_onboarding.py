@@ -41,6 +41,16 @@ def test_every_step_ticks_itself_and_then_the_list_is_gone(cast):
     assert "First steps" not in browser.get(f"/{organization.public_id}/").content.decode()
 
 
+def test_credit_that_was_given_is_credit_and_every_open_step_leads_on(cast):
+    organization = casting.organization(cast.brand, name="Fresh")
+    casting.join(cast.owner, organization, Role.OWNER)
+    page = casting.browser_of(cast.owner).get(f"/{organization.public_id}/first-steps/").content.decode()
+    for place in ("keys/new", "requests", "balance/add", "members"):
+        assert f'href="/{organization.public_id}/{place}/"' in page, place
+    ledger.grant(organization=organization, amount_nanos=5, kind="promotional", reason="x", reference="y", actor="t")
+    assert steps(organization)["Add credit"]
+
+
 def test_where_the_plan_pays_limits_are_what_to_look_at(cast):
     tier = Tier(brand=cast.brand, rank=1, slug="free", name="Free", payer="included", is_default=True)
     tier = ladder.save_tier(tier, actor="test")
