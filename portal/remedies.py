@@ -45,6 +45,32 @@ REMEDIES: dict[Reason, str] = {
     Reason.INTERNAL: TELL_US,
 }
 
+LINKS: dict[Reason, tuple[tuple[str, str], ...]] = {
+    **dict.fromkeys(
+        (
+            *(Reason.INVALID_KEY, Reason.KEY_REVOKED, Reason.KEY_EXPIRED, Reason.MANAGEMENT_KEY),
+            *(Reason.SCOPE_NOT_ALLOWED, Reason.ADDRESS_NOT_ALLOWED, Reason.MODEL_NOT_ALLOWED),
+        ),
+        (("API keys", "keys"),),
+    ),
+    **dict.fromkeys(
+        (
+            *(Reason.MISSING_KEY, Reason.MALFORMED_AUTHORIZATION, Reason.DUPLICATE_AUTHORIZATION),
+            *(Reason.AMBIGUOUS_CREDENTIALS, Reason.SCHEME_NOT_ACCEPTED, Reason.MODEL_NOT_FOUND),
+        ),
+        (("Overview", "overview"),),
+    ),
+    **dict.fromkeys((Reason.RATE_LIMITED, Reason.CONCURRENCY), (("Limits", "limits"),)),
+    Reason.TIER_REQUIRED: (("Models", "overview"), ("Limits & tier", "limits")),
+    Reason.INSUFFICIENT_QUOTA: (("Balance", "balance"), ("Limits", "limits")),
+    Reason.QUOTA_IN_FLIGHT: (("Balance", "balance"),),
+}
+"""Where the remedy is taken: what the page is called, and its name in the URL conf."""
+
+
+def links(reason: str) -> tuple[tuple[str, str], ...]:
+    return next((pages for known, pages in LINKS.items() if known.value == reason), ())
+
 
 def remedy(reason: str) -> str:
     known = {member.value: member for member in Reason}

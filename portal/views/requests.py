@@ -162,7 +162,7 @@ def explained(
     failed has both."""
     found: dict[str, object] = {"call": call, "refusal": refusal, "test": test}
     if refusal is not None:
-        found["remedy"] = remedies.remedy(refusal.reason)
+        found |= {"remedy": remedies.remedy(refusal.reason), "remedy_links": remedies.links(refusal.reason)}
     if call is None:
         return found
     listed = request_list.of_call(call)

@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 import pytest
+from django.urls import reverse
 
 from billing import call_ids, calls, explaining, journal, pricing
 from billing.usage import Usage
@@ -211,6 +212,7 @@ def test_a_refused_request_says_why_and_what_to_do(cast):
     text = page.content.decode()
     for said in ("HTTP 429", "Insufficient quota", "You exceeded your current quota (balance).", "get more credit"):
         assert said in text, said
+    assert f'href="/{cast.organization.public_id}/balance/">Balance</a>' in text
     assert str(refusal.call_id) in requests_page(cast, "?show=refused").content.decode()
 
 
@@ -223,6 +225,7 @@ def test_a_call_whose_engine_failed_shows_both_sides(cast, customer, book):
     assert "Try again in a moment" in text
     assert "The engine failed." in text
     assert "answered 500" not in text
+    assert text.count("<h2>What happened</h2>") == text.count("<dt>Charged</dt>") == text.count("Why it failed") == 1
 
 
 def test_another_accounts_refusal_is_like_a_missing_one(cast):
@@ -243,6 +246,7 @@ def test_staff_see_refusals_of_nobody_and_what_the_engine_said(cast):
 def test_every_reason_has_a_next_step():
     for reason in Reason:
         assert remedies.remedy(reason.value)
+        assert all(reverse(name, args=["org_1"]) for _label, name in remedies.links(reason.value))
     assert remedies.remedy("a_reason_of_tomorrow") == remedies.TELL_US
 
 
