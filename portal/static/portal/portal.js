@@ -37,10 +37,14 @@ export function announce(text) {
 }
 
 // Times are sent in UTC; a reader's own zone is nicer.
+const TIMES = "time[data-to], time[data-day]";
 function localise(time) {
   const at = new Date(time.dateTime);
   if (Number.isNaN(at.getTime())) return;
-  const style = { dateStyle: "medium", timeStyle: { minute: "short", second: "medium" }[time.dataset.to] };
+  // A day is one of the brand's calendar, the same for every reader: only its spelling is theirs.
+  const style = time.dataset.day === undefined
+    ? { dateStyle: "medium", timeStyle: { minute: "short", second: "medium" }[time.dataset.to] }
+    : { dateStyle: "medium", timeZone: "UTC" };
   time.title = time.textContent;
   time.textContent = new Intl.DateTimeFormat(undefined, style).format(at);
 }
@@ -154,7 +158,7 @@ function replaceWith(part, text) {
   const known = new Set(rows().map((row) => row.dataset.row));
   part.innerHTML = text;
   for (const row of rows()) row.classList.toggle("fresh", !known.has(row.dataset.row));
-  part.querySelectorAll("time[data-to]").forEach(localise);
+  part.querySelectorAll(TIMES).forEach(localise);
   part.querySelectorAll("[data-copy]").forEach(offerCopying);
 }
 
@@ -201,7 +205,7 @@ function offerPausing(button) {
 document.querySelectorAll("[data-live-switch]").forEach(offerPausing);
 document.querySelectorAll("[data-live]").forEach(keepLive);
 document.querySelectorAll("[data-copy]").forEach(offerCopying);
-document.querySelectorAll("time[data-to]").forEach(localise);
+document.querySelectorAll(TIMES).forEach(localise);
 document.querySelectorAll('input[type="password"]').forEach(offerShowing);
 document.querySelectorAll('[role="tablist"]').forEach(offerChoosing);
 closeMenusOnLeaving();
