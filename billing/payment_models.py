@@ -49,6 +49,7 @@ class StripeAccount(models.Model):
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:
+        verbose_name, verbose_name_plural = "Stripe account", "Stripe accounts"
         app_label = "billing"
         constraints = [
             models.UniqueConstraint(fields=["brand"], condition=Q(is_active=True), name="stripe_account_one_active"),
@@ -78,6 +79,7 @@ class StripeCustomer(models.Model):
     created_at = models.DateTimeField(db_default=Now(), editable=False)
 
     class Meta:
+        verbose_name, verbose_name_plural = "Stripe customer", "Stripe customers"
         app_label = "billing"
         constraints = [
             models.UniqueConstraint(fields=["account", "organization"], name="stripe_customer_once"),
@@ -144,6 +146,7 @@ class TopUp(models.Model):
     next_look_at = models.DateTimeField(null=True, help_text="When the poller asks Stripe about it; null: never again")
 
     class Meta:
+        verbose_name, verbose_name_plural = "top-up", "top-ups"
         app_label = "billing"
         constraints = [
             models.UniqueConstraint(
@@ -213,6 +216,7 @@ class AutoTopUp(models.Model):
     updated_at = models.DateTimeField(db_default=Now())
 
     class Meta:
+        verbose_name, verbose_name_plural = "automatic top-up", "automatic top-ups"
         app_label = "billing"
         constraints = [
             models.CheckConstraint(
@@ -247,6 +251,7 @@ class StripeEvent(models.Model):
     error = models.TextField(blank=True)
 
     class Meta:
+        verbose_name, verbose_name_plural = "Stripe event", "Stripe events"
         app_label = "billing"
         constraints = [models.UniqueConstraint(fields=["account", "event_id"], name="stripe_event_once")]
         indexes = [models.Index(fields=["due_at"], condition=Q(due_at__isnull=False), name="stripe_event_due")]

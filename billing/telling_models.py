@@ -61,6 +61,7 @@ class NoticesSeen(models.Model):
     last_notice_id = models.BigIntegerField()
 
     class Meta:
+        verbose_name, verbose_name_plural = "notices seen", "notices seen"
         app_label = "billing"
         constraints = [models.UniqueConstraint(fields=["organization", "user"], name="notices_seen_unique")]
 

@@ -392,6 +392,7 @@ class ApiKey(models.Model):
     version = models.BigIntegerField(default=0, editable=False)
 
     class Meta:
+        verbose_name, verbose_name_plural = "API key", "API keys"
         indexes = [
             models.Index(fields=["organization", "-created_at"], name="api_key_organization_created"),
             models.Index(F("organization_id") % SHARDS, F("id"), name="api_key_by_shard"),

@@ -17,21 +17,21 @@ from django.utils.decorators import method_decorator
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "Customers": (
-        "Organization",
-        "ApiKey",
-        "Membership",
-        "ServiceAccount",
-        "Invitation",
-        "User",
-        "EmailAddress",
-        "BrandStaff",
+        *("Organization", "ApiKey", "ServiceAccount", "KeyUse", "Membership", "Invitation", "User", "EmailAddress"),
+        *("FirstAccount", "BrandStaff", "Group"),
     ),
     "Brands and prices": ("Brand", "Model", "Engine", "Rate", "Tier"),
-    "Money": ("LedgerAccount", "Posting", "Grant", "TierAssignment", "TierChange", "LimitOverride"),
+    "Standing": ("TierAssignment", "TierChange", "UpgradeNight", "LimitOverride", "LimitAlert", "AlertPreference"),
+    "Money": ("LedgerAccount", "Posting", "Grant", "GrantEnd", "PromoCode", "PromoClaim", "WalletMark", "LedgerSeal"),
+    "Payments": (
+        *("TopUp", "AutoTopUp", "Reversal", "Subscription", "SubscriptionPrice", "SubscriptionInvoice"),
+        *("InvoiceReversal", "StripeCustomer", "StripeEvent", "StripeAccount"),
+    ),
+    "Telling customers": ("Notice", "NoticesSeen", "WebhookEndpoint", "WebhookDelivery"),
     "Calls": ("UsageEvent", "UsageDay", "UsageQuarter", "RefusalRecord", "RefusalCount", "TestCall"),
     "Operation": (
         *("AuditEvent", "DeadLetter", "JournalShard", "JournalWriter", "WorkerLease", "CounterChange"),
-        *("Publication", "Notice", "EngineFinding", "EngineReading", "UpgradeNight"),
+        *("Publication", "EngineFinding", "EngineReading"),
     ),
 }
 """Models of the index in the order of use. What is not named here stands at the end."""

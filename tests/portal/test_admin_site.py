@@ -28,6 +28,9 @@ def test_the_index_is_ordered_by_what_people_come_for(staff):
     titles = re.findall(r"<caption>\s*<a [^>]*>\s*([^<]*?)\s*</a>", page)
     assert titles == [title for title in [*admin_site.GROUPS, admin_site.REST] if title in titles]
     assert titles[0] == "Customers"
+    assert admin_site.REST not in titles
+    for name in ("API keys", "Webhook deliveries", "Notices seen", "Top-ups", "Stripe events"):
+        assert re.search(rf">\s*{name}\s*<", page), name
     assert "What happened to a request?" in page
 
 
