@@ -81,6 +81,24 @@ def open_account(user: User, brand: Brand, *, address: str | None = None) -> Org
     return organization
 
 
+OWNED_MAX = 20
+"""Accounts of a brand that one person may own by opening them."""
+
+
+def open_another(user: User, brand: Brand, *, name: str, address: str | None = None) -> Organization | None:
+    """One more account that the person owns: with a balance, keys and members of its own, without sign-up credit and
+    what plans include, which are once per person (ladder.welcome). None where the brand takes nobody new, or the person
+    owns OWNED_MAX already."""
+    with transaction.atomic():
+        User.objects.select_for_update().get(pk=user.pk)
+        owned = Membership.objects.filter(user=user, role=Role.OWNER, organization__brand=brand).count()
+        if not takes_new_people(brand) or owned >= OWNED_MAX:
+            return None
+        organization = organizations.create(brand=brand, name=name, owner=user, actor=user, address=address)
+        ladder.welcome(organization=organization, actor=user)
+    return organization
+
+
 def takes_new_people(brand: Brand) -> bool:
     return brand.sign_up == Brand.SignUp.OPEN and brand.state == Brand.State.ACTIVE
 

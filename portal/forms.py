@@ -54,6 +54,10 @@ class SignInForm(Plain, allauth.LoginForm):  # type: ignore[misc]
     pass
 
 
+class NewAccountForm(forms.Form):
+    name = forms.CharField(max_length=100, label="Name of the account", help_text="A company, a team or a project.")
+
+
 class SignUpForm(Plain, allauth.SignupForm):  # type: ignore[misc]
     def clean_email(self) -> str:
         return kept(super().clean_email())

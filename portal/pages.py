@@ -18,7 +18,7 @@ from django.utils import timezone
 from billing import notices
 from keys import access
 from keys.models import Organization, Role
-from portal import terms
+from portal import accounts, terms
 from portal.docs.pages import CHANGELOG, has_page
 from portal.middleware import MemberRequest
 
@@ -103,6 +103,7 @@ def page(
             if access.may(role, NEEDS.get(name, Role.VIEWER))
         ],
         "accounts": list(access.organizations_of(request.user, request.brand)[:ACCOUNTS_LISTED]),
+        "takes_new": accounts.takes_new_people(organization.brand),
         "may_issue": access.may(role, Role.DEVELOPER),
         "may_administer": access.may(role, Role.ADMIN),
         "has_changelog": has_page(organization.brand, CHANGELOG),

@@ -52,6 +52,7 @@ RULES = {
     "mfa_activate_totp": Rule("tries", address="30/5m", person="20/5m"),
     "account_email": Rule("changes", address="60/h", person="20/h"),
     "account_open": Rule("new accounts", address="30/h", person="5/h"),
+    "account_new": Rule("new accounts", address="30/h", person="5/h"),
     "member_invite": Rule("invitations", address="60/h", person="30/h"),
     "invitation_resend": Rule("invitations", address="60/h", person="30/h"),
     "top_up": Rule("payments", address="30/h", person="20/h"),

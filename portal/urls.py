@@ -79,6 +79,7 @@ account: list[URLPattern] = [
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", home.home, name="home"),
     path("open/", home.account_open, name="account_open"),
+    path("open/another/", home.account_new, name="account_new"),
     *(path(f"{section}/", shortcut(section), name=f"my_{section}") for section in SECTIONS),
     re_path(r"^(?P<organization>org_[a-z0-9]{1,36})/", include(account)),
     path("invitations/accept/", invitation.invitation_accept, name="invitation_accept"),

@@ -19,8 +19,9 @@ from billing import balances, gauges, ladder, reports
 from billing.models import Model, Rate
 from keys import access, invitations
 from keys.models import Brand, Organization
-from portal import accounts, charts, firstcall, onboarding, theme
+from portal import accounts, charts, firstcall, form_tokens, onboarding, theme
 from portal import mailbox as post_office
+from portal.forms import NewAccountForm
 from portal.middleware import MemberRequest, PortalRequest
 from portal.pages import of_organization, page, verified_first
 from portal.views.usage import today
@@ -83,6 +84,25 @@ def checklist(request: MemberRequest, organization: Organization) -> HttpRespons
     answer = render(request, "portal/_checklist.html", {"checklist": found})
     answer["ETag"] = found.tag
     return answer
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@login_required
+@verified_first
+def account_new(request: MemberRequest) -> HttpResponse:
+    """One more account of the same person, by name."""
+    form = NewAccountForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        if not form_tokens.spend(request):
+            return redirect("home")
+        name = form.cleaned_data["name"]
+        made = accounts.open_another(request.user, request.brand, name=name, address=request.client_address)
+        if made is not None:
+            return redirect("overview", made.public_id)
+        form.add_error(None, "No more accounts can be opened here by yourself.")
+    is_open = accounts.takes_new_people(request.brand)
+    context = {"form": form, "form_token": form_tokens.mint(request), "is_open": is_open}
+    return render(request, "portal/account_new.html", context)
 
 
 @require_POST

@@ -63,6 +63,38 @@ def test_a_person_of_another_brand_opens_an_account_with_one_button(client, gene
     assert Organization.objects.filter(brand=generous).count() == 1
 
 
+def test_a_person_opens_a_second_account_that_pays_for_itself(client, generous, monkeypatch):
+    join_up(client)
+    (first,) = Organization.objects.all()
+    assert 'href="/open/another/"' in client.get(f"/{first.public_id}/").content.decode()
+
+    def sent() -> dict[str, str]:
+        token = re.search(r'name="form_token" value="([^"]+)"', client.get("/open/another/").content.decode())
+        assert token is not None
+        return {"name": "Lovelace Ltd", "form_token": token[1]}
+
+    form = sent()
+    answer = client.post("/open/another/", form)
+    client.post("/open/another/", form)
+    second = Organization.objects.exclude(pk=first.pk).get()
+    assert answer["Location"] == f"/{second.public_id}/"
+    assert (second.name, second.is_further, second.memberships.get().role) == ("Lovelace Ltd", True, Role.OWNER)
+    assert TierAssignment.objects.get(organization=second).tier.slug == "free"
+    assert Grant.objects.get().organization == first
+    page = client.get(f"/{second.public_id}/").content.decode()
+    assert "Lovelace Ltd" in page
+    assert first.name in page
+
+    monkeypatch.setattr(accounts, "OWNED_MAX", 2)
+    assert "No more accounts" in client.post("/open/another/", sent()).content.decode()
+    form = sent()
+    Brand.objects.filter(pk=generous.pk).update(sign_up=Brand.SignUp.INVITE)
+    client.post("/open/another/", form)
+    assert "by invitation" in client.get("/open/another/").content.decode()
+    assert "/open/another/" not in client.get(f"/{second.public_id}/").content.decode()
+    assert Organization.objects.count() == 2
+
+
 def test_the_credit_is_given_once_to_a_person(client, generous):
     join_up(client)
     Membership.objects.all().delete()

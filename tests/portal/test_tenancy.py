@@ -142,6 +142,7 @@ def test_every_page_of_the_portal_is_known_here():
     known = {
         "home",
         "account_open",
+        "account_new",
         "colours",
         "stripe_webhook",
         "mailbox",
