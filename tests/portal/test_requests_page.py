@@ -103,7 +103,7 @@ def test_a_client_that_left_is_told_what_it_paid_for(cast, customer, book):
     assert "does not say what it read from its cache" in text
 
 
-@pytest.mark.parametrize("asked", ["nonsense", "019", "' OR 1=1 --", "\x00", "0" * 300])
+@pytest.mark.parametrize("asked", ["nonsense", "019", "' OR 1=1 --", "0" * 300])
 def test_what_is_no_id_is_told_how_ids_look(cast, asked):
     page = casting.browser_of(cast.owner).get(f"/{cast.organization.public_id}/requests/", {"id": asked})
     assert page.status_code == 404
@@ -302,8 +302,7 @@ def marked(customer, book):
 
 def test_calls_are_found_by_user_exactly(cast, marked):
     assert listed(cast, marked) == {"plain", "ann", "bob"}
-    for nothing in ("", "\x00"):
-        assert listed(cast, marked, user=nothing, metadata=nothing) == {"plain", "ann", "bob"}
+    assert listed(cast, marked, user="", metadata="") == {"plain", "ann", "bob"}
     assert listed(cast, marked, user="ann & co") == {"ann"}
     for none in ("ann", "Bob", "%", "bob ", "x\x00"):
         assert listed(cast, marked, user=none) == set()
