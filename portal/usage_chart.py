@@ -19,9 +19,9 @@ MEASURES = {
     "cost": "Cost",
     "requests": "Requests",
     "tokens": "Tokens",
-    "errors": "Failed calls",
-    "first": "Time to first token",
-    "duration": "Time to whole answer",
+    "errors": "Failed",
+    "first": "First token",
+    "duration": "Whole answer",
 }
 TIMES = {"first": "first_token_histogram", "duration": "duration_histogram"}
 PERCENTILES = {"half within": 500, "95 of 100 within": 950}
