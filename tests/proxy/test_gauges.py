@@ -50,7 +50,7 @@ def test_what_a_running_call_holds_is_shown_apart(gateway: Gateway) -> None:
     customer = gateway.shop.customer(
         {"unit": "tokens", "window": "day", "amount": 100_000}, {"unit": "concurrent", "window": "minute", "amount": 8}
     )
-    gateway.shop.inference.engine.control.update({"tokens_per_second": 40})
+    gateway.shop.inference.engine.control.update({"tokens_per_second": 4})
     messages = [{"role": "user", "content": "demo:tokens=64"}]
     body = {"model": "aion-v3", "messages": messages, "max_tokens": 64, "stream": True}
     with gateway.client.stream("POST", "/chat/completions", json=body, headers=customer.headers) as response:
