@@ -19,7 +19,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
-from keys import access, audit, publication, tokens
+from keys import access, audit, names, publication, tokens
 from keys.audit import Actor
 from keys.models import ApiKey, Brand, Organization, Role, Scope, ServiceAccount, User
 
@@ -262,7 +262,9 @@ def checked(
     checked = dict(values)
     if "name" in values:
         checked["name"] = values["name"].strip()
-        if not 0 < len(checked["name"]) <= 100 or audit.has_control_characters(checked["name"]):
+        if not names.is_name(checked["name"]):
+            raise ValidationError({"name": names.NOT_ONE})
+        if not 0 < len(checked["name"]) <= 100:
             raise ValidationError({"name": "A key needs a name of at most 100 printable characters."})
     if "scopes" in values:
         asked, allowed = set(values["scopes"]), scopes_of(brand) if brand else SCOPES

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
 from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import (
     F,
@@ -19,6 +20,7 @@ from django.db.models import (
 )
 from django.db.models.functions import Lower, Now
 
+from keys import names
 from keys.caller import SHARDS
 from keys.mailboxes import mailbox
 
@@ -78,6 +80,11 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     def __str__(self) -> str:
         return self.email
+
+    def clean(self) -> None:
+        super().clean()
+        if not names.is_name(self.name):
+            raise ValidationError({"name": names.NOT_ONE})
 
     def save(self, **options: Any) -> None:
         self.mailbox = mailbox(self.email)

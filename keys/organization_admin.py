@@ -7,16 +7,21 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.contrib.admin.helpers import ActionForm
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME, ActionForm
 from django.db.models import Model, QuerySet
 from django.forms import BaseInlineFormSet, ModelForm
 from django.http import HttpRequest
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
 
 from keys import notes, organizations
 from keys.admin_pages import Kept, Page, ReadOnly, Tabular, by
 from keys.models import ApiKey, Membership, Organization, OrganizationNote
+
+OF_THE_HOUSE = "_"
+"""How slugs begin of organizations that no customer has: theirs are made from letters and digits."""
+NAMED_MAX = 20
 
 
 class _Members(ReadOnly, Tabular):
@@ -120,14 +125,31 @@ class OrganizationAdmin(Kept, Page):
         return format_html('{} · <a href="{}">suspend or resume</a>', organization.get_state_display(), url)
 
     @admin.action(description="Suspend: refuse every call from the next request on")
-    def suspend(self, request: HttpRequest, queryset: QuerySet[Organization]) -> None:
+    def suspend(self, request: HttpRequest, queryset: QuerySet[Organization]) -> TemplateResponse | None:
+        """Of several it asks first, and names how many; the house's own, which watch over it, only alone."""
         reason = request.POST.get("reason", "").strip()
         if not reason:
             self.message_user(request, "Not suspended: say why, beside the action.", messages.ERROR)
-            return
+            return None
         rows = queryset.select_related("brand")
+        if queryset.count() > 1:
+            rows = rows.exclude(slug__startswith=OF_THE_HOUSE)
+            count = rows.count()
+            if request.POST.get("sure") != str(count):
+                context = {
+                    **self.admin_site.each_context(request),
+                    "title": f"Suspend {count} customers?",
+                    "count": count,
+                    "left_out": queryset.count() - count,
+                    "named": rows.order_by("name")[:NAMED_MAX],
+                    "reason": reason,
+                    "selected": request.POST.getlist(ACTION_CHECKBOX_NAME),
+                    "across": request.POST.get("select_across", "0"),
+                }
+                return TemplateResponse(request, "admin/suspend_several.html", context)
         versions = [organizations.suspend(organization=row, reason=reason, **by(request)) for row in rows]
         self.done(request, "Suspended", versions)
+        return None
 
     @admin.action(description="Resume")
     def resume(self, request: HttpRequest, queryset: QuerySet[Organization]) -> None:

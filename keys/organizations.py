@@ -16,7 +16,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils.text import slugify
 
-from keys import audit, publication
+from keys import audit, names, publication
 from keys.audit import Actor
 from keys.models import Brand, Membership, Organization, Role, User
 
@@ -50,8 +50,7 @@ def create(
 ) -> Organization:
     """A new customer of `brand`, with `owner` (None for one that operators run) as its first member. Without `slug`, a
     free one is made from the name."""
-    if audit.has_control_characters(name):
-        raise ValidationError({"name": "A name has printable characters only."})
+    _check_name(name)
     with transaction.atomic():
         organization = Organization(brand=brand, name=name.strip(), slug=slug or _free_slug(brand, name))
         organization.is_further = is_further
@@ -78,6 +77,7 @@ def change(
     unknown = set(values) - set(CHANGEABLE)
     if unknown:
         raise TypeError(f"not changeable: {', '.join(sorted(unknown))}")
+    _check_name(values.get("name", ""))
     return _changed(organization, values, "organization.changed", actor, address)
 
 
@@ -142,6 +142,11 @@ def hand_over(*, organization: Organization, owner: User, to: User, address: str
         giver = organization.memberships.select_related("organization__brand", "user").get(user=owner, role=Role.OWNER)
         set_role(membership=heir, role=Role.OWNER, actor=owner, address=address)
         set_role(membership=giver, role=Role.ADMIN, actor=owner, address=address)
+
+
+def _check_name(name: str) -> None:
+    if not names.is_name(name):
+        raise ValidationError({"name": names.NOT_ONE})
 
 
 def _changed(

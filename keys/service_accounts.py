@@ -9,7 +9,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
-from keys import audit, issuing
+from keys import audit, issuing, names
 from keys.audit import Actor
 from keys.models import Organization, Role, ServiceAccount, User
 
@@ -19,7 +19,9 @@ def create(
 ) -> ServiceAccount:
     """ValidationError: of the name, when it is empty, unprintable, or another's that still works."""
     name = name.strip()
-    if not 0 < len(name) <= 100 or audit.has_control_characters(name):
+    if not names.is_name(name):
+        raise ValidationError({"name": names.NOT_ONE})
+    if not 0 < len(name) <= 100:
         raise ValidationError({"name": "A service account needs a name of at most 100 printable characters."})
     with transaction.atomic():
         Organization.objects.select_for_update().get(pk=organization.pk)

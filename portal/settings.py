@@ -100,10 +100,11 @@ BROKER_URL = env.url("BROKER_URL", env.another_redis_database(REDIS_URL, 1), sch
 CACHE_URL = env.url("CACHE_URL", env.another_redis_database(REDIS_URL, 2), schemes=_redis_schemes)
 CACHES = {
     "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "BACKEND": "portal.throttle.SteadyCache",  # used codes of the second factor: nobody is locked out without Redis
         "LOCATION": CACHE_URL,
         "KEY_PREFIX": "portal",
         "TIMEOUT": 300,
+        "OPTIONS": {"socket_timeout": 1, "socket_connect_timeout": 1},
     },
     "throttle": {
         "BACKEND": "portal.throttle.SteadyCache",

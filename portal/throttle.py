@@ -69,7 +69,8 @@ RULES = {
 
 
 class SteadyCache(RedisCache):
-    """Redis, or this process's memory while Redis cannot be reached. For counters only: the two never agree."""
+    """Redis, or this process's memory while Redis cannot be reached. For what may be forgotten: the two never agree, so
+    a code of the second factor could then be used once in each worker, within its half minute."""
 
     def __init__(self, server: str, params: dict[str, Any]) -> None:
         super().__init__(server, params)
@@ -83,6 +84,12 @@ class SteadyCache(RedisCache):
 
     def get(self, *args: Any, **kwargs: Any) -> Any:
         return self._either("get", *args, **kwargs)
+
+    def set(self, *args: Any, **kwargs: Any) -> Any:
+        return self._either("set", *args, **kwargs)
+
+    def delete(self, *args: Any, **kwargs: Any) -> Any:
+        return self._either("delete", *args, **kwargs)
 
     def _either(self, method: str, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -12,50 +12,83 @@ from zoneinfo import ZoneInfo
 from django.db.models import Q, QuerySet
 
 from billing import money
-from keys.models import AuditEvent, Organization, User
+from keys.models import ApiKey, AuditEvent, Organization, User
 
-ACTIONS = {
-    "balance.moved": "moved the balance",
-    "grant.given": "gave credit",
-    "invitation.accepted": "accepted an invitation",
-    "invitation.revoked": "took back an invitation",
-    "invitation.sent": "invited somebody",
-    "key.changed": "changed a key",
-    "key.imported": "imported a key",
-    "key.issued": "created a key",
-    "key.revoked": "revoked a key",
-    "key.rotated": "rotated a key",
-    "limit.override_ended": "ended an exception to a limit",
-    "limit.override_put": "made an exception to a limit",
-    "member.added": "became a member",
-    "member.removed": "removed a member",
-    "member.role_changed": "changed a role",
-    "organization.changed": "changed the account",
-    "organization.created": "opened the account",
-    "organization.resumed": "resumed the account",
-    "organization.suspended": "suspended the account",
-    "organization.tier_changed": "changed the tier",
-    "organization.alerts_chosen": "changed at which shares of a limit to be written to",
-    "webhook.added": "added a webhook endpoint",
-    "webhook.changed": "changed a webhook endpoint",
-    "webhook.removed": "removed a webhook endpoint",
-    "webhook.rotated": "rotated a webhook's secret",
-    "webhook.sent_again": "sent an event to a webhook endpoint again",
-    "webhook.tested": "sent a test to a webhook endpoint",
-    "webhook.turned_off": "turned a webhook endpoint off",
-    "webhook.turned_on": "turned a webhook endpoint on",
+KEY = ("name", "scopes", "model_slugs", "cidrs", "limits", "expires_at", "manages_as", "mode", "service_account")
+OVERRIDE = ("unit", "window", "scope", "amount", "reason", "expires_at")
+PLAN = ("plan", "ends_at")
+PRICE = ("is_free", "effective_from")
+WEBHOOK = ("url", "events", "low_balance_nanos")
+ACTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "auto_top_up.off": ("turned automatic top-ups off", ()),
+    "auto_top_up.set": ("set automatic top-ups", ("threshold_nanos", "amount_nanos", "monthly_cap_nanos")),
+    "balance.moved": ("moved the balance", ("amount_nanos", "kind")),
+    "card.forgotten": ("removed the card", ("card",)),
+    "card.kept": ("kept a card", ("card",)),
+    "grant.given": ("gave credit", ("amount_nanos", "kind", "reason")),
+    "invitation.accepted": ("accepted an invitation", ("email", "role")),
+    "invitation.revoked": ("took back an invitation", ("email", "role")),
+    "invitation.sent": ("invited somebody", ("email", "role")),
+    "key.changed": ("changed a key", KEY),
+    "key.imported": ("imported a key", KEY),
+    "key.issued": ("created a key", KEY),
+    "key.revoked": ("revoked a key", ()),
+    "key.rotated": ("rotated a key", KEY),
+    "limit.override_ended": ("ended an exception to a limit", OVERRIDE),
+    "limit.override_put": ("made an exception to a limit", OVERRIDE),
+    "member.added": ("became a member", ("member", "role")),
+    "member.removed": ("removed a member", ("member", "role")),
+    "member.role_changed": ("changed a role", ("member", "role")),
+    "organization.alerts_chosen": ("changed at which shares of a limit to be written to", ("percents", "limits")),
+    "organization.changed": ("changed the account", ("name", "slug")),
+    "organization.created": ("opened the account", ("name", "slug")),
+    "organization.resumed": ("resumed the account", ("state", "suspended_reason")),
+    "organization.suspended": ("suspended the account", ("state", "suspended_reason")),
+    "organization.tier_changed": ("changed the tier", ("tier", "reason")),
+    "payment.decided": ("decided about a payment that was not what was asked for", ("decision", "credited_nanos")),
+    "plan.begun": ("began to subscribe to a plan", PLAN),
+    "plan.cancelled": ("ended the plan with its month", PLAN),
+    "plan.changed": ("changed the plan", PLAN),
+    "plan.resumed": ("resumed the plan", PLAN),
+    "price.ended": ("ended a price of this account's own", PRICE),
+    "price.set": ("set a price of this account's own", PRICE),
+    "price.withdrawn": ("withdrew a price of this account's own", PRICE),
+    "service_account.created": ("created a service account", ("name", "role")),
+    "service_account.disabled": ("disabled a service account", ("name", "role")),
+    "webhook.added": ("added a webhook endpoint", WEBHOOK),
+    "webhook.changed": ("changed a webhook endpoint", WEBHOOK),
+    "webhook.removed": ("removed a webhook endpoint", WEBHOOK),
+    "webhook.rotated": ("rotated a webhook's secret", ("overlap_hours",)),
+    "webhook.sent_again": ("sent an event to a webhook endpoint again", ("event",)),
+    "webhook.tested": ("sent a test to a webhook endpoint", ("event",)),
+    "webhook.turned_off": ("turned a webhook endpoint off", ("because",)),
+    "webhook.turned_on": ("turned a webhook endpoint on", ()),
 }
+"""What members read: an action in words, and which of its fields. What is not here is for staff: it is not listed, and
+nobody has to remember that a new field is read by customers."""
+FOR_STAFF = frozenset({"note", "brand", "engine", "model", "promo_code", "staff", "stripe", "terms", "tier"})
+"""First words of actions that are noted of a brand, and of no account."""
+PLAYGROUND = "playground"
 SUBJECTS = {
+    "organization": "Account",
+    "key": "API keys",
+    "auto_top_up": "Automatic top-ups",
     "balance": "Balance",
+    "card": "Card",
     "grant": "Credit",
     "invitation": "Invitations",
-    "key": "API keys",
     "limit": "Limits",
     "member": "Members",
-    "organization": "Account",
+    "payment": "Payments",
+    "plan": "Plan",
+    PLAYGROUND: "Playground",
+    "price": "Prices",
+    "service_account": "Service accounts",
     "webhook": "Webhooks",
 }
-"""What events are about, by the first word of their action."""
+"""What events are about: the first word of their action, but the short-lived keys that visits to the playground make,
+which are listed only when asked for."""
+MOMENTS = frozenset({"effective_from", "ends_at", "expires_at"})
 PAGE = 500
 
 
@@ -89,11 +122,12 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One field as people read it: nothing is empty text."""
+    """One field as people read it: nothing is empty text, a moment is one of RFC 3339."""
 
     name: str
     before: str
     after: str
+    is_moment: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +137,20 @@ class Line:
     what: str
     action: str
     subject: str
+    named: str  # the subject as people know it, "" where that is its id
     changes: list[Change]
     address: str | None
 
 
 def events(organization: Organization, chosen: Filter) -> QuerySet[AuditEvent]:
     """Newest first."""
-    rows = AuditEvent.objects.filter(organization=organization)
-    if chosen.about:
+    rows = AuditEvent.objects.filter(organization=organization, action__in=ACTIONS)
+    visits = organization.keys.filter(purpose=ApiKey.Purpose.PLAYGROUND).values("public_id")
+    if chosen.about == PLAYGROUND:
+        rows = rows.filter(action__startswith="key.", subject__in=visits)
+    elif chosen.about in {"", "key"}:
+        rows = rows.exclude(action__startswith="key.", subject__in=visits)
+    if chosen.about not in {"", PLAYGROUND}:
         rows = rows.filter(action__startswith=f"{chosen.about}.")
     if chosen.who:
         people = User.objects.filter(email__icontains=chosen.who, is_staff=False)
@@ -129,7 +169,9 @@ def lines(rows: list[AuditEvent], organization: Organization) -> list[Line]:
     people = {row.actor_id for row in rows if row.actor_id}
     staff = set(User.objects.filter(pk__in=people, is_staff=True).values_list("pk", flat=True))
     house, currency = organization.brand.name, organization.brand.currency
-    return [_line(row, currency, "" if _is_theirs(row, staff) else house) for row in rows]
+    keys = organization.keys.filter(public_id__in={row.subject for row in rows if row.action.startswith("key.")})
+    named = {key.public_id: f"{key.name} ({key.hint})" for key in keys}
+    return [_line(row, currency, "" if _is_theirs(row, staff) else house, named.get(row.subject, "")) for row in rows]
 
 
 def _is_theirs(row: AuditEvent, staff: set[int]) -> bool:
@@ -149,21 +191,24 @@ def every_line(organization: Organization, chosen: Filter) -> Iterator[Line]:
         last = found[-1]
 
 
-def _line(row: AuditEvent, currency: str, stands_for: str) -> Line:
+def _line(row: AuditEvent, currency: str, stands_for: str, named: str) -> Line:
+    words, fields = ACTIONS[row.action]
     changes = [
         Change(
             name.removesuffix("_nanos").replace("_", " "),
             _text(name, row.before.get(name), currency),
             _text(name, row.after.get(name), currency),
+            is_moment=name in MOMENTS,
         )
-        for name in {**row.before, **row.after}
+        for name in fields
     ]
     return Line(
         at=row.at,
         who=stands_for or row.actor_name,
-        what=ACTIONS.get(row.action, row.action),
+        what=words,
         action=row.action,
         subject=row.subject,
+        named=named,
         changes=[change for change in changes if change.before or change.after],
         address=None if stands_for else row.address,
     )
@@ -183,6 +228,7 @@ def _text(name: str, value: Any, currency: str) -> str:
 
 def _day(text: str) -> date | None:
     try:
-        return date.fromisoformat(text) if "1970" < text[:4] < "9999" else None
+        day = date.fromisoformat(text)
     except ValueError:
         return None
+    return day if 2000 <= day.year <= 9000 else None

@@ -8,7 +8,7 @@ from rest_framework import serializers
 
 from keys.models import Role
 from portal import trail
-from portal.manage_api.fields import Shape, Word, utc
+from portal.manage_api.fields import Day, Shape, Word, utc
 from portal.manage_api.operation import Call, Endpoint, operation
 from portal.manage_api.paging import Page, Paged, Place, newest_first
 
@@ -41,8 +41,8 @@ class EventShape(Shape):
 class ActivityAsked(Paged):
     about = serializers.ChoiceField(list(trail.SUBJECTS), required=False)
     who = Word(max_length=254, help_text="Part of an address or of a key's name")
-    since = serializers.DateField(required=False, help_text="First day, of the account")
-    until = serializers.DateField(required=False, help_text="Last day, included")
+    since = Day(required=False, help_text="First day, of the account")
+    until = Day(required=False, help_text="Last day, included")
 
 
 class Activity(Endpoint):

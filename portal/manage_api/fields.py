@@ -68,6 +68,27 @@ class Moment(serializers.DateTimeField):
         return super().enforce_timezone(value)
 
 
+class Number(serializers.IntegerField):
+    """A whole number in a query string: digits of ASCII, and nothing that Python reads as some."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if not (isinstance(data, str) and data.isascii() and data.isdigit()):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class Day(serializers.DateField):
+    """In a query string."""
+
+    default_error_messages = {"unreadable": "A day from the year 2000 to 9000."}
+
+    def to_internal_value(self, value: Any) -> Any:
+        found = super().to_internal_value(value)
+        if not 2000 <= found.year <= 9000:
+            self.fail("unreadable")
+        return found
+
+
 class Strict:
     """For serializers of bodies and of query strings."""
 

@@ -160,6 +160,9 @@ class Keys(Endpoint):
     def post(self, call: Call) -> dict[str, Any]:
         """Its secret is in this answer only. Without `scopes` it may do all that keys may, without `models` use all. In
         mode `test` it gets made-up answers in the form of real ones, for nothing, at most 60 a minute."""
+        expires_at = call.data.get("expires_at")
+        if expires_at is not None and expires_at <= timezone.now():
+            raise ValidationError({"expires_at": "This moment has passed."})
         issued = issuing.issue(organization=call.organization, **_values(call.organization, call.data), **call.by)
         return shown(issued.key) | {"secret": issued.secret}
 
@@ -175,6 +178,8 @@ class Key(Endpoint):
     def patch(self, call: Call, key: str) -> dict[str, Any]:
         """What is left out stays. It holds on the key's next request."""
         row = access.key_of(call.organization, key)
+        if row.revoked_at is not None:
+            raise Problem(409, "key_not_live", "The key is revoked, for good; create a new one.")
         _check_limits(row, call.data)
         issuing.change(key=row, **_values(call.organization, call.data), **call.by)
         return shown(access.key_of(call.organization, key))

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from django.db.models import Model, QuerySet
-from rest_framework import serializers
 
 from keys.sealing import SealBroken, open_text, seal_text
-from portal.manage_api.fields import Asked, Word
+from portal.manage_api.fields import Asked, Number, Word
 from portal.manage_api.problems import Problem
 
 LIMIT, LIMIT_MAX = 20, 100
@@ -24,9 +23,7 @@ Item = TypeVar("Item", bound=Model)
 
 
 class Paged(Asked):
-    limit = serializers.IntegerField(
-        min_value=1, max_value=LIMIT_MAX, default=LIMIT, help_text="How many at most on a page"
-    )
+    limit = Number(min_value=1, max_value=LIMIT_MAX, default=LIMIT, help_text="How many at most on a page")
     cursor = Word(max_length=CURSOR_MAX, help_text="`next_cursor` of the page before; leave it out for the first")
 
 

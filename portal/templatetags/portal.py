@@ -15,6 +15,7 @@ from billing import money as amounts
 from billing.calls import Call
 from billing.gauges import Gauge
 from billing.models import TierLimit
+from portal.trail import Change
 
 register = template.Library()
 
@@ -99,6 +100,13 @@ def moment(at: datetime, to: str = "minute") -> SafeString:
     at = at.astimezone(UTC)
     text = f"{at.day} {at.strftime(MOMENTS[to])}"
     return format_html('<time datetime="{}" data-to="{}">{}</time>', at.isoformat(), to, text)
+
+
+@register.simple_tag
+def said(change: Change, side: str = "before") -> str:
+    """One side of a change of the trail; a moment like every other."""
+    text = change.before if side == "before" else change.after
+    return moment(datetime.fromisoformat(text)) if text and change.is_moment else text or "none"
 
 
 @register.simple_tag

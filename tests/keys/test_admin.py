@@ -3,7 +3,7 @@
 import pytest
 from django.contrib import admin
 
-from keys import invitations, issuing, service_accounts
+from keys import invitations, issuing, organizations, service_accounts
 from keys.models import (
     ApiKey,
     AuditEvent,
@@ -104,6 +104,22 @@ def test_actions_go_through_the_writers(browser, company, key):
         ("brand.resumed", "127.0.0.1"),
     ]
     assert Publication.objects.filter(subject="brand").count() == 2
+
+
+def test_suspending_several_asks_first_and_leaves_the_houses_own(browser, company):
+    other = organizations.create(brand=company.brand, name="Other", actor="test")
+    house = organizations.create(brand=company.brand, name="Watch", slug="_watch", actor="test")
+    data = {"action": "suspend", "reason": "x", "_selected_action": [other.pk], "select_across": "1"}
+    asked = browser.post("/admin/keys/organization/", data)
+    assert "Suspend 3 customers?" in asked.content.decode()
+    assert "1 of the house" in asked.content.decode()
+    assert not Organization.objects.filter(state="suspended").exists()
+    browser.post("/admin/keys/organization/", {**data, "sure": "7"})
+    assert not Organization.objects.filter(state="suspended").exists(), "another number was agreed to"
+    browser.post("/admin/keys/organization/", {**data, "sure": "3"})
+    assert set(Organization.objects.filter(state="suspended")) == {company.organization, company.elsewhere, other}
+    act(browser, "organization", "suspend", house, reason="it may rest")
+    assert Organization.objects.get(pk=house.pk).state == "suspended"
 
 
 def fields_of(page):

@@ -162,6 +162,8 @@ WRONG: list[tuple[dict[str, Any], int, str]] = [
     ({"name": "x\0"}, 422, "/name"),
     ({"name": "x", "expires_at": "2030-02-30T00:00:00Z"}, 422, "/expires_at"),
     ({"name": "x", "limits": [{"unit": "tokens", "window": "day", "amount": 5}] * 2}, 422, "/limits"),
+    ({"name": "x", "expires_at": "2020-02-20T00:00:00Z"}, 422, "/expires_at"),
+    ({"name": "a\u202eb"}, 422, "/name"),
 ]
 
 
@@ -171,6 +173,26 @@ def test_what_is_wrong_is_named(stage, wish, status, pointer):
     assert answer.status_code == status
     assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
     assert stage.cast.organization.keys.filter(manages_as="").count() == 1
+
+
+def test_what_only_resembles_a_question_is_refused(stage):
+    asks = program(stage.cast.organization)
+    wrong = [
+        "keys?limit=1_0",
+        "keys?limit=١",
+        "keys?limit=%2B1",
+        "activity?since=9999-12-31",
+        "activity?until=1970-06-01",
+    ]
+    assert [asks.get(f"/{path}").status_code for path in wrong] == [400] * 3 + [422] * 2
+    assert asks.get("/activity?since=8999-12-31").json()["data"] == []
+
+
+def test_a_revoked_key_stays_as_it_was(stage):
+    asks = program(stage.cast.organization)
+    made = asks.post("/keys", {"name": "x"}).json()
+    asks.post(f"/keys/{made['id']}/revoke", {})
+    assert code_of(asks("PATCH", f"/keys/{made['id']}", {"name": "y"})) == (409, "key_not_live")
 
 
 def test_every_error_is_problem_details(stage, monkeypatch):

@@ -4,8 +4,11 @@ import pytest
 from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
 from django.core import mail
+from django.core.cache import caches
 from django.test import Client
+from redis.exceptions import ConnectionError as RedisGone
 
+from portal.throttle import SteadyCache
 from tests import cast as casting
 from tests.portal.authenticator import code_of
 
@@ -58,6 +61,21 @@ def test_a_code_works_once(enrolled):
     second, _answer = sign_in(person)
     second.post("/accounts/2fa/authenticate/", {"code": code})
     assert "_auth_user_id" not in second.session
+
+
+def test_without_redis_a_code_still_opens_and_once_in_a_worker(enrolled, monkeypatch):
+    def gone(*_args, **_kwargs):
+        raise RedisGone("no Redis")
+
+    cache = caches["default"]
+    assert isinstance(cache, SteadyCache)
+    monkeypatch.setattr(type(cache._cache), "get_client", gone)
+    person, secret, _codes = enrolled
+    code = code_of(secret, periods_ago=1)
+    for expected in (True, False):
+        client, _answer = sign_in(person)
+        client.post("/accounts/2fa/authenticate/", {"code": code})
+        assert ("_auth_user_id" in client.session) is expected
 
 
 def test_a_recovery_code_works_once(enrolled):
