@@ -71,7 +71,9 @@ end
 local function read(hash, fields)
   local values, found = hash.values, redis.call('HMGET', hash.name, unpack(fields))
   for n = 1, #fields do
-    values[fields[n]] = found[n] and count_of(found[n])
+    if values[fields[n]] == nil then -- what is known may be newer: an entry that failed may have left what it wanted
+      values[fields[n]] = found[n] and count_of(found[n])
+    end
   end
   hash.is_new = false
 end

@@ -344,7 +344,7 @@ local function reserve(entry)
   end
   local wanted, least, needs = entry[6], entry[7], entry[8]
   local most = needs_at(needs, wanted)
-  local taken, standing = slots_taken(asked), standing_of(asked, asked.shown)
+  local taken, standing = slots_taken(asked), standing_of(asked, math.max(asked.shown, asked.judged))
   local number, granted, worst = choose(asked, standing, needs, least, wanted, most)
   if taken and (number ~= nil or taken.rank >= worst.rank) then
     return taken.reply

@@ -38,7 +38,10 @@ class Lab:
             [("d20261121", 0, "20261121", "20261122", [("o", "tok", tokens)])],
         )
 
-    def reserve(self, call_id, tokens=100, *, epoch=EPOCH, version="1", not_after=2**52, key_limit="", slots=()):
+    def reserve(self, call_id, tokens=100, **how):
+        return self.ask(*self.reserve_entry(call_id, tokens, **how))
+
+    def reserve_entry(self, call_id, tokens=100, *, epoch=EPOCH, version="1", not_after=2**52, key_limit="", slots=()):
         counters = [1, "o", 4, *([1, "k1", 4] if key_limit else [])]
         numbers = [list(range(1, len(counters) // 3 + 1)), [], [], []]
         static = (
@@ -47,7 +50,7 @@ class Lab:
             len(counters) // 3,
         )
         needs = [0, 0, 1] * 3 + [tokens, 0, 1] + [0, 0, 1] + [tokens, 0, 1]
-        return self.ask("reserve", SHARD, epoch, call_id, script.embedded(static), 0, 0, needs, 60_000, not_after, "{}")
+        return "reserve", SHARD, epoch, call_id, script.embedded(static), 0, 0, needs, 60_000, not_after, "{}"
 
     def settle(self, call_id, tokens=100):
         return self.ask(*self.settle_entry(call_id, tokens))
@@ -96,6 +99,15 @@ def a_step_that_fails_moves_nothing(lab):
     lab.reserve("c")
     failed, _ = lab.ask_at_once(lab.settle_entry("c", credits=[]), lab.settle_entry("d"))
     return failed[0] == "ERROR" and lab.account() == 1_000 and lab.settle("c")[3] == 0 and lab.account() == 900
+
+
+def a_step_that_fails_undoes_nothing_of_others(lab):
+    lab.seed()
+    lab.reserve("broken", 1)
+    lab.reserve("c", 400)
+    lab.client.hset(script.name(SHARD, f"w:{ORGANIZATION}:d20261121"), "k1.cred.p", "no number")
+    run = (lab.settle_entry("broken"), ("void", SHARD, 0, "c"), lab.reserve_entry("d", 900))
+    return [verdict[0] for verdict in lab.ask_at_once(*run)] == ["ERROR", "OK", "OK"] and lab.account("held") == 901
 
 
 def a_revoked_key_is_refused(lab):
@@ -241,6 +253,11 @@ SAFEGUARDS = {
         a_step_that_fails_moves_nothing,
         "assert(type(amounts[unit]) == 'number', 'no amount')",
         "",
+    ),
+    "what is known of counts is not read again": (
+        a_step_that_fails_undoes_nothing_of_others,
+        "if values[fields[n]] == nil then",
+        "if true then",
     ),
     "versions are compared": (a_revoked_key_is_refused, "~= key_version then", "== '' then"),
     "run ids are compared": (a_restarted_redis_decides_nothing, "and run == run_id", ""),

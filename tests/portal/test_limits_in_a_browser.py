@@ -92,7 +92,7 @@ def open_page(window: Window, cast) -> Page:
     page.get_by_label("E-mail address").fill(cast.owner.email)
     page.get_by_label("Password", exact=True).fill(casting.PASSWORD)
     page.get_by_role("button", name="Sign in").click()
-    page.get_by_role("link", name="Limits & tier").click()
+    page.get_by_role("navigation", name="Account").get_by_role("link", name="Limits & tier").click()
     return page
 
 
