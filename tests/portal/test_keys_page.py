@@ -112,7 +112,7 @@ def test_a_key_is_made_with_what_the_form_says(owner, cast):
     [
         ("name", "", "required"),
         ("name", "x" * 10_000, "at most 100"),
-        ("name", "a\x00b", "Null characters"),
+        ("name", "\u202egnp.exe", "line breaks"),
         ("scopes", ["root"], "not one of the available choices"),
         ("models", ["another-brands-model"], "not one of the available choices"),
         ("cidrs", "not a network", "does not appear to be"),
@@ -129,7 +129,7 @@ def test_a_wrong_field_is_named_and_nothing_is_made(owner, cast, field, value, s
     assert not ApiKey.objects.exists()
 
 
-@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "\u202egnp.exe", "={1+1}", "x" * 100])
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", "={1+1}", "x" * 100])
 def test_any_name_is_shown_as_text(owner, cast, name):
     new_key(owner, cast, name=name)
     page = owner.get(f"/{cast.organization.public_id}/keys/").content.decode()
