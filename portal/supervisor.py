@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ PAUSE_SECONDS_MAX = 30.0
 STEADY_SECONDS = 60.0  # a child that lived this long has its next pause short again
 WATCH_SECONDS = 0.2
 HASTE_SECONDS_MIN = 1.0  # make, and a kill of the whole group, send one wish to stop as two signals
+ASK_AGAIN_SECONDS = 0.05
 MARK = "GATEWAY_UP_IN"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -257,6 +259,16 @@ def raise_on_signals() -> None:
             asked_at.append(time.monotonic())
             raise StopAsked(signal.Signals(number).name)
 
+    def ask_again(lost: sys.UnraisableHookArgs) -> None:
+        """What is raised while Python tidies an object up is thrown away; a wish to stop must not be."""
+        told(lost)
+        if isinstance(lost.exc_value, StopAsked):
+            asked_at[:] = [-HASTE_SECONDS_MIN]
+            again = threading.Timer(ASK_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGTERM))
+            again.daemon = True
+            again.start()
+
+    told, sys.unraisablehook = sys.unraisablehook, ask_again
     for number in SIGNALS:
         signal.signal(number, ask)
 

@@ -173,6 +173,7 @@ def test_what_a_killed_run_left_behind_is_known_by_its_mark_and_nothing_else_is_
 
 def test_one_wish_to_stop_that_arrives_twice_is_one_and_a_later_one_hastens(said, tmp_path, monkeypatch):
     before = [signal.getsignal(number) for number in supervisor.SIGNALS]
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     try:
         supervisor.raise_on_signals()
         with pytest.raises(StopAsked, match="SIGTERM"):
@@ -193,3 +194,28 @@ def test_one_wish_to_stop_that_arrives_twice_is_one_and_a_later_one_hastens(said
         for number, handler in zip(supervisor.SIGNALS, before, strict=True):
             signal.signal(number, handler)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
+def test_a_stop_that_comes_while_an_object_is_tidied_up_is_not_lost(monkeypatch):
+    handlers = [(number, signal.getsignal(number)) for number in supervisor.SIGNALS]
+    thrown_away = []
+    monkeypatch.setattr(sys, "unraisablehook", thrown_away.append)
+
+    class Tidied:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0)  # the handler runs before this returns
+
+    def tidy_up_and_wait() -> None:
+        del made[0]
+        time.sleep(5)
+
+    made = [Tidied()]
+    try:
+        supervisor.raise_on_signals()
+        with pytest.raises(StopAsked, match="SIGTERM"):
+            tidy_up_and_wait()
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)
+    assert [type(lost.exc_value) for lost in thrown_away] == [StopAsked]
