@@ -63,7 +63,7 @@ class ManagementKeyWish(Wish):
 
 class OwnKey(Endpoint):
     @operation(
-        *("Read the management key that asks",),
+        "Read the management key that asks",
         name="read_own_key",
         tag=TAG,
         role=Role.VIEWER,
@@ -75,7 +75,7 @@ class OwnKey(Endpoint):
 
 class ManagementKeys(Endpoint):
     @operation(
-        *("List management keys",),
+        "List management keys",
         name="list_management_keys",
         tag=TAG,
         role=Role.ADMIN,
@@ -107,7 +107,7 @@ class ManagementKeys(Endpoint):
 
 class ManagementKeyRevocation(Endpoint):
     @operation(
-        *("Revoke a management key",),
+        "Revoke a management key",
         name="revoke_management_key",
         tag=TAG,
         role=Role.ADMIN,

@@ -143,7 +143,7 @@ class PlanChange(Endpoint):
 
 class PlanEnd(Endpoint):
     @operation(
-        *("Cancel the paid plan",),
+        "Cancel the paid plan",
         name="cancel_plan",
         tag=TAG,
         role=Role.BILLING,
@@ -159,7 +159,7 @@ class PlanEnd(Endpoint):
 
 class PlanResumption(Endpoint):
     @operation(
-        *("Resume the paid plan",),
+        "Resume the paid plan",
         name="resume_plan",
         tag=TAG,
         role=Role.BILLING,
@@ -175,7 +175,7 @@ class PlanResumption(Endpoint):
 
 class Invoices(Endpoint):
     @operation(
-        *("List the invoices of paid plans",),
+        "List the invoices of paid plans",
         name="list_plan_invoices",
         tag=TAG,
         role=Role.BILLING,

@@ -42,7 +42,7 @@ class ServiceAccountWish(Wish):
 
 class ServiceAccounts(Endpoint):
     @operation(
-        *("List service accounts",),
+        "List service accounts",
         name="list_service_accounts",
         tag=TAG,
         role=Role.VIEWER,
@@ -84,7 +84,7 @@ class OneServiceAccount(Endpoint):
 
 class ServiceAccountEnd(Endpoint):
     @operation(
-        *("Disable a service account",),
+        "Disable a service account",
         name="disable_service_account",
         tag=TAG,
         role=Role.ADMIN,
