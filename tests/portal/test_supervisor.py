@@ -198,7 +198,7 @@ def test_one_wish_to_stop_that_arrives_twice_is_one_and_a_later_one_hastens(said
 
 def test_a_stop_that_comes_while_an_object_is_tidied_up_is_not_lost(monkeypatch):
     handlers = [(number, signal.getsignal(number)) for number in supervisor.SIGNALS]
-    thrown_away = []
+    thrown_away: list[sys.UnraisableHookArgs] = []
     monkeypatch.setattr(sys, "unraisablehook", thrown_away.append)
 
     class Tidied:
