@@ -19,6 +19,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from django.db import connection
+
+from keys.connections import redis_client
 from portal.stores import children
 from portal.stores.place import PROJECT_DIR
 
@@ -97,8 +100,8 @@ class Programs(NamedTuple):
     proxy: list[int]
     gateway: list[int]
     journal: list[int]
-    redis: list[int]
-    postgresql: list[int]
+    redis: int
+    postmaster: int
 
 
 @contextmanager
@@ -136,8 +139,8 @@ def programs(folder: Path, ports: Ports, gateway: Path) -> Iterator[Programs]:
             proxy=_children_of(web),
             gateway=_nginx_pids(gateway),
             journal=[journal],
-            redis=_named("redis-server"),
-            postgresql=_named("postgres"),
+            redis=_redis(),
+            postmaster=_postmaster(),
         )
 
 
@@ -212,12 +215,23 @@ def cpu_seconds(pids: list[int]) -> float:
     return sum(_ticks(pid) for pid in pids) / TICKS_PER_SECOND
 
 
+def family_cpu_seconds(parent: int) -> float:
+    """Of a process, its children that run, and those that ended: connections come and go."""
+    running = sum(sum(_times(child)[:2]) for child in _children_of(parent))
+    return (running + sum(_times(parent))) / TICKS_PER_SECOND
+
+
 def _ticks(pid: int) -> int:
+    return sum(_times(pid)[:2])
+
+
+def _times(pid: int) -> list[int]:
+    """User and system time of the process, and of its children that ended and were waited for (proc(5))."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0
-    return int(fields[11]) + int(fields[12])
+        return [0, 0, 0, 0]
+    return [int(ticks) for ticks in fields[11:15]]
 
 
 def _parents() -> dict[int, int]:
@@ -233,17 +247,13 @@ def _children_of(parent: int) -> list[int]:
     return sorted(pid for pid, its in _parents().items() if its == parent)
 
 
-def _named(name: str) -> list[int]:
-    """Processes of that name among those that this one started, and theirs."""
-    parents = _parents()
-    family = [os.getpid()]
-    for pid in family:
-        family += [child for child, parent in parents.items() if parent == pid]
-    return [pid for pid in family[1:] if _command(pid) == name]
+def _redis() -> int:
+    with redis_client() as asks:
+        return int(asks.info("server")["process_id"])
 
 
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:
-        return ""
+def _postmaster() -> int:
+    """What this process' connection is a child of."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return _parents()[cursor.fetchone()[0]]
