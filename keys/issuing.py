@@ -165,6 +165,11 @@ def change(*, key: ApiKey, actor: Actor, address: str | None = None, **values: A
     return version
 
 
+def does_more(key: ApiKey, role: str) -> bool:
+    """Whether the key does what a member of that role may not have done by a key."""
+    return not access.may(role, key.manages_as or Role.DEVELOPER)
+
+
 def when_revoked(listener: Callable[[ApiKey], None]) -> None:
     """Have `listener` called with each key that is revoked, once, in the transaction that revokes it: what it writes
     stands exactly when the revocation does."""
@@ -326,7 +331,7 @@ def _check_owner(key: ApiKey) -> None:
     account = ServiceAccount.objects.select_for_update().get(pk=key.service_account.pk)
     if account.disabled_at is not None or account.organization_id != key.organization.pk:
         raise ValidationError({"service_account": "There is no such service account, or it is disabled."})
-    if not access.may(account.role, key.manages_as or Role.DEVELOPER):
+    if does_more(key, account.role):
         what = "calls models" if not key.manages_as else "manages more than it may"
         raise ValidationError({"service_account": f"{account.name} is {account.role}, so no key of it {what}."})
 

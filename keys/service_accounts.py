@@ -44,6 +44,32 @@ def create(
     return row
 
 
+def set_role(*, account: ServiceAccount, role: Role, actor: Actor, address: str | None = None) -> None:
+    """The most that its keys may do. ValidationError while one of them does more (it is revoked first), and of one that
+    is disabled."""
+    with transaction.atomic():
+        row = ServiceAccount.objects.select_for_update(of=("self",)).select_related("organization").get(pk=account.pk)
+        if row.disabled_at is not None:
+            raise ValidationError({"role": "The service account is disabled, for good."})
+        if row.role == role:
+            return
+        before = {"name": row.name, "role": row.role}
+        row.role = Role(role)
+        for key in row.keys.filter(revoked_at=None).order_by("pk"):
+            if issuing.does_more(key, row.role):
+                raise ValidationError({"role": f"Its key {key.name} ({key.hint}) does more; revoke it first."})
+        row.save(update_fields=["role"])
+        audit.note(
+            *("service_account.role_changed", row.public_id),
+            actor=actor,
+            organization=row.organization,
+            before=before,
+            after={"name": row.name, "role": row.role},
+            address=address,
+        )
+    account.role = row.role
+
+
 def disable(*, account: ServiceAccount, actor: Actor, address: str | None = None) -> bool:
     """For good, and its keys with it: every request with one that starts after this returned is refused. False when the
     gateway could not be told yet (issuing.py has what that means). Disabling twice changes nothing, and tells again."""

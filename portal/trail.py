@@ -55,6 +55,7 @@ ACTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "price.withdrawn": ("withdrew a price of this account's own", PRICE),
     "service_account.created": ("created a service account", ("name", "role")),
     "service_account.disabled": ("disabled a service account", ("name", "role")),
+    "service_account.role_changed": ("changed the role of a service account", ("name", "role")),
     "webhook.added": ("added a webhook endpoint", WEBHOOK),
     "webhook.changed": ("changed a webhook endpoint", WEBHOOK),
     "webhook.removed": ("removed a webhook endpoint", WEBHOOK),

@@ -72,6 +72,7 @@ account: list[URLPattern] = [
     path("members/remove/", people.member_remove, name="member_remove"),
     path("members/hand-over/", people.member_hand_over, name="member_hand_over"),
     path("members/service-accounts/new/", people.service_account_new, name="service_account_new"),
+    path("members/service-accounts/role/", people.service_account_role, name="service_account_role"),
     path("members/service-accounts/disable/", people.service_account_disable, name="service_account_disable"),
     path("members/invitations/resend/", people.invitation_resend, name="invitation_resend"),
     path("members/invitations/revoke/", people.invitation_revoke, name="invitation_revoke"),

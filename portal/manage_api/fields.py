@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from django.utils import timezone
 from rest_framework import serializers
 from rest_framework.fields import empty
 
@@ -46,10 +47,13 @@ class Choice(serializers.ChoiceField):
         return super().to_internal_value(data)
 
 
-class Moment(serializers.DateTimeField):
-    """Text that is no moment is refused as a value: a calendar is beyond a schema."""
+class Ahead(serializers.DateTimeField):
+    """A moment that has not come yet. What is none is refused as a value: a calendar is beyond a schema."""
 
-    default_error_messages = {"unreadable": "Not a moment of RFC 3339 with a time zone, from the year 2000 to 9000."}
+    default_error_messages = {
+        "unreadable": "Not a moment of RFC 3339 with a time zone, from the year 2000 to 9000.",
+        "passed": "This moment has passed.",
+    }
 
     def to_internal_value(self, value: Any) -> Any:
         if not isinstance(value, str):
@@ -60,6 +64,8 @@ class Moment(serializers.DateTimeField):
             self.fail("unreadable")
         if not 2000 <= found.year <= 9000:
             self.fail("unreadable")
+        if found <= timezone.now():
+            self.fail("passed")
         return found
 
     def enforce_timezone(self, value: Any) -> Any:

@@ -15,7 +15,7 @@ from billing import limits
 from billing.models import Model
 from keys import access, issuing
 from keys.models import ApiKey, Organization, Role, Scope
-from portal.manage_api.fields import Choice, EmptyWish, Moment, Shape, Text, Whole, Wish, utc
+from portal.manage_api.fields import Ahead, Choice, EmptyWish, Shape, Text, Whole, Wish, utc
 from portal.manage_api.operation import Call, Endpoint, operation
 from portal.manage_api.paging import Page, Paged, Place, newest_first
 from portal.manage_api.problems import Problem
@@ -96,7 +96,7 @@ class KeyChangeWish(Wish):
         child=Text(max_length=50), max_length=issuing.CIDRS_MAX, required=False, help_text="Addresses or networks"
     )
     limits = LimitWish(many=True, required=False)
-    expires_at = Moment(allow_null=True, required=False)
+    expires_at = Ahead(allow_null=True, required=False)
     EXAMPLE = {"name": "production server", "limits": [{"unit": "tokens", "window": "day", "amount": 1_000_000}]}
 
 
@@ -160,9 +160,6 @@ class Keys(Endpoint):
     def post(self, call: Call) -> dict[str, Any]:
         """Its secret is in this answer only. Without `scopes` it may do all that keys may, without `models` use all. In
         mode `test` it gets made-up answers in the form of real ones, for nothing, at most 60 a minute."""
-        expires_at = call.data.get("expires_at")
-        if expires_at is not None and expires_at <= timezone.now():
-            raise ValidationError({"expires_at": "This moment has passed."})
         issued = issuing.issue(organization=call.organization, **_values(call.organization, call.data), **call.by)
         return shown(issued.key) | {"secret": issued.secret}
 

@@ -10,7 +10,7 @@ from rest_framework import serializers
 
 from keys import access, issuing
 from keys.models import ApiKey, Organization, Role
-from portal.manage_api.fields import Choice, EmptyWish, Moment, Shape, Text, Wish, utc
+from portal.manage_api.fields import Ahead, Choice, EmptyWish, Shape, Text, Wish, utc
 from portal.manage_api.keys import UseShape, state_of
 from portal.manage_api.operation import Call, Endpoint, operation
 from portal.manage_api.paging import Page, Paged, Place, newest_first
@@ -56,7 +56,7 @@ class ManagementKeyWish(Wish):
     name = Text(max_length=100)
     role = Choice(Role.choices)
     networks = serializers.ListField(child=Text(max_length=50), max_length=issuing.CIDRS_MAX, required=False)
-    expires_at = Moment(allow_null=True, required=False)
+    expires_at = Ahead(allow_null=True, required=False)
     service_account = Text(max_length=40, required=False, help_text="Id of the service account that it is to belong to")
     EXAMPLE = {"name": "terraform", "role": "developer", "networks": ["203.0.113.0/24"]}
 

@@ -18,7 +18,7 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 
 MEDIA_TYPE = "application/problem+json"
-UNTAKEABLE = frozenset({"null_characters_not_allowed", "surrogate_characters_not_allowed", "unreadable"})
+UNTAKEABLE = frozenset({"null_characters_not_allowed", "surrogate_characters_not_allowed", "unreadable", "passed"})
 """Codes of DRF's validators that the schema cannot tell of: such values are 422."""
 log = logging.getLogger(__name__)
 

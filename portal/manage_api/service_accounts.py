@@ -40,6 +40,11 @@ class ServiceAccountWish(Wish):
     EXAMPLE = {"name": "nightly import", "role": "developer"}
 
 
+class ServiceAccountChangeWish(Wish):
+    role = Choice(Role.choices)
+    EXAMPLE = {"role": "viewer"}
+
+
 class ServiceAccounts(Endpoint):
     @operation(
         "List service accounts",
@@ -80,6 +85,21 @@ class OneServiceAccount(Endpoint):
     )
     def get(self, call: Call, service_account: str) -> dict[str, Any]:
         return shown(access.service_account_of(call.organization, service_account))
+
+    @operation(
+        "Change the role of a service account",
+        name="change_service_account",
+        tag=TAG,
+        role=Role.ADMIN,
+        takes=ServiceAccountChangeWish,
+        gives=ServiceAccountShape,
+    )
+    def patch(self, call: Call, service_account: str) -> dict[str, Any]:
+        """It is the most that its keys may do; one that does more is revoked first."""
+        row = access.service_account_of(call.organization, service_account)
+        access.require_assignment(call.key.manages_as, row.role, call.data["role"])
+        service_accounts.set_role(account=row, role=Role(call.data["role"]), **call.by)
+        return shown(row)
 
 
 class ServiceAccountEnd(Endpoint):

@@ -70,7 +70,7 @@ def _members(
         "may_manage": may_manage,
         "waiting": invitations.open_ones(organization) if may_manage else [],
         "form": form or _invitation_form(request, organization),
-        "programs": _programs(organization),
+        "programs": [{"row": row, "roles": _roles_for(own, row)} for row in _programs(organization)],
         "program": program or _program_form(request, organization),
         "roles": ROLES,
     }
@@ -180,6 +180,23 @@ def service_account_new(request: MemberRequest, organization: Organization) -> H
 
 @of_organization(role_at_least=Role.ADMIN)
 @require_POST
+def service_account_role(request: MemberRequest, organization: Organization) -> HttpResponse:
+    row = access.service_account_of(organization, request.POST.get("service_account", ""))
+    role = request.POST.get("role", "")
+    if role not in Role.values:
+        raise Http404
+    _require_assignment(request, organization, row.role, role)
+    try:
+        service_accounts.set_role(account=row, role=Role(role), actor=request.user, address=request.client_address)
+    except ValidationError as error:
+        messages.error(request, error.messages[0])
+    else:
+        messages.success(request, f"{row.name} is {Role(role).label.lower()} now.")
+    return redirect("members", organization.public_id)
+
+
+@of_organization(role_at_least=Role.ADMIN)
+@require_POST
 def service_account_disable(request: MemberRequest, organization: Organization) -> HttpResponse:
     """Asks once more, then ends it and its keys."""
     row = access.service_account_of(organization, request.POST.get("service_account", ""))
@@ -200,6 +217,11 @@ def _programs(organization: Organization) -> QuerySet[ServiceAccount]:
     live = Count("keys", filter=Q(keys__revoked_at=None))
     rows = organization.service_accounts.select_related("created_by").annotate(live_keys=live)
     return rows.order_by(F("disabled_at").desc(nulls_first=True), "name", "pk")
+
+
+def _roles_for(own: Role | None, row: ServiceAccount) -> list[Role]:
+    """Which a reader of the role `own` may give it; none where they may not touch it."""
+    return [role for role in Role if row.disabled_at is None and access.may_assign(own, row.role, role)]
 
 
 def _program_form(

@@ -68,6 +68,31 @@ def test_a_key_of_it_may_no_more_than_it_may(cast, redis_connection):
         made(cast, " reader ")
 
 
+def test_its_role_is_lowered_once_no_key_does_more(cast, redis_connection):
+    account = made(cast)
+    calls = issuing.issue(organization=cast.organization, name="ci", actor=cast.owner, service_account=account).key
+    manages = issuing.issue_for_management(
+        organization=cast.organization, name="tf", role=Role.VIEWER, actor=cast.owner, service_account=account
+    ).key
+    with pytest.raises(ValidationError, match=f"Its key ci \\({calls.hint}\\) does more; revoke it first."):
+        service_accounts.set_role(account=account, role=Role.VIEWER, actor=cast.owner)
+    account.refresh_from_db()
+    assert account.role == Role.DEVELOPER
+    issuing.revoke(key=calls, actor=cast.owner)
+    service_accounts.set_role(account=account, role=Role.VIEWER, actor=cast.owner)
+    service_accounts.set_role(account=account, role=Role.VIEWER, actor=cast.owner)
+    account.refresh_from_db()
+    manages.refresh_from_db()
+    assert (account.role, manages.revoked_at) == (Role.VIEWER, None)
+    with pytest.raises(ValidationError, match="viewer"):
+        issuing.issue(organization=cast.organization, name="x", actor=cast.owner, service_account=account)
+    noted = AuditEvent.objects.get(action="service_account.role_changed")
+    assert (noted.before["role"], noted.after["role"]) == ("developer", "viewer")
+    service_accounts.disable(account=account, actor=cast.owner)
+    with pytest.raises(ValidationError, match="disabled"):
+        service_accounts.set_role(account=account, role=Role.ADMIN, actor=cast.owner)
+
+
 def test_what_it_does_stands_under_its_name(cast, redis_connection):
     issued = issuing.issue_for_management(
         organization=cast.organization, name="tf", role=Role.VIEWER, actor=cast.owner, service_account=made(cast)

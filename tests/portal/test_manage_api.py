@@ -67,7 +67,7 @@ def test_a_stranger_finds_nothing_of_the_account_at_any_address(stage):
     assert state_of(stage) == before
 
 
-BODIES = {"members patch": {"role": "viewer"}}
+BODIES = {"members patch": {"role": "viewer"}, "service_accounts patch": {"role": "viewer"}}
 
 
 def state_of(stage: Stage) -> tuple[object, ...]:
@@ -126,6 +126,9 @@ def test_an_admin_key_makes_no_owner(stage):
     assert owner("patch", member, {"role": "owner"}).json()["role"] == "owner"
 
 
+PASSED = {"pointer": "/expires_at", "detail": "This moment has passed."}
+
+
 def test_a_key_is_made_changed_rotated_and_revoked(stage):
     asks = program(stage.cast.organization, Role.DEVELOPER)
     wish: dict[str, Any] = {"name": "ci", "scopes": ["chat"], "models": ["m-1"], "networks": ["192.0.2.0/24"]}
@@ -138,6 +141,8 @@ def test_a_key_is_made_changed_rotated_and_revoked(stage):
     assert (row.name, row.scopes, row.model_slugs, row.created_by) == ("ci", ["chat"], ["m-1"], None)
     path = f"/keys/{row.public_id}"
     assert asks("patch", path, {"name": "ci 2", "models": None}).json()["models"] is None
+    past = asks("patch", path, {"expires_at": "2020-02-20T00:00:00Z"})
+    assert (past.status_code, past.json()["errors"]) == (422, [PASSED])
     assert "secret" not in asks.get(path).json()
     rotated = asks.post(f"{path}/rotate", {"overlap_hours": 1}).json()
     assert (rotated["rotated_from"], rotated["name"]) == (row.public_id, "ci 2")

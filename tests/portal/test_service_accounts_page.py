@@ -61,6 +61,25 @@ def test_an_admin_makes_no_owner_of_a_program(cast, redis_connection):
     assert account.disabled_at is None
 
 
+def test_its_role_changes(cast, redis_connection):
+    owner = casting.browser_of(cast.owner)
+    post(owner, cast, "service_account_new", name="nightly", role="developer")
+    asked = {"service_account": ServiceAccount.objects.get().public_id}
+    assert post(owner, cast, "service_account_role", **asked, role="admin").status_code == 302
+    assert "nightly is admin now." in text_of(owner, cast, "members/")
+    assert ServiceAccount.objects.get().role == Role.ADMIN
+    assert post(owner, cast, "service_account_role", **asked, role="king").status_code == 404
+    assert new_key(owner, cast, service_account=asked["service_account"]).status_code == 201
+    assert post(owner, cast, "service_account_role", **asked, role="viewer").status_code == 302
+    assert "does more; revoke it first." in text_of(owner, cast, "members/")
+
+    casting.join(cast.stranger, cast.organization, Role.ADMIN)
+    assert post(owner, cast, "service_account_role", **asked, role="owner").status_code == 302
+    admin = casting.browser_of(cast.stranger)
+    assert post(admin, cast, "service_account_role", **asked, role="viewer").status_code == 403
+    assert ServiceAccount.objects.get().role == Role.OWNER
+
+
 def test_programs_do_the_same(cast, redis_connection):
     furnish(cast, redis_connection)
     asks = program(cast.organization, Role.ADMIN)
@@ -73,6 +92,10 @@ def test_programs_do_the_same(cast, redis_connection):
     assert key["service_account"] == made.json()["id"]
     path = f"/service_accounts/{made.json()['id']}"
     assert asks.get(path).json() == made.json()
+    assert asks("patch", path, {"role": "admin"}).json() == made.json() | {"role": "admin"}
+    assert asks("patch", path, {"role": "owner"}).status_code == 403
+    lower = asks("patch", path, {"role": "viewer"})
+    assert (lower.status_code, lower.json()["errors"][0]["pointer"]) == (422, "/role")
     assert [row["name"] for row in asks.get("/service_accounts").json()["data"]] == ["deploys", "import"]
     assert asks.post(f"{path}/disable").json()["state"] == "disabled"
     row = issuing.existing(key["secret"])

@@ -97,7 +97,7 @@ DEVELOPERS_ONLY = {
 }
 ADMINS_ONLY = {
     *("activity", "member_invite", "member_role", "invitation_resend", "invitation_revoke"),
-    *("service_account_new", "service_account_disable"),
+    *("service_account_new", "service_account_role", "service_account_disable"),
     *("webhooks", "webhook_new", "webhook", "webhook_rotate"),
     *("management_keys", "management_key_new", "management_key_revoke"),
 }
