@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 
 WIDTH, HEIGHT = 720, 120
+GAP = 0.08
+"""Of a step, on either side of its bar."""
 SHOWN = 5
 OTHERS = "others"
 Write = Callable[[int], str]
@@ -27,23 +29,17 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    group: Group
-    text: str
-    y: float
-    height: float
-
-
-@dataclass(frozen=True, slots=True)
 class Column:
-    """One step of the period. `cells` are the amounts of all groups in the legend's order."""
+    """One step of the period. `bars` are top and height for each group that has any, by its number; `cells` the amounts
+    of all groups in the legend's order; `told` says them all."""
 
     at: date
     x: float
     width: float
     text: str
-    parts: tuple[Part, ...]
+    bars: Mapping[int, tuple[float, float]]
     cells: tuple[str, ...]
+    told: str
 
     @property
     def is_empty(self) -> bool:
@@ -55,9 +51,22 @@ class Column:
         return f"{self.at:%H:%M}" if isinstance(self.at, datetime) else ""
 
     @property
-    def ground(self) -> float:
-        """Width of what a pointer meets: the step with the gap after it."""
-        return round(self.width / 0.84, 2)
+    def when(self) -> str:
+        return self.hour or f"{self.at.day} {self.at:%b %Y}"
+
+    @property
+    def ground(self) -> str:
+        """What a pointer meets: the step with the gaps around its bar."""
+        gap = round(self.width * GAP / (1 - 2 * GAP), 2)
+        return f"M{round(self.x - gap, 2)} 0h{round(self.width + 2 * gap, 2)}v{HEIGHT}H{round(self.x - gap, 2)}z"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """All bars of a group as one SVG path: a template writes a path much faster than hundreds of rectangles."""
+
+    group: Group
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +89,21 @@ class Stack:
     @property
     def step(self) -> str:
         return "hour" if self.columns[0].hour else "day"
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """None where there are lines."""
+        found = (Shape(group, self._boxes(group.number)) for group in self.groups)
+        return [shape for shape in found if shape.path]
+
+    def _boxes(self, number: int) -> str:
+        boxes = ((column, *column.bars[number]) for column in self.columns if number in column.bars)
+        return "".join(_box(column, y, height) for column, y, height in boxes)
+
+    @property
+    def nothing(self) -> str:
+        """The path of steps that have no bar, a thin mark each."""
+        return "".join(_box(column, HEIGHT - 1, 1) for column in self.columns if not column.bars)
 
     @property
     def first(self) -> Column:
@@ -108,22 +132,29 @@ def stacked(steps: Sequence[date], amounts: Mapping[tuple[int, str], int], write
     most = max((sum(cells) for cells in of_step), default=0)
     columns = []
     for number, cells in enumerate(of_step):
-        x, width = _place(number, len(steps))
         words = tuple(write(amount) if amount else "" for amount in cells)
-        columns.append(Column(steps[number], x, width, write(sum(cells)), _parts(cells, groups, most, write), words))
+        text = write(sum(cells))
+        each = [f"{group.name}: {word}" for group, word in zip(groups, words, strict=True) if word]
+        told = "\n".join([text, *(each if len(groups) > 1 else ())])
+        place = _place(number, len(steps))
+        columns.append(Column(steps[number], *place, text, _bars(cells, groups, most), words, told))
     return Stack(tuple(columns), tuple(groups), write(most))
 
 
-def _parts(cells: Sequence[int], groups: Sequence[Group], most: int, write: Write) -> tuple[Part, ...]:
+def _bars(cells: Sequence[int], groups: Sequence[Group], most: int) -> dict[int, tuple[float, float]]:
     """The largest group stands lowest. A step with anything is never shown as one without."""
     total = sum(cells)
     height = max(total * HEIGHT / most, 2) if total else 0
-    parts, y = [], float(HEIGHT)
+    bars, y = {}, float(HEIGHT)
     for group, amount in zip(groups, cells, strict=True):
         if amount:
             y -= amount * height / total
-            parts.append(Part(group, write(amount), round(y, 2), round(amount * height / total, 2)))
-    return tuple(parts)
+            bars[group.number] = (round(y, 2), round(amount * height / total, 2))
+    return bars
+
+
+def _box(column: Column, y: float, height: float) -> str:
+    return f"M{column.x} {y}h{column.width}v{height}h-{column.width}z"
 
 
 def lined(steps: Sequence[date], series: Mapping[str, Sequence[int | None]], write: Write) -> Stack:
@@ -132,10 +163,10 @@ def lined(steps: Sequence[date], series: Mapping[str, Sequence[int | None]], wri
     groups = [Group(number, name, "") for number, name in enumerate(series)]
     columns = []
     for number, at in enumerate(steps):
-        x, width = _place(number, len(steps))
         cells = [values[number] for values in series.values()]
         words = tuple("" if value is None else write(value) for value in cells)
-        columns.append(Column(at, x, width, " / ".join(word for word in words if word), (), words))
+        text = " / ".join(word for word in words if word)
+        columns.append(Column(at, *_place(number, len(steps)), text, {}, words, text or "–"))
     lines = tuple(
         Line(group, _path(values, most)) for group, values in zip(groups, series.values(), strict=True) if most
     )
@@ -156,4 +187,4 @@ def _path(values: Sequence[int | None], most: int) -> str:
 def _place(number: int, steps: int) -> tuple[float, float]:
     """Left side and width of a bar."""
     each = WIDTH / steps
-    return round(number * each + each * 0.08, 2), round(each * 0.84, 2)
+    return round(number * each + each * GAP, 2), round(each * (1 - 2 * GAP), 2)

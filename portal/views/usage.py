@@ -3,10 +3,9 @@ single calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
@@ -84,25 +83,25 @@ def usage(request: MemberRequest, organization: Organization) -> HttpResponseBas
     if request.GET.get("format") == "csv":
         name = f"usage-{organization.slug}-{asked.first}-{asked.last}.csv"
         return spreadsheets.Download(name, HEAD, _lines(organization, asked))
-    read = partial(_sums, organization, asked)
-    failed = reports.calls_ended(organization.pk, end_reasons=request_filter.FAILED, **_narrowed(asked))
+    of_period = reports.usage(organization.pk, first=asked.first, last=asked.last, by=["model_id", "key_id"])
+    own = [row for row in of_period if _is_asked(row, asked)]
     label, by = GROUPS[asked.group]
-    rows = read(by)
-    (total,) = read()
-    (timed,) = read(timed=True, without=request_filter.FAILED)
+    rows = reports.added(own, [by]) if by in ("model_id", "key_id") else _sums(organization, asked, by)
+    (total,) = reports.added(own)
+    (timed,) = _sums(organization, asked, timed=True, without=request_filter.FAILED)
     context = {
         "asked": asked,
         "rows": [(row, _deeper(row, asked), _requests(asked, row)) for row in _ordered(rows, asked)],
         "total": total,
         "test_calls": sum(test_calls.by_key(organization.pk).values()),
         "counted_max": test_calls.COUNTED_MAX,
-        "failed": failed,
+        "failed": total.requests - timed.requests,
         "places": places([row.cost_nanos for row in rows]),
         "label": label,
         "first_token": (timed.first_token_ms(500), timed.first_token_ms(950)),
         "duration": (timed.duration_ms(500), timed.duration_ms(950)),
         "speed": timed.tokens_per_second(500),
-        "saved_nanos": _saved(organization, read, total, now),
+        "saved_nanos": savings.of_cache_reads(organization, reports.added(own, ["model_id"]), now),
         "requests_of": _requests(asked),
         "requests_failed": _requests(asked, end="failed"),
         "by_end": asked.query(by="end"),
@@ -113,7 +112,7 @@ def usage(request: MemberRequest, organization: Organization) -> HttpResponseBas
         ),
         "measure": usage_chart.MEASURES[asked.measure],
         "grouped": _parts(asked),
-        **_choices(organization, asked),
+        **_choices(asked, of_period),
     }
     return page(request, organization, "usage", "portal/usage.html", context)
 
@@ -174,12 +173,6 @@ def _deeper(row: reports.Usage, asked: Asked) -> str:
     return ""
 
 
-def _saved(
-    organization: Organization, read: Callable[..., list[reports.Usage]], total: reports.Usage, now: datetime
-) -> int:
-    return savings.of_cache_reads(organization, read("model_id"), now) if total.cache_read_tokens else 0
-
-
 def _requests(asked: Asked, row: reports.Usage | None = None, *, end: str = "") -> str:
     """Where the calls behind a number are listed: all that was asked for, or those of a row. "" where the log cannot
     name them: a model or key that is gone."""
@@ -204,10 +197,15 @@ def _requests(asked: Asked, row: reports.Usage | None = None, *, end: str = "") 
     return request_filter.query(**words)
 
 
-def _choices(organization: Organization, asked: Asked) -> dict[str, list[Choice]]:
-    used = reports.callers(organization.pk, first=asked.first, last=asked.last)
-    models = set(Model.objects.filter(pk__in={model for model, _key in used}).values_list("slug", flat=True))
-    keys = ApiKey.objects.filter(pk__in={key for _model, key in used}).order_by("name", "pk")
+def _is_asked(row: reports.Usage, asked: Asked) -> bool:
+    return (asked.model is None or row.model_id == asked.model.pk) and (asked.key is None or row.key_id == asked.key.pk)
+
+
+def _choices(asked: Asked, of_period: list[reports.Usage]) -> dict[str, list[Choice]]:
+    """Models and keys that were used in the period, whatever it is narrowed to."""
+    models = {row.model for row in of_period if row.model}
+    keys = [row for row in reports.added(of_period, ["key_id"]) if row.key_public_id]
+    keys.sort(key=lambda row: (row.key_name, row.key_id))
     chosen_model, chosen_key = asked.model.slug if asked.model else "", asked.key.public_id if asked.key else ""
     return {
         "periods": [
@@ -219,7 +217,9 @@ def _choices(organization: Organization, asked: Asked) -> dict[str, list[Choice]
         ],
         "groups": [Choice(text, asked.query(by=value), value == asked.group) for value, (text, _) in GROUPS.items()],
         "models": [Choice(slug, slug, slug == chosen_model) for slug in sorted(models | {chosen_model} - {""})],
-        "keys": [Choice(f"{key.name} {key.hint}", key.public_id, key.public_id == chosen_key) for key in keys],
+        "keys": [
+            Choice(f"{row.key_name} {row.key_hint}", row.key_public_id, row.key_public_id == chosen_key) for row in keys
+        ],
     }
 
 

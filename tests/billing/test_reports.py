@@ -64,6 +64,12 @@ def test_usage_is_summed_by_what_is_asked_for(redis_connection):
     reasons = reports.usage(org, first=FIRST, last=LAST, by=("end_reason",), key_id=who.key.id)
     assert [(row.end_reason, row.requests) for row in reasons] == [("length", 1), ("stop", 1)]
     assert reports.total(org, first=FIRST, last=LAST).cost_nanos == 23
+    pairs = reports.usage(org, first=FIRST, last=LAST, by=("model_id", "key_id"))
+    assert len(pairs) == 2
+    assert reports.added(pairs) == [reports.total(org, first=FIRST, last=LAST)]
+    assert reports.added(pairs, ["key_id"]) == keys
+    assert reports.added(pairs, ["model_id"]) == [model]
+    assert (reports.added([], ["key_id"]), reports.added([])[0].requests) == ([], 0)
 
 
 def test_an_organization_without_calls_has_a_total_of_nought(redis_connection):

@@ -25,25 +25,32 @@ def test_the_largest_groups_are_told_apart_and_the_others_stand_together():
         ("3 others", "33"),
     ]
     full, empty, single = chart.columns
-    assert len(full.parts) == 6
-    assert sum(part.height for part in full.parts) == pytest.approx(stacks.HEIGHT, abs=0.05)
-    assert full.parts[0].y == pytest.approx(stacks.HEIGHT - full.parts[0].height, abs=0.01), "the largest is lowest"
-    assert [part.group.number for part in single.parts] == [0]
-    assert (empty.parts, empty.is_empty, empty.text) == ((), True, "0")
+    assert len(full.bars) == 6
+    assert sum(height for _, height in full.bars.values()) == pytest.approx(stacks.HEIGHT, abs=0.05)
+    assert full.bars[0][0] == pytest.approx(stacks.HEIGHT - full.bars[0][1], abs=0.01), "the largest is lowest"
+    assert list(single.bars) == [0]
+    assert (empty.bars, empty.is_empty, empty.text, empty.told) == ({}, True, "0", "0")
     assert (chart.most, full.text, full.cells[-1]) == ("108", "108", "33")
+    assert full.told.splitlines() == ["108", "g7: 17", "g6: 16", "g5: 15", "g4: 14", "g3: 13", "3 others: 33"]
+    assert [(shape.group.number, shape.path.count("M")) for shape in chart.shapes] == [(0, 2)] + [
+        (number, 1) for number in range(1, 6)
+    ]
+    assert chart.nothing == "M259.2 119h201.6v1h-201.6z"
 
 
 def test_a_small_step_beside_a_big_one_is_still_seen():
     chart = stacks.stacked(days(2), {(0, "a"): 1, (1, "a"): 10**12}, str)
-    assert [column.parts[0].height for column in chart.columns] == [2, stacks.HEIGHT]
-    assert [column.x for column in chart.columns] == [28.8, 388.8]
+    assert [column.bars[0] for column in chart.columns] == [(118, 2), (0, stacks.HEIGHT)]
+    assert chart.shapes[0].path == "M28.8 118.0h302.4v2.0h-302.4zM388.8 0.0h302.4v120.0h-302.4z"
+    assert [column.ground for column in chart.columns] == ["M0.0 0h360.0v120H0.0z", "M360.0 0h360.0v120H360.0z"]
 
 
 def test_a_line_breaks_where_nothing_is_known():
     chart = stacks.lined(days(4), {"half": [10, None, 5, 0], "most": [None, 20, None, None]}, str)
     assert chart.lines[0].path == "M90.0 60.0h0M450.0 90.0h0L630.0 120.0h0"
     assert chart.lines[1].path == "M270.0 0.0h0"
-    assert (chart.most, chart.columns[1].cells) == ("20", ("", "20"))
+    assert (chart.most, chart.columns[1].cells, chart.shapes) == ("20", ("", "20"), [])
+    assert [column.told for column in chart.columns] == ["10", "20", "5", "0"]
     assert stacks.lined(days(2), {"half": [None, None]}, str).lines == ()
 
 
