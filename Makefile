@@ -29,7 +29,7 @@ chaos: $(VENV)/dev.stamp ## break everything by a drawn plan for ten minutes (SE
 late-waker: $(VENV)/dev.stamp ## a shipped worker stopped past its leases in the middle of its streams, by the clock: two minutes
 	@$(BIN)/python -m tests.chaos.late_waker $(if $(SECONDS),--seconds $(SECONDS))
 
-pages: $(VENV)/dev.stamp ## server time of every page of an account with a million calls, and what it reads: ten minutes
+pages: $(VENV)/dev.stamp ## server time of every page of an account with a million calls, and what it reads: four minutes
 	@$(BIN)/python -m tests.speed.pages
 
 manage-api: $(VENV)/dev.stamp ## schemathesis on the management API: every boundary, sequences, many examples; up to an hour

@@ -74,6 +74,7 @@ def _account(events: int, days: int) -> tuple[Organization, Client]:
 def _measured(organization: Organization, client: Client, rounds: int) -> list[Row]:
     from django.db import connection
 
+    from portal import server
     from tests.speed import plans
     from tests.speed.addresses import addresses
 
@@ -82,6 +83,7 @@ def _measured(organization: Organization, client: Client, rounds: int) -> list[R
     found = {address.path: address for address in addresses(organization, client)}
     reads = {path: plans.read(client, path) for path in found}
     small = plans.small_tables()
+    server.post_worker_init(None)  # the collector as workers have it
     times: dict[str, list[float]] = {path: [] for path in found}
     for _ in range(rounds):
         for path in found:
