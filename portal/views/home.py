@@ -47,14 +47,15 @@ def overview(request: MemberRequest, organization: Organization) -> HttpResponse
     models = price_list(organization.brand, now)
     tier, _since = ladder.standing_of(organization)
     role = access.role_in(request.user, organization)
+    by_day = reports.usage(organization.pk, first=first, last=last)
     context = {
         "checklist": onboarding.shown(organization, request.user, role),
         "balance": balances.of(organization),
         "tier": tier,
         "payer": ladder.payer_of(organization, tier),
         "included": gauges.of(organization, tier, now).included(),
-        "total": reports.total(organization.pk, first=first, last=last),
-        "chart": charts.by_day(reports.usage(organization.pk, first=first, last=last, by=("day",)), first, last),
+        "total": reports.added(by_day)[0],
+        "chart": charts.by_day(by_day, first, last),
         "has_keys": organization.keys.filter(revoked_at=None, manages_as="").exists(),
         "models": models,
         "placeholder": firstcall.PLACEHOLDER,
