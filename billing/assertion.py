@@ -99,7 +99,7 @@ class Assertion:
         """Look at all shards once, and bring in what this worker has for those that wait; whether all are open."""
         verdicts = await asyncio.gather(*(self._counters.submit(("epoch", number)) for number in range(SHARDS)))
         tokens, closed = {}, False
-        for number, (_, _, epoch, is_open) in enumerate(verdicts):
+        for number, (_, _, epoch, is_open, _) in enumerate(verdicts):
             if is_open:
                 self._counters.epochs[number] = int(epoch.partition(":")[0])
                 if self._known.get(number) != epoch:

@@ -145,7 +145,7 @@ def _waiting(client: SyncRedis, numbers: Sequence[int]) -> list[Shard]:
     states = script.run(client, [("epoch", number) for number in numbers])
     return [
         Shard(client, number, epoch[1:])
-        for number, (_, _, epoch, _) in zip(numbers, states, strict=True)
+        for number, (_, _, epoch, *_) in zip(numbers, states, strict=True)
         if is_waiting(epoch)
     ]
 
@@ -175,10 +175,10 @@ def _claimed(client: SyncRedis, numbers: Sequence[int], tokens: list[str]) -> li
     now on, whatever becomes of it here."""
     found = []
     states = script.run(client, [("epoch", number) for number in numbers])
-    for number, (_, now_ms, epoch, is_open) in zip(numbers, states, strict=True):
+    for number, (_, now_ms, epoch, is_open, run_id) in zip(numbers, states, strict=True):
         if is_open or _is_under_way(epoch, now_ms):
             continue
-        token = f"{now_ms}-{secrets.token_hex(8)}-{os.getpid()}@{socket.gethostname()}"
+        token = f"{now_ms}-{run_id}{secrets.token_hex(8)}-{os.getpid()}@{socket.gethostname()}"
         tokens.append(token)
         _at_work.add(token)
         (verdict,) = script.run(client, [("begin", number, 0, epoch, token)])

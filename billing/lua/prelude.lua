@@ -19,6 +19,8 @@ local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
 -- "<counter>:<run id>" opens a shard. A restarted or replaced Redis has another run id, whatever data it came back with,
 -- so the shard stays closed until billing.rebuild opens a new epoch. The counter is Redis' clock at that moment: windows
 -- that began later have no older usage that Redis does not know of.
+-- "~<ms>-<run id><…>-<…>" is a rebuild's token. One of another run reads as if it were not there: that Redis may have come
+-- back without what was forgotten, asserted and acknowledged under it, so the shard is rebuilt from the beginning.
 local shards = {}
 local function shard_of(number)
   local shard = shards[number]
@@ -26,6 +28,9 @@ local function shard_of(number)
     local tag = '{s' .. number .. '}:'
     local epoch = redis.call('GET', tag .. 'epoch') or ''
     local counter, run = string.match(epoch, '^(%d+):(%w+)$')
+    if not counter and string.sub(string.match(epoch, '^~%d+%-(%w+)%-') or '', 1, #run_id) ~= run_id then
+      epoch = ''
+    end
     shard = {tag = tag, epoch = epoch, open = counter ~= nil and run == run_id, counter = tonumber(counter)}
     shards[number] = shard
   end

@@ -1,7 +1,7 @@
 -- The steps by which billing.rebuild opens a shard's epoch. While its epoch reads "~token" the shard is closed to all;
 -- with a token that ends in "!" the living workers bring in what Redis lost.
 --
--- {'epoch',  shard}                                          → {'OK', now, what the epoch reads, open (0|1)}
+-- {'epoch',  shard}                                          → {'OK', now, what the epoch reads, open (0|1), run id}
 -- {'begin',  shard, 0, epoch seen ('' absent), token}        → {'OK', now} {'LOST', now, epoch} somebody else was first
 -- {'clear',  shard, 0, token, {names}}                       → {'OK', now}: counters are forgotten, they are seeded again
 -- {'mark',   shard, 0, token, {call ids}}                    → {'OK', now}: their entries are on the stream
@@ -16,7 +16,8 @@
 -- {'replay', shard, 0, call id, organization, key, model, day id, amounts of UNITS, charge, event, token} → {'OK', now,
 --   stream id} {'KNOWN', now}: an entry that Redis lost is there again, as if it had been settled with its hold
 -- {'ack',    shard, 0, worker, token}                        → {'OK', now}: this worker has brought in all it had
--- Invariant: every step names the token, so a rebuilder that slept and was replaced can do nothing more. A hold is
+-- Invariant: every step names the token, which names Redis' run, so a rebuilder that slept and was replaced, or whose Redis
+-- was, can do nothing more. A hold is
 -- asserted once, however often a step whose reply was lost is sent again, and a call has one entry or one hold:
 -- `asserted` names each call: "h" its hold is asserted, "j" its entry is on the stream. Entries that are replayed need
 -- no posting: counters are seeded after the opening, from PostgreSQL and the stream. Ids of the stream never fall
@@ -26,7 +27,7 @@ local LEASE_MS = 60000
 
 local function read_epoch(entry)
   local shard = shard_of(entry[2])
-  return {'OK', now, shard.epoch, shard.open and 1 or 0}
+  return {'OK', now, shard.epoch, shard.open and 1 or 0, run_id}
 end
 
 local function lost(shard)

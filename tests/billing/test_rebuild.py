@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import hashlib
 import os
 import subprocess
 from contextlib import asynccontextmanager, contextmanager
@@ -12,7 +13,7 @@ import redis
 from django.conf import settings
 from psycopg import OperationalError
 
-from billing import leases, rebuild, remains, replay, script, worker_leases
+from billing import leases, rebuild, remains, replay, script, transports, worker_leases
 from billing.admission import StoreUnavailable
 from billing.assertion import Assertion
 from billing.journal import Journal
@@ -69,6 +70,17 @@ def restarted(client):
     """As after a restart: all data is there, the run id is another."""
     for shard in range(64):
         client.set(script.name(shard, script.EPOCH), "1234567890123:anotherrunid")
+
+
+def another_run(patch):
+    """From here on Redis says that it is another process, as after a restart or a fail-over."""
+    asked = b"local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')"
+    assert asked in script.TEXT
+    text = script.TEXT.replace(asked, b"local run_id = '%b'" % (b"f0" * 20))
+    sha = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
+    patch.setattr(transports, "_EVALSHA", transports._EVALSHA.replace(script.SHA, sha))
+    patch.setattr(script, "TEXT", text)
+    patch.setattr(script, "SHA", sha)
 
 
 def in_thread(work):
@@ -278,6 +290,41 @@ def test_an_abandoned_rebuild_is_taken_over_and_its_sleeper_changes_nothing(redi
         with pytest.raises(rebuild.RebuildLost):
             step(sleeper)
     assert redis_connection.hget(script.name(5, "a:5"), "bal") == b"1"
+
+
+async def test_a_redis_that_is_set_back_while_it_is_rebuilt_is_rebuilt_anew(stage, redis_connection, monkeypatch):
+    """What came back is a rebuild that waits for a worker which had acknowledged, and knows it: neither is asked twice
+    by a token that it has seen."""
+    async with stage() as s, living(s, s.pool) as worker:
+        hold = await s.reserve()
+        redis_connection.flushall()
+        assert await opened(redis_connection) == []
+        await worker.watch()
+        waiting = {name: redis_connection.get(name) for name in map(_epoch, range(64))}
+        assert all(epoch.endswith(b"!") for epoch in waiting.values())
+        for shard in range(64):  # the last second is lost: what was asserted, and that it was
+            redis_connection.delete(*(script.name(shard, name) for name in ("asserted", script.HOLDS, script.LEASES)))
+        another_run(monkeypatch)
+        await rebuilt(s, worker)
+        assert s.account()["held"] == hold.held_nanos == 420_000
+
+
+def _epoch(shard):
+    return script.name(shard, script.EPOCH)
+
+
+def test_a_rebuilder_whose_redis_was_restarted_changes_nothing_more(redis_connection, house, monkeypatch):
+    """The one that came back may have the counters again that were forgotten."""
+    (sleeper,) = rebuild._claimed(redis_connection, [5], [])
+    another_run(monkeypatch)
+    sleeper.counters = [script.name(5, "a:5")]
+    redis_connection.hset(script.name(5, "a:5"), "bal", 1)
+    for step in (rebuild.forget_counters, rebuild.await_workers, rebuild.open_epoch):
+        with pytest.raises(rebuild.RebuildLost):
+            step(sleeper)
+    assert redis_connection.hget(script.name(5, "a:5"), "bal") == b"1"
+    assert ensure_epochs(redis_connection, shards=[5]) == [5]
+    assert not redis_connection.exists(script.name(5, "a:5"))
 
 
 @pytest.mark.parametrize("maker", ["dead", "failed"])

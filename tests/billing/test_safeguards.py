@@ -212,10 +212,11 @@ def a_seed_keeps_what_is_there(lab):
 def a_hold_is_asserted_once(lab):
     lab.seed()
     lab.reserve("c")
-    lab.client.set(script.name(SHARD, script.EPOCH), "~mine")
+    token = f"1-{lab.client.info('server')['run_id']}-mine"
+    lab.client.set(script.name(SHARD, script.EPOCH), f"~{token}")
     lab.client.delete(script.name(SHARD, f"a:{ORGANIZATION}"))
     for _ in range(2):
-        lab.ask("assert", SHARD, 0, "mine", ["c"])
+        lab.ask("assert", SHARD, 0, token, ["c"])
     return lab.account("held") == 100
 
 

@@ -261,7 +261,7 @@ class World:
         """Whether Redis decides, in all shards."""
         with suppress(redis.RedisError):
             epochs = script.run(self.store(), [("epoch", number) for number in range(SHARDS)])
-            return all(is_open for _, _, _, is_open in epochs)
+            return all(is_open for _, _, _, is_open, _ in epochs)
         return False
 
     def end_leases(self) -> None:
