@@ -28,6 +28,7 @@ CHANGEABLE = ("name", "scopes", "model_slugs", "cidrs", "limits", "expires_at")
 CHANGEABLE_OF_MANAGEMENT = frozenset({"name", "cidrs", "expires_at"})
 SCOPES = tuple(scope.value for scope in Scope)
 CIDRS_MAX = 100
+PASSING = "A key of the playground ends within minutes and is kept no longer; create a key instead."
 LEGACY = 0
 """The pepper version of an imported digest: plain SHA-256."""
 
@@ -143,7 +144,8 @@ def import_legacy(
 
 def change(*, key: ApiKey, actor: Actor, address: str | None = None, **values: Any) -> publication.Version | None:
     """Change any of name, scopes, model_slugs, cidrs, limits, expires_at; of a management key name, cidrs, expires_at.
-    None when nothing differs."""
+    None when nothing differs. ValidationError of a key of the playground."""
+    _check_stays(key)
     if key.manages_as and not values.keys() <= CHANGEABLE_OF_MANAGEMENT:
         raise ValidationError("A management key calls no model, so it has no scopes, models and limits.")
     values = checked(values, key.organization.brand, ApiKey.Mode(key.mode))
@@ -198,7 +200,8 @@ def revoke(*, key: ApiKey, actor: Actor, address: str | None = None) -> publicat
 def rotate(*, key: ApiKey, overlap: timedelta, actor: Actor, address: str | None = None) -> Issued:
     """A new secret with the old key's name, scopes, models, networks, limits and expiry. The old key goes on calling
     for `overlap` (never past its own expiry); an overlap of zero revokes it. Limits are counted per key, so in the
-    overlap each of the two has its own."""
+    overlap each of the two has its own. ValidationError of a key of the playground."""
+    _check_stays(key)
     if overlap < timedelta(0):
         raise ValidationError({"overlap": "An overlap cannot be negative."})
     prefix = prefix_of(key.organization.brand, key.mode)
@@ -322,6 +325,13 @@ def _create(
             after["service_account"] = key.service_account.name
         audit.note(action, key.public_id, actor=actor, organization=organization, after=after, address=address)
     return key, version
+
+
+def _check_stays(key: ApiKey) -> None:
+    """Lists of keys and of changes leave the playground's out, as there are many and they end by themselves: one that
+    could be prolonged would go on unseen."""
+    if key.purpose != ApiKey.Purpose.PROGRAM:
+        raise ValidationError(PASSING)
 
 
 def _check_owner(key: ApiKey) -> None:

@@ -16,9 +16,9 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils.text import slugify
 
-from keys import audit, names, publication
+from keys import access, audit, issuing, names, publication
 from keys.audit import Actor
-from keys.models import Brand, Membership, Organization, Role, User
+from keys.models import ApiKey, Brand, Membership, Organization, Role, User
 
 CHANGEABLE = ("name", "slug", "is_further")
 
@@ -120,16 +120,20 @@ def set_role(*, membership: Membership, role: Role, actor: Actor, address: str |
         row.save(update_fields=["role"])
         _keep_an_owner(row.organization)
         _note_member("member.role_changed", row, actor, address, before=before, after={"role": row.role})
+        if not access.may(row.role, Role.DEVELOPER):
+            _end_visits(row, actor, address)
         _tell_of_owner(row)
     membership.role = row.role
 
 
 def remove_member(*, membership: Membership, actor: Actor, address: str | None = None) -> None:
-    """LastOwner when that would leave no owner. The keys the person made stay: they are the organization's."""
+    """LastOwner when that would leave no owner. The keys the person made stay: they are the organization's; only what
+    the person's playground holds ends at once."""
     with transaction.atomic():
         row = _locked_member(membership)
         organization = row.organization
         _note_member("member.removed", row, actor, address, before={"role": row.role})
+        _end_visits(row, actor, address)
         row.delete()
         _keep_an_owner(organization)
 
@@ -177,6 +181,12 @@ def _locked_member(membership: Membership) -> Membership:
     """Locks the organization, so that two owners cannot step down at once."""
     Organization.objects.select_for_update().get(pk=membership.organization_id)
     return Membership.objects.select_related("organization__brand", "user").get(pk=membership.pk)
+
+
+def _end_visits(row: Membership, actor: Actor, address: str | None) -> None:
+    """A key of the playground is a person's who may call models: it does not outlive that by its last minutes."""
+    held = row.organization.keys.filter(purpose=ApiKey.Purpose.PLAYGROUND, created_by=row.user, revoked_at=None)
+    issuing.revoke_all(keys=held, actor=actor, address=address)
 
 
 def _keep_an_owner(organization: Organization) -> None:

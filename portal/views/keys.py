@@ -98,6 +98,9 @@ def key_rotate(request: MemberRequest, organization: Organization, key: str) -> 
         except issuing.KeyNotLive:
             messages.error(request, "That key is revoked or expired already. Create a new one instead.")
             return redirect("keys", organization.public_id)
+        except ValidationError as error:
+            messages.error(request, error.messages[0])
+            return redirect("keys", organization.public_id)
         return _reveal(request, organization, issued, _models(organization), replaced=row)
     context = {"form": form, "key": row, "form_token": form_tokens.mint(request)}
     return page(request, organization, "keys", "portal/key_rotate.html", context)

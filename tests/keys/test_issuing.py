@@ -136,14 +136,12 @@ def test_rotation_shares_everything_and_ends_the_old_key_after_the_overlap(organ
         cidrs=["10.0.0.0/8"],
         limits=[{"unit": "requests", "window": "day", "amount": 3}],
         expires_at=expires_at,
-        purpose=ApiKey.Purpose.PLAYGROUND,
     ).key
     new = issuing.rotate(key=old, overlap=timedelta(hours=2), actor="test").key
     for name in issuing.CHANGEABLE:
         if name != "expires_at":
             assert getattr(new, name) == getattr(old, name)
     assert (new.expires_at, new.rotated_from, new.organization) == (expires_at, old, organization)
-    assert new.purpose == ApiKey.Purpose.PLAYGROUND
     assert old.expires_at
     assert timedelta(hours=1, minutes=59) < old.expires_at - timezone.now() <= timedelta(hours=2)
     assert old.revoked_at is None
@@ -162,6 +160,17 @@ def test_rotation_never_lengthens_a_key_and_without_overlap_revokes_it(organizat
         issuing.rotate(key=bare, overlap=timedelta(0), actor="test")
     with pytest.raises(ValidationError):
         issuing.rotate(key=old, overlap=timedelta(seconds=-1), actor="test")
+
+
+def test_a_key_of_the_playground_is_neither_prolonged_nor_followed_by_another(organization):
+    """Lists leave such keys out, so that one would go on unseen."""
+    ends = timezone.now() + timedelta(minutes=15)
+    key = issue(organization, expires_at=ends, purpose=ApiKey.Purpose.PLAYGROUND).key
+    with pytest.raises(ValidationError, match="playground"):
+        issuing.change(key=key, actor="test", expires_at=None)
+    with pytest.raises(ValidationError, match="playground"):
+        issuing.rotate(key=key, overlap=timedelta(0), actor="test")
+    assert list(ApiKey.objects.values_list("expires_at", "revoked_at")) == [(ends, None)]
 
 
 def test_imported_key_keeps_its_digest_and_hint(organization):

@@ -8,8 +8,8 @@ import pytest
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
-from keys import access, brands, invitations, organizations, records
-from keys.models import AuditEvent, Brand, Invitation, Membership, Organization, Publication, Role
+from keys import access, brands, invitations, issuing, organizations, records
+from keys.models import ApiKey, AuditEvent, Brand, Invitation, Membership, Organization, Publication, Role
 from tests import cast
 
 pytestmark = pytest.mark.django_db
@@ -71,6 +71,26 @@ def test_last_owner_can_neither_step_down_nor_leave(company):
     organizations.set_role(membership=Membership.objects.get(user=company.member), role=Role.OWNER, actor=company.owner)
     organizations.remove_member(membership=owner, actor=company.owner)
     assert actions() == ["member.role_changed", "member.removed"]
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_who_may_no_longer_call_models_holds_no_key_of_the_playground(company, leaves):
+    """Removed, or left with a role that has no playground. What was made for programs stays, and so do others' visits."""
+    minutes = {"purpose": ApiKey.Purpose.PLAYGROUND, "expires_at": timezone.now() + timedelta(minutes=15)}
+    for name, actor, more in (
+        ("visit", company.member, minutes),
+        ("program", company.member, {}),
+        ("another's visit", company.owner, minutes),
+    ):
+        issuing.issue(organization=company.organization, name=name, actor=actor, **more)
+    row = Membership.objects.get(user=company.member)
+    organizations.set_role(membership=row, role=Role.ADMIN, actor=company.owner)
+    assert not ApiKey.objects.exclude(revoked_at=None).exists()
+    if leaves:
+        organizations.remove_member(membership=row, actor=company.owner)
+    else:
+        organizations.set_role(membership=row, role=Role.BILLING, actor=company.owner)
+    assert list(ApiKey.objects.exclude(revoked_at=None).values_list("name", flat=True)) == ["visit"]
 
 
 def test_adding_a_member_again_changes_no_role(company):

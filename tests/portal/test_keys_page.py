@@ -188,6 +188,14 @@ def test_a_revoked_key_cannot_be_rotated(owner, cast):
     assert "revoked or expired already" in owner.post(path, form, follow=True).content.decode()
 
 
+def test_a_key_of_the_playground_is_not_rotated_into_one_that_no_list_shows(owner, cast):
+    minutes = {"purpose": ApiKey.Purpose.PLAYGROUND, "expires_at": timezone.now() + timedelta(minutes=15)}
+    path = f"/{cast.organization.public_id}/keys/{issued(cast, **minutes).public_id}/rotate/"
+    page = owner.post(path, form_of(owner, path, overlap_hours="0"), follow=True).content.decode()
+    assert "A key of the playground ends within minutes" in page
+    assert ApiKey.objects.get().revoked_at is None
+
+
 def test_a_developer_makes_keys_and_a_viewer_only_looks(cast):
     developer, viewer = casting.browser_of(cast.member), casting.browser_of(cast.viewer)
     assert new_key(developer, cast).status_code == 201

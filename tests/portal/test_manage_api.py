@@ -157,6 +157,16 @@ def test_a_key_is_made_changed_rotated_and_revoked(stage):
     assert who.actor_name.startswith("terraform (")
 
 
+def test_a_key_of_the_playground_is_only_ended(stage):
+    """No list shows it, so it is neither prolonged nor rotated."""
+    minutes = {"purpose": ApiKey.Purpose.PLAYGROUND, "expires_at": timezone.now() + timedelta(minutes=15)}
+    visit = issuing.issue(organization=stage.cast.organization, name="x", actor=stage.cast.owner, **minutes)
+    asks, path = program(stage.cast.organization), f"/keys/{visit.key.public_id}"
+    assert code_of(asks("patch", path, {"expires_at": None})) == (422, "refused")
+    assert code_of(asks.post(f"{path}/rotate")) == (422, "refused")
+    assert asks.post(f"{path}/revoke").json()["state"] == "revoked"
+
+
 WRONG: list[tuple[dict[str, Any], int, str]] = [
     ({"scopes": ["chat"]}, 400, "/name"),
     ({"name": 7}, 400, "/name"),
