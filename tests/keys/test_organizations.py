@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -76,7 +77,10 @@ def test_last_owner_can_neither_step_down_nor_leave(company):
 @pytest.mark.parametrize("leaves", [True, False])
 def test_who_may_no_longer_call_models_holds_no_key_of_the_playground(company, leaves):
     """Removed, or left with a role that has no playground. Only the visits of that person end."""
-    minutes = {"purpose": ApiKey.Purpose.PLAYGROUND, "expires_at": timezone.now() + timedelta(minutes=15)}
+    minutes: dict[str, Any] = {
+        "purpose": ApiKey.Purpose.PLAYGROUND,
+        "expires_at": timezone.now() + timedelta(minutes=15),
+    }
     for name, actor, more in (
         ("visit", company.member, minutes),
         ("program", company.member, {}),

@@ -159,7 +159,10 @@ def test_a_key_is_made_changed_rotated_and_revoked(stage):
 
 def test_a_key_of_the_playground_is_only_ended(stage):
     """No list shows it, so it is neither prolonged nor rotated."""
-    minutes = {"purpose": ApiKey.Purpose.PLAYGROUND, "expires_at": timezone.now() + timedelta(minutes=15)}
+    minutes: dict[str, Any] = {
+        "purpose": ApiKey.Purpose.PLAYGROUND,
+        "expires_at": timezone.now() + timedelta(minutes=15),
+    }
     visit = issuing.issue(organization=stage.cast.organization, name="x", actor=stage.cast.owner, **minutes)
     asks, path = program(stage.cast.organization), f"/keys/{visit.key.public_id}"
     assert code_of(asks("patch", path, {"expires_at": None})) == (422, "refused")
