@@ -4,7 +4,7 @@ While a shard's epoch names no counter, or another run id than the server's, its
 takes the shard and prepares it (PREPARING), each step guarded by its token in the epoch's place, so that one that slept
 and was replaced changes nothing more. Then the shard waits, for anybody to open (OPENING): dead workers' WALs of this
 host are replayed into it, living workers bring in what Redis lost (assertion.py) and acknowledge. Who does not, holds
-up the opening until its lease runs out.
+up the opening until its lease runs out, and for LATE_MS at least.
 
 Counters are not copied: they are forgotten, and seeded from PostgreSQL and the stream on demand (seeds.py). So all that
 matters is that every settled call is booked or on the stream, and every running call has its hold, before the opening.
@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 ABANDONED_MS: Final = 60_000
 """A rebuild whose token is older than this has lost its process; another begins again. On its own host that is seen at
 once."""
+LATE_MS: Final = 10_000
+"""How long a rebuild waits for workers whose lease ran out lately: PostgreSQL may have been away, and then nobody could
+renew. They acknowledge as soon as they have a connection to it again."""
 HINDERED_SECONDS: Final = 1.0
 NAMES_PER_STEP: Final = 500
 HOLDS_PER_STEP: Final = 100
@@ -65,6 +68,11 @@ class Shard:
     counters: list[str] = field(default_factory=list)
     booked_id: str = "0-0"
     """The last stream id that is booked; no later one will be, of the Redis before."""
+
+    @property
+    def begun_ms(self) -> int:
+        """By Redis' clock."""
+        return int(self.token.partition("-")[0])
 
     def step(self, word: str, *values: Any) -> list[Any]:
         (verdict,) = script.run(self.client, [(word, self.number, 0, *values)])
@@ -156,13 +164,15 @@ def is_waiting(epoch: str) -> bool:
 
 
 def _acknowledged(waiting: Sequence[Shard]) -> Iterator[Shard]:
-    workers = worker_leases.live(settings.WAL_DIR)
+    live, late = worker_leases.live(settings.WAL_DIR), worker_leases.late(settings.WAL_DIR)
     missed: set[str] = set()
     for shard in waiting:
         try:
-            silent = shard.step("acks", shard.token, workers)[2]
+            _, now_ms, silent = shard.step("acks", shard.token, [*live, *late])
         except RebuildLost:
             continue  # opened by somebody else
+        if now_ms - shard.begun_ms >= LATE_MS:
+            silent = [worker for worker in silent if worker in live]
         missed.update(silent)
         if not silent:
             yield shard

@@ -1,15 +1,18 @@
 """Which proxy workers are alive: their leased rows. A worker keeps its own; a rebuild waits for those that are there.
 
-On its own host a rebuilder knows better: a worker whose WAL file nobody holds is dead, whatever its lease says.
+On its own host a rebuilder knows better: a worker whose WAL file nobody holds is dead, whatever its lease says. While
+PostgreSQL is away nobody can renew: workers whose lease ran out then are alive, and are given a moment to say so.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 from psycopg_pool import AsyncConnectionPool
 
@@ -18,6 +21,8 @@ from billing.models import WorkerLease
 
 LEASE_SECONDS: Final = 30
 RENEW_SECONDS: Final = 5.0
+LATELY: Final = timedelta(hours=1)
+"""PostgreSQL may have been away for so long. Who did not renew for longer than that is gone."""
 
 _RENEW: Final = (
     "INSERT INTO billing_workerlease (name, host, folder, running, held_nanos, expires_at)"
@@ -42,10 +47,20 @@ async def end(pool: AsyncConnectionPool[Any], name: str) -> None:
 
 def live(folder: Path) -> list[str]:
     """The workers that a rebuild waits for, seen from the host whose WAL folder this is."""
+    return _alive(folder, WorkerLease.objects.filter(expires_at__gt=Now()))
+
+
+def late(folder: Path) -> list[str]:
+    """Those whose lease ran out, and that may not have been able to renew it."""
+    return _alive(folder, WorkerLease.objects.filter(expires_at__lte=Now(), expires_at__gt=Now() - LATELY))
+
+
+def _alive(folder: Path, leases: QuerySet[WorkerLease]) -> list[str]:
     here = socket.gethostname(), os.path.realpath(folder)
-    leases = WorkerLease.objects.filter(expires_at__gt=Now()).order_by("name")
     return [
-        lease.name for lease in leases if (lease.host, lease.folder) != here or not remains.is_dead(folder, lease.name)
+        lease.name
+        for lease in leases.order_by("name")
+        if (lease.host, lease.folder) != here or not remains.is_dead(folder, lease.name)
     ]
 
 

@@ -54,6 +54,9 @@ from proxy.upstream import Pool
 log = logging.getLogger(__name__)
 
 POSTGRESQL_CONNECTIONS_MAX = 8
+RECONNECT_SECONDS_MAX = 2.0
+"""The pool's pauses between two tries double until it gives up, and whoever asks next begins anew. At its default of five
+minutes a worker was without PostgreSQL for as long again as PostgreSQL had been away."""
 HEARTBEAT_SECONDS = 5.0
 WORKER_LEASE_MS = 15_000
 REPLAY_SECONDS = 60.0
@@ -71,13 +74,7 @@ class Worker:
     def __init__(self) -> None:
         crash.arm(settings.CRASH_AT)
         self.redis = asyncio_client()
-        self.postgresql: AsyncConnectionPool[Any] = AsyncConnectionPool(
-            _conninfo(),
-            min_size=0,
-            max_size=POSTGRESQL_CONNECTIONS_MAX,
-            open=False,
-            kwargs={"prepare_threshold": None, "autocommit": True},
-        )
+        self.postgresql = postgresql_pool(_conninfo())
         self.counters = Counters(self.redis)
         self.wal = Wal(settings.WAL_DIR)
         self.catalogue = Catalogue(self.redis)
@@ -272,6 +269,18 @@ def _replay(folder: Path) -> None:
         log.warning("dead workers' calls are left to whoever starts next: %s", error)
     finally:
         connection.close()
+
+
+def postgresql_pool(conninfo: str) -> AsyncConnectionPool[Any]:
+    """Not open yet."""
+    return AsyncConnectionPool(
+        conninfo,
+        min_size=0,
+        max_size=POSTGRESQL_CONNECTIONS_MAX,
+        open=False,
+        reconnect_timeout=RECONNECT_SECONDS_MAX,
+        kwargs={"prepare_threshold": None, "autocommit": True},
+    )
 
 
 def _conninfo() -> str:

@@ -6,11 +6,13 @@ import hashlib
 import os
 import subprocess
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 
 import psycopg_pool
 import pytest
 import redis
 from django.conf import settings
+from django.db.models.functions import Now
 from psycopg import OperationalError
 
 from billing import leases, rebuild, remains, replay, script, transports, worker_leases
@@ -460,6 +462,22 @@ async def test_a_worker_that_says_nothing_is_waited_for_until_its_lease_is_gone(
 
 def _end_worker_leases():
     WorkerLease.objects.update(expires_at="2020-01-01T00:00:00Z")
+
+
+async def test_a_worker_that_could_not_renew_its_lease_lately_is_given_a_moment(stage, redis_connection, monkeypatch):
+    """PostgreSQL was away for longer than a lease, and Redis was lost with it."""
+    async with stage() as s, living(s, s.pool) as worker:
+        hold = await s.reserve()
+        redis_connection.flushall()
+        await in_thread(lambda: WorkerLease.objects.update(expires_at=Now() - timedelta(seconds=1)))
+        assert await opened(redis_connection) == []
+        await worker.watch()
+        assert await opened(redis_connection) == list(range(64))
+        assert s.account()["held"] == hold.held_nanos
+        redis_connection.flushall()
+        assert await opened(redis_connection) == []
+        monkeypatch.setattr(rebuild, "LATE_MS", 0)  # it has gone by
+        assert await opened(redis_connection) == list(range(64))
 
 
 async def test_a_worker_without_a_file_is_waited_for_by_nobody_until_it_may_take_calls(
