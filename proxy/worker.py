@@ -55,8 +55,8 @@ log = logging.getLogger(__name__)
 
 POSTGRESQL_CONNECTIONS_MAX = 8
 RECONNECT_SECONDS_MAX = 2.0
-"""The pool's pauses between two tries double until it gives up, and whoever asks next begins anew. At its default of five
-minutes a worker was without PostgreSQL for as long again as PostgreSQL had been away."""
+"""The pool's pauses between two tries double until it gives up, and whoever asks next begins anew. At its default of
+five minutes a worker was without PostgreSQL for as long again as PostgreSQL had been away."""
 HEARTBEAT_SECONDS = 5.0
 WORKER_LEASE_MS = 15_000
 REPLAY_SECONDS = 60.0
