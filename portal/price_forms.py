@@ -25,9 +25,15 @@ class PriceRow(forms.Form):
     stay as they are: they are set on the page of the rate."""
 
     free = forms.BooleanField(required=False)
+    seen = forms.CharField(required=False, widget=forms.HiddenInput)
+    """The rate that held when the page was shown."""
 
     def __init__(self, model: Model, standing: Rate | None, data: Any) -> None:
-        super().__init__(data, prefix=f"m{model.pk}", initial=_said(standing))
+        prefix, seen = f"m{model.pk}", str(standing.pk) if standing else ""
+        self.is_overtaken = data is not None and data.get(f"{prefix}-seen", "") != seen
+        """Another price holds since: that one is shown, and nothing is set."""
+        given = None if self.is_overtaken else data
+        super().__init__(given, prefix=prefix, initial={**_said(standing), "seen": seen})
         self.model, self.standing = model, standing
         self.fields["free"].widget.attrs["aria-label"] = f"Free: {model.slug}"
         for name, label in (TOKENS | APART).items():

@@ -33,8 +33,15 @@ DAYS = 30
 class AmountForm(forms.Form):
     amount = forms.CharField(max_length=24, widget=forms.TextInput(attrs={"size": 12, "inputmode": "decimal"}))
 
+    seen = forms.CharField(widget=forms.HiddenInput)
+    """What held when the page was shown."""
+
     def __init__(self, limit: TierLimit, data: Any) -> None:
-        super().__init__(data, prefix=f"l{limit.pk}", initial={"amount": amount_said(limit)})
+        prefix, seen = f"l{limit.pk}", str(limit.amount)
+        self.is_overtaken = data is not None and data.get(f"{prefix}-seen") != seen
+        """Somebody else changed it since: what holds now is shown, and nothing is set."""
+        initial = {"amount": amount_said(limit), "seen": seen}
+        super().__init__(None if self.is_overtaken else data, prefix=prefix, initial=initial)
         self.limit = limit
         where = reach(limit.unit, limit.window, limit.scope)
         self.label = f"{limit.get_unit_display()} {where}"
@@ -69,11 +76,13 @@ def ladder(request: HttpRequest) -> HttpResponse:
     amounts = [form for _, forms_ in rungs for form in forms_]
     context: dict[str, Any] = {}
     if request.method == "POST":
-        changed = [form for form in amounts if form.is_valid() and form.differs]
-        if all(form.is_valid() for form in amounts):
-            if changed and request.POST.get("act") == "set" and _set(request, changed):
+        given, overtaken = [form for form in amounts if form.is_bound], [form for form in amounts if form.is_overtaken]
+        changed = [form for form in given if form.is_valid() and form.differs]
+        if all(form.is_valid() for form in given):
+            if changed and request.POST.get("act") == "set" and not overtaken and _set(request, changed):
                 return redirect(f"{reverse('admin:ladder')}?brand={brand.slug}")
-            context = {"changed": [_looked_at(form) for form in changed], "unchanged": not changed}
+            context = {"changed": [_looked_at(form) for form in changed], "unchanged": not changed and not overtaken}
+        context["overtaken"] = overtaken
     context |= {
         **admin.site.each_context(request),
         "title": "Ladder",

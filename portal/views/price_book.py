@@ -43,11 +43,12 @@ def price_book(request: HttpRequest) -> HttpResponse:
     begin = BeginForm(request.POST or None)
     context: dict[str, Any] = {}
     if request.method == "POST" and begin.is_valid():
-        changed = _changed(rows)
+        changed, overtaken = _changed(rows), [row for row in rows if row.is_overtaken]
         if not any(row.errors for row in rows):
-            if request.POST.get("act") == "set" and _set(request, rows, changed, begin):
+            if request.POST.get("act") == "set" and not overtaken and _set(request, rows, changed, begin):
                 return redirect(f"{reverse('admin:price_book')}?brand={brand.slug}")
             context = _effect(brand, rows, changed)
+        context["overtaken"] = overtaken
     context |= {
         **admin.site.each_context(request),
         "title": "Price book",

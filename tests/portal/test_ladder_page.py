@@ -59,7 +59,8 @@ def chief(cast):
 
 def sent(limits, act: str, **changes: str) -> dict[str, str]:
     now = {"day": "90", "month": "1000", "key": "100", "spend": "5.00", "minute": "10"}
-    return {"act": act} | {f"l{limits[name].pk}-amount": text for name, text in (now | changes).items()}
+    seen = {f"l{limit.pk}-seen": str(limit.amount) for limit in TierLimit.objects.all()}
+    return {"act": act} | seen | {f"l{limits[name].pk}-amount": text for name, text in (now | changes).items()}
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,22 @@ def test_what_is_set_holds_on_the_next_request(chief, cast, limits):
     refused = chief.post(PAGE, sent(limits, "set", minute="many", spend="8"))
     assert "whole number" in refused.content.decode()
     assert TierLimit.objects.get(pk=limits["spend"].pk).amount == 7_250_000_000, "all or nothing"
+
+
+def test_who_saves_second_takes_nothing_back(chief, limits):
+    """The page sends every limit: one that somebody else set meanwhile is not the old one again."""
+    opened = sent(limits, "set", spend="8.00")
+    chief.post(PAGE, sent(limits, "set", minute="5"))
+    page = chief.post(PAGE, opened)
+    assert page.context["overtaken"][0].limit == limits["minute"]
+    assert "Nothing is set" in page.content.decode()
+    amounts = {name: TierLimit.objects.get(pk=limit.pk).amount for name, limit in limits.items()}
+    assert (amounts["minute"], amounts["spend"]) == (5, 5 * 10**9)
+    again = {field.html_name: field.value() for _, rows in page.context["rungs"] for row in rows for field in row}
+    assert again[f"l{limits['minute'].pk}-amount"] == "5"
+    assert again[f"l{limits['spend'].pk}-amount"] == "8.00", "what was typed is kept"
+    assert chief.post(PAGE, again | {"act": "set"}).status_code == 302
+    assert TierLimit.objects.get(pk=limits["spend"].pk).amount == 8 * 10**9
 
 
 def test_a_brands_staff_see_their_ladder_and_managers_set_it(cast, limits):

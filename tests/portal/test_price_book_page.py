@@ -78,6 +78,20 @@ def test_what_is_changed_is_tried_and_then_set(chief, shop):
     assert "nothing is changed" in again.content.decode()
 
 
+def test_who_saves_second_takes_nothing_back(chief, shop):
+    """The page sends every price: one that somebody else set meanwhile is not the old one again."""
+    opened = chief.get(PAGE)
+    chief.post(PAGE, filled(chief.get(PAGE), "set", m1__input="0.25"))
+    page = chief.post(PAGE, filled(opened, "set", m2__input="0.22"))
+    assert "Nothing is set" in page.content.decode()
+    assert [row.model.slug for row in page.context["overtaken"]] == ["m-1"]
+    assert [model.slug for model, _, _ in page.context["changes"]] == ["m-2"], "and looked at again"
+    assert Rate.objects.count() == 3
+    assert chief.post(PAGE, filled(page, "set")).status_code == 302
+    now = prices.in_force(Rate.objects.filter(organization=None))
+    assert {rate.model.slug: rate.input_picos for rate in now} == {"m-1": 250_000, "m-2": 220_000}
+
+
 def test_a_change_to_come_is_shown_and_a_slip_wants_a_reason(chief, shop):
     later = timezone.now() + timedelta(days=3)
     begins = {"begins_0": f"{later:%Y-%m-%d}", "begins_1": f"{later:%H:%M}"}
