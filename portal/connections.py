@@ -31,6 +31,9 @@ STUCK_CHECKS_MAX = 12
 """So many checks in a row without a byte of the answer being read."""
 USER_TIMEOUT_MS = 60_000
 """Sent bytes that the client's host has not acknowledged for this long: the host is gone."""
+PIPELINED_MAX = 32
+"""Requests that came before the answers to those ahead of them. Each costs kilobytes, and ten thousand come in one read
+of a socket: whoever sends more, and reads nothing, took a worker's memory without as much as a key."""
 PATHS_REMEMBERED = 1024
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}".encode() for status in HTTPStatus}
 _COLON = b": ".join
@@ -166,6 +169,10 @@ def _url(url: bytes) -> _Url:
     return found
 
 
+class TooManyRequests(Exception):
+    """The parser stops at it, as at bytes that are no request."""
+
+
 class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -238,6 +245,8 @@ class Protocol(HttpToolsProtocol):
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:
+            if len(self.pipeline) >= PIPELINED_MAX:
+                raise TooManyRequests
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
 
@@ -263,7 +272,9 @@ class Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """For bytes that are no HTTP request: an error as the proxy's own answers have it. Into an answer that has
         begun nothing can be said; the connection ends, which its call takes for a client that left."""
-        if self.cycle is not None and not self.cycle.response_complete and self.cycle.response_started:
+        if self.pipeline or (
+            self.cycle is not None and not self.cycle.response_complete and self.cycle.response_started
+        ):
             self.transport.close()
             return
         call_id = call_ids.mint(int(time.time() * 1000), os.urandom(10)).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 import threading
@@ -10,7 +11,7 @@ import time
 import tracemalloc
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -134,6 +135,40 @@ def test_clients_that_only_connect_cost_kilobytes(port: int, settings: Any) -> N
             assert working.recv(1000).startswith(b"HTTP/1.1 200")
         held, _ = tracemalloc.get_traced_memory()
     assert held / count < 16 * 1024
+
+
+def test_clients_that_ask_for_thousands_at_once_cost_kilobytes(port: int) -> None:
+    """And read nothing: what they asked for would wait for two minutes."""
+    burst = b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n" * 6_000
+    with ExitStack() as stack:
+        before = sum(isinstance(each, connections.Cycle) for each in gc.get_objects())
+        for _ in range(10):
+            with suppress(ConnectionError):
+                stack.enter_context(link(port)).sendall(burst)
+        with link(port) as working:
+            working.sendall(GET)
+            assert working.recv(1000).startswith(b"HTTP/1.1 200")
+        cycles = sum(isinstance(each, connections.Cycle) for each in gc.get_objects()) - before
+    assert cycles < 1_000
+
+
+def test_requests_as_many_as_allowed_are_answered(port: int) -> None:
+    with link(port) as connection:
+        count = connections.PIPELINED_MAX + 1
+        connection.sendall(GET * count)
+        said = b""
+        while said.count(b"HTTP/1.1 200") < count or not said.endswith(b"xx"):
+            said += connection.recv(65536)
+
+
+def test_too_many_requests_at_once_say_nothing_into_an_answer(port: int) -> None:
+    with link(port) as connection:
+        connection.sendall(GET.replace(b"/ ", b"/half ") + GET * 100)
+        said = b""
+        with suppress(ConnectionResetError):
+            while piece := connection.recv(65536):
+                said += piece
+    assert b"400" not in said
 
 
 def test_no_more_connections_than_configured(port: int) -> None:
