@@ -21,7 +21,8 @@ Write = Callable[[int], str]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One of the legend's lines. `number` chooses the pattern: 0 is solid, SHOWN is that of all others together."""
+    """One of the legend's lines. `number` chooses the pattern: 0 is solid, SHOWN is that of all others together,
+    or of the one that is left."""
 
     number: int
     name: str
@@ -123,7 +124,8 @@ def stacked(steps: Sequence[date], amounts: Mapping[tuple[int, str], int], write
     shown, rest = names[:SHOWN], names[SHOWN:]
     groups = [Group(number, name, write(totals[name])) for number, name in enumerate(shown)]
     if rest:
-        groups.append(Group(SHOWN, f"{len(rest)} {OTHERS}", write(sum(totals[name] for name in rest))))
+        name = f"{len(rest)} {OTHERS}" if len(rest) > 1 else rest[0]
+        groups.append(Group(SHOWN, name, write(sum(totals[each] for each in rest))))
     of_step = [
         [*(amounts.get((number, name), 0) for name in shown)]
         + ([sum(amounts.get((number, name), 0) for name in rest)] if rest else [])

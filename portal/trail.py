@@ -13,6 +13,7 @@ from django.db.models import Q, QuerySet
 
 from billing import money
 from keys.models import ApiKey, AuditEvent, Organization, User
+from portal.templatetags.portal import key_limit
 
 KEY = ("name", "scopes", "model_slugs", "cidrs", "limits", "expires_at", "manages_as", "mode", "service_account")
 OVERRIDE = ("unit", "window", "scope", "amount", "reason", "expires_at")
@@ -222,6 +223,8 @@ def _text(name: str, value: Any, currency: str) -> str:
         return "yes" if value else "no"
     if name.endswith("_nanos") and isinstance(value, int):
         return money.display(value, currency)
+    if name == "limits" and all(isinstance(limit, dict) for limit in value):
+        return ", ".join(key_limit(limit, currency) for limit in value)
     if isinstance(value, list) and not any(isinstance(part, dict | list) for part in value):
         return ", ".join(map(str, value))
     return value if isinstance(value, str) else json.dumps(value)

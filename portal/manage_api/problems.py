@@ -105,8 +105,10 @@ def _of_fields(error: exceptions.ValidationError) -> Problem:
     found = list(_leaves(error.detail, ""))
     status = 422 if all(code in UNTAKEABLE for _, _, code in found) else 400
     errors = [{"pointer": pointer, "detail": text} for pointer, text, _ in found]
-    code = "refused" if status == 422 else "invalid_request"
-    return Problem(status, code, "The request does not match the schema; `errors` says where.", errors=errors)
+    if status == 422:
+        return Problem(status, "refused", "A value cannot be taken; `errors` says which.", errors=errors)
+    text = "The request does not match the schema; `errors` says where."
+    return Problem(status, "invalid_request", text, errors=errors)
 
 
 def _leaves(detail: Any, pointer: str) -> Iterator[tuple[str, str, str]]:

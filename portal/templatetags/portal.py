@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from django import template
@@ -15,7 +15,9 @@ from billing import money as amounts
 from billing.calls import Call
 from billing.gauges import Gauge
 from billing.models import TierLimit
-from portal.trail import Change
+
+if TYPE_CHECKING:
+    from portal.trail import Change
 
 register = template.Library()
 

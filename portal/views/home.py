@@ -15,7 +15,7 @@ from django.utils.cache import get_conditional_response
 from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from billing import balances, gauges, ladder, reports
+from billing import balances, gauges, ladder, prices, reports
 from billing.models import Model, Rate
 from keys import access, invitations
 from keys.models import Brand, Organization
@@ -44,8 +44,9 @@ def overview(request: MemberRequest, organization: Organization) -> HttpResponse
     now = timezone.now()
     last = today(organization.brand, now)
     first = last - timedelta(days=29)
-    models = price_list(organization.brand, now)
+    models = price_list(organization.brand, now, organization)
     tier, _since = ladder.standing_of(organization)
+    unlocked = None if tier is None else tier.model_slugs
     role = access.role_in(request.user, organization)
     by_day = reports.usage(organization.pk, first=first, last=last)
     context = {
@@ -58,6 +59,7 @@ def overview(request: MemberRequest, organization: Organization) -> HttpResponse
         "chart": charts.by_day(by_day, first, last),
         "has_keys": organization.keys.filter(revoked_at=None, manages_as="").exists(),
         "models": models,
+        "locked": [] if unlocked is None else [model.slug for model in models if model.slug not in unlocked],
         "placeholder": firstcall.PLACEHOLDER,
         "samples": firstcall.samples(
             base_url=firstcall.base_url(request),
@@ -127,10 +129,11 @@ def _landing(request: PortalRequest) -> HttpResponse:
     return render(request, "portal/landing.html", {"models": models, "samples": samples})
 
 
-def price_list(brand: Brand, now: datetime) -> list[Model]:
-    """What the brand sells, each with `current_rates`: the one everybody pays now, or none."""
-    in_force = Q(effective_until=None) | Q(effective_until__gt=now)
-    rates = Rate.objects.filter(in_force, organization=None, effective_from__lte=now).order_by("-effective_from")
+def price_list(brand: Brand, now: datetime, organization: Organization | None = None) -> list[Model]:
+    """What the brand sells, each with `current_rates`: first the price in force that everybody pays, or that
+    `organization` does, whose own goes before."""
+    whose = Q(organization=None) | Q(organization=organization) if organization else Q(organization=None)
+    rates = prices.in_force(Rate.objects.filter(whose), now).order_by("organization_id")  # everybody's (NULL) last
     models = Model.objects.filter(brand=brand).exclude(state=Model.State.RETIRED).order_by("position", "slug")
     return list(models.prefetch_related(Prefetch("rates", queryset=rates, to_attr="current_rates")))
 

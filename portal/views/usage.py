@@ -29,7 +29,8 @@ GROUPS: dict[str, tuple[str, reports.By]] = {
     "key": ("Key", "key_id"),
     "end": ("Ended", "end_reason"),
 }
-COST = "cost"
+COST, REQUESTS = "cost", "requests"
+"""What the chart shows unasked: what was paid or, where nothing was, how much was called."""
 GROUPED = {"day": "", "model": "by model", "key": "by key", "end": "by how calls ended"}
 HEAD = (
     *("day", "model", "key", "ended", "requests", "uncached_input_tokens", "cache_read_tokens"),
@@ -46,8 +47,8 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What the address asks for. `model` and `key` narrow to one of the account's own, `first` and `last` are days of
-    the brand; `day` is both of them, where one was asked for instead of a period."""
+    """What the address asks for. `measure` "": none. `model` and `key` narrow to one of the account's own, `first` and
+    `last` are days of the brand; `day` is both of them, where one was asked for instead of a period."""
 
     period: str
     group: str
@@ -60,7 +61,7 @@ class Asked:
 
     def query(self, **changes: str) -> str:
         kept = {"days": self.period, "by": self.group}
-        if self.measure != COST:
+        if self.measure:
             kept["measure"] = self.measure
         if self.day:
             kept |= {"days": "", "day": self.day.isoformat()}
@@ -88,6 +89,7 @@ def usage(request: MemberRequest, organization: Organization) -> HttpResponseBas
     label, by = GROUPS[asked.group]
     rows = reports.added(own, [by]) if by in ("model_id", "key_id") else _sums(organization, asked, by)
     (total,) = reports.added(own)
+    measure = asked.measure or (COST if total.cost_nanos else REQUESTS)
     (timed,) = _sums(organization, asked, timed=True, without=request_filter.FAILED)
     context = {
         "asked": asked,
@@ -108,11 +110,11 @@ def usage(request: MemberRequest, organization: Organization) -> HttpResponseBas
         "all": asked.query(model="", key=""),
         "file": asked.query(format="csv"),
         "chart": usage_chart.of(
-            organization, _narrowed(asked), group=by, measure=asked.measure, by_day=rows if by == "day" else None
+            organization, _narrowed(asked), group=by, measure=measure, by_day=rows if by == "day" else None
         ),
-        "measure": usage_chart.MEASURES[asked.measure],
-        "grouped": _parts(asked),
-        **_choices(asked, of_period),
+        "measure": usage_chart.MEASURES[measure],
+        "grouped": _parts(asked.group, measure),
+        **_choices(asked, measure, of_period),
     }
     return page(request, organization, "usage", "portal/usage.html", context)
 
@@ -126,7 +128,7 @@ def _asked(request: MemberRequest, organization: Organization, now: datetime) ->
         day=day,
         period=period,
         group=_chosen(request, "by", GROUPS, "day"),
-        measure=_chosen(request, "measure", usage_chart.MEASURES, COST),
+        measure=_chosen(request, "measure", usage_chart.MEASURES, ""),
         model=Model.objects.filter(brand=organization.brand, slug=_text(request, "model")).first(),
         key=organization.keys.filter(manages_as="", public_id=_text(request, "key")).first(),
         first=last - timedelta(days=int(period or 1) - 1),
@@ -145,12 +147,12 @@ def _sums(
     return reports.usage(organization.pk, by=by, timed=timed, without=without, **_narrowed(asked))
 
 
-def _parts(asked: Asked) -> str:
+def _parts(group: str, measure: str) -> str:
     """What the chart's parts are, in words."""
-    if asked.measure in usage_chart.TIMES:
+    if measure in usage_chart.TIMES:
         return "of calls that did not fail"
-    alone = {"tokens": "by kind", "errors": GROUPED["end"]}.get(asked.measure, "")
-    return GROUPED[asked.group] or alone
+    alone = {"tokens": "by kind", "errors": GROUPED["end"]}.get(measure, "")
+    return GROUPED[group] or alone
 
 
 def _narrowed(asked: Asked) -> usage_chart.Narrowed:
@@ -201,7 +203,7 @@ def _is_asked(row: reports.Usage, asked: Asked) -> bool:
     return (asked.model is None or row.model_id == asked.model.pk) and (asked.key is None or row.key_id == asked.key.pk)
 
 
-def _choices(asked: Asked, of_period: list[reports.Usage]) -> dict[str, list[Choice]]:
+def _choices(asked: Asked, measure: str, of_period: list[reports.Usage]) -> dict[str, list[Choice]]:
     """Models and keys that were used in the period, whatever it is narrowed to."""
     models = {row.model for row in of_period if row.model}
     keys = [row for row in reports.added(of_period, ["key_id"]) if row.key_public_id]
@@ -212,8 +214,7 @@ def _choices(asked: Asked, of_period: list[reports.Usage]) -> dict[str, list[Cho
             Choice(text, asked.query(day="", days=value), value == asked.period) for value, text in PERIODS.items()
         ],
         "measures": [
-            Choice(text, asked.query(measure="" if value == COST else value), value == asked.measure)
-            for value, text in usage_chart.MEASURES.items()
+            Choice(text, asked.query(measure=value), value == measure) for value, text in usage_chart.MEASURES.items()
         ],
         "groups": [Choice(text, asked.query(by=value), value == asked.group) for value, (text, _) in GROUPS.items()],
         "models": [Choice(slug, slug, slug == chosen_model) for slug in sorted(models | {chosen_model} - {""})],

@@ -124,6 +124,16 @@ def test_a_key_is_named_and_visits_to_the_playground_are_apart(cast):
     assert actions(get(cast, about="playground")) == ["key.issued"]
 
 
+def test_limits_of_a_key_are_told_in_words(cast):
+    tokens: dict[str, int | str] = {"unit": "tokens", "window": "day", "amount": 1_000}
+    budget = {"unit": "nanos", "window": "month", "amount": 5 * 10**9}
+    key = issuing.issue(organization=cast.organization, name="x", actor=cast.owner, limits=[tokens]).key
+    issuing.change(key=key, actor=cast.owner, limits=[tokens, budget])
+    text = casting.text_of(get(cast))
+    assert "limits: 1,000 tokens per day" in text
+    assert "1,000 tokens per day, $5.00 per month" in text
+
+
 NOTED = re.compile(r"[a-z_]+\.[a-z_]+")
 NO_ACTIONS = {"balance.exhausted", "balance.low", "key.concurrent", "webhook.test"}
 """Names of events and limits, in modules that note actions."""

@@ -1,16 +1,20 @@
 """The portal's stories in a real browser. A clean console is proved too (so a clean policy), and no sideways scroll."""
 
+import os
 import re
 import shlex
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from django.utils import timezone
 from playwright.sync_api import Browser, Page, expect
 
-from billing import journal, ledger
+from billing import call_ids, journal, ledger
 from keys import brands, issuing, service_accounts
 from keys.models import ApiKey, Role
 from portal.pages import SECTIONS
+from proxy.models import RefusalRecord
 from tests import cast as casting
 from tests.billing import draining, settled
 from tests.billing.settled import Customer
@@ -185,9 +189,10 @@ def test_two_step_sign_in_is_turned_on_and_used(open_window, cast, tmp_path):
 
 @pytest.fixture
 def busy(cast, redis_connection) -> Customer:
-    """Ten calls, one cut by its client, credit and a second key, so that every page has something to show."""
+    """Ten calls, one cut by its client, a refused one of many letters, credit and a second key, so that every page has
+    something to show."""
     key = issuing.issue(organization=cast.organization, name="production server", actor=cast.owner).key
-    issuing.issue(organization=cast.organization, name="x" * 100, actor=cast.owner)
+    long = issuing.issue(organization=cast.organization, name="W" * 100, actor=cast.owner).key
     program = service_accounts.create(
         organization=cast.organization, name="nightly import", role=Role.DEVELOPER, actor=cast.owner
     )
@@ -205,6 +210,16 @@ def busy(cast, redis_connection) -> Customer:
         actor="operator",
     )
     calls = [customer.event(end_reason="client_gone" if number == 0 else "stop") for number in range(10)]
+    RefusalRecord.objects.create(
+        call_id=call_ids.mint(int(time.time() * 1000), os.urandom(10)),
+        at=timezone.now(),
+        organization_id=cast.organization.pk,
+        key_id=long.pk,
+        key_hint=long.hint,
+        model="W" * 120,
+        status=404,
+        reason="model_not_found",
+    )
     settled.settle(redis_connection, *calls)
     draining.drain(journal.Journal(redis_connection, name="browser", notify=lambda _line: None))
     return customer

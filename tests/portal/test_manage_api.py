@@ -190,6 +190,7 @@ def test_what_is_wrong_is_named(stage, wish, status, pointer):
     answer = program(stage.cast.organization).post("/keys", wish)
     assert answer.status_code == status
     assert [error["pointer"] for error in answer.json()["errors"]] == [pointer]
+    assert ("does not match the schema" in answer.json()["detail"]) == (status == 400)
     assert stage.cast.organization.keys.filter(manages_as="").count() == 1
 
 

@@ -38,6 +38,12 @@ def test_the_largest_groups_are_told_apart_and_the_others_stand_together():
     assert chart.nothing == "M259.2 119h201.6v1h-201.6z"
 
 
+def test_a_single_group_more_has_its_own_name():
+    groups = stacks.stacked(days(1), {(0, f"g{n}"): 10 - n for n in range(6)}, str).groups
+    assert [group.name for group in groups] == [f"g{n}" for n in range(6)]
+    assert groups[-1].text == "5"
+
+
 def test_a_small_step_beside_a_big_one_is_still_seen():
     chart = stacks.stacked(days(2), {(0, "a"): 1, (1, "a"): 10**12}, str)
     assert [column.bars[0] for column in chart.columns] == [(118, 2), (0, stacks.HEIGHT)]

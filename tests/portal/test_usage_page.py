@@ -288,6 +288,16 @@ def test_the_chart_is_in_parts_of_what_is_grouped_by(cast, customer):
     assert table.count("<tr>") == 3, "a head, and the two days that were used"
 
 
+def test_where_nothing_was_paid_the_chart_counts_requests_unless_asked(cast, customer):
+    used(customer, cost_nanos=0)
+    page = usage_page(cast)
+    assert "Requests per day" in page
+    assert 'href="?days=30&amp;by=day&amp;measure=cost"' in page
+    assert "Cost per day" in usage_page(cast, "?measure=cost")
+    used(customer, days_ago=1)
+    assert "Cost per day" in usage_page(cast)
+
+
 def test_a_small_day_beside_a_big_one_still_has_a_bar():
     first = date(2026, 11, 1)
 

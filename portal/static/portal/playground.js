@@ -151,12 +151,13 @@ const dollars = (cost) => {
   const [whole, fraction = ""] = String(cost).split(".");
   return `${whole}.${fraction.padEnd(2, "0")}`;
 };
+const lasted = (ms) => (ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(2)} s`);
 const counted = (read, written) => `${read.toLocaleString()} → ${written.toLocaleString()} tokens`;
 
 function used(turn, usage, call) {
   const price = usage.cost === undefined ? "" : `${facts.symbol}${dollars(usage.cost)}`;
-  const first = call.first ? `first token ${Math.round(call.first - call.began)} ms` : "";
-  const all = `${((performance.now() - call.began) / 1000).toFixed(1)} s`;
+  const first = call.first ? `first token ${lasted(call.first - call.began)}` : "";
+  const all = lasted(performance.now() - call.began);
   foot(turn, [counted(usage.prompt_tokens, usage.completion_tokens), price, first, all], call.id);
 }
 
