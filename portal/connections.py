@@ -31,6 +31,11 @@ STUCK_CHECKS_MAX = 12
 """So many checks in a row without a byte of the answer being read."""
 USER_TIMEOUT_MS = 60_000
 """Sent bytes that the client's host has not acknowledged for this long: the host is gone."""
+HEAD_BYTES_MAX = 64 * 1024
+"""Bytes that bring neither a whole head nor a piece of a body. Past half of them a whole head is 431 (proxy.bodies)."""
+HEADERS_MAX = 1_000
+"""Of a head and its trailers. A header of four bytes takes a hundred: in the time that a head may take, a single client
+without a key could take gigabytes."""
 PIPELINED_MAX = 32
 """Requests that came before the answers to those ahead of them. Each costs kilobytes, and ten thousand come in one read
 of a socket: whoever sends more, and reads nothing, took a worker's memory without as much as a key."""
@@ -169,7 +174,7 @@ def _url(url: bytes) -> _Url:
     return found
 
 
-class TooManyRequests(Exception):
+class TooMuch(Exception):
     """The parser stops at it, as at bytes that are no request."""
 
 
@@ -178,6 +183,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._check: asyncio.TimerHandle | None = None
         self._rests = False
+        self._unknown = 0  # bytes since anything was whole
         if len(self.connections) > settings.CONNECTIONS_MAX:
             transport.abort()
             return
@@ -196,15 +202,27 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._rests = False
+        self._unknown += len(data)
         super().data_received(data)
+        if self._unknown > HEAD_BYTES_MAX and not self.transport.is_closing():
+            self.send_400_response("The request's head is too large.")
 
     def on_message_begin(self) -> None:
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) >= HEADERS_MAX:
+            raise TooMuch
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
     def on_headers_complete(self) -> None:
         """As uvicorn does, without what is never configured here (websockets, a root path, a limit of concurrency)."""
+        self._unknown = 0
         parser = self.parser
         version = parser.get_http_version()
         path, raw_path, query = _url(self.url)
@@ -246,7 +264,7 @@ class Protocol(HttpToolsProtocol):
             self._start_asgi_task(self.cycle, self.app)
         else:
             if len(self.pipeline) >= PIPELINED_MAX:
-                raise TooManyRequests
+                raise TooMuch
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
 
@@ -256,6 +274,7 @@ class Protocol(HttpToolsProtocol):
         self.tasks.add(task)
 
     def on_body(self, body: bytes) -> None:
+        self._unknown = 0
         cycle = self.cycle
         if cycle.response_complete:
             return
@@ -265,6 +284,7 @@ class Protocol(HttpToolsProtocol):
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        self._unknown = 0
         if not self.cycle.response_complete:
             self.cycle.more_body = False
             self.cycle.message_event.set()

@@ -137,6 +137,42 @@ def test_clients_that_only_connect_cost_kilobytes(port: int, settings: Any) -> N
     assert held / count < 16 * 1024
 
 
+CHUNKED = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("beginning", "more"),
+    [
+        (b"GET / HTTP/1.1\r\n", b"a:\r\n" * 10_000),
+        (b"GET / HTTP/1.1\r\na: ", b"x" * 40_000),
+        (b"GET /", b"x" * 40_000),
+        (b"", b"\r\n" * 20_000),
+        (CHUNKED + b"0\r\n", b"a:\r\n" * 10_000),
+        (CHUNKED + b"0\r\na: ", b"x" * 40_000),
+        (CHUNKED + b"1;", b"x" * 40_000),
+    ],
+)
+def test_a_head_without_end_is_refused(port: int, beginning: bytes, more: bytes) -> None:
+    """Also as trailers of a body, and as whatever else the parser takes in silence."""
+    with link(port) as endless:
+        endless.sendall(beginning)
+        try:
+            for _ in range(100):
+                endless.sendall(more)
+                time.sleep(0.001)
+        except ConnectionError:
+            return
+    pytest.fail("it went on")
+
+
+def test_large_heads_and_bodies_are_no_endless_heads(port: int) -> None:
+    head = b"POST / HTTP/1.1\r\nhost: a\r\na: %b\r\ncontent-length: 500000\r\n\r\n" % (b"x" * 50_000)
+    with link(port) as connection:
+        for _ in range(2):
+            connection.sendall(head + b"y" * 500_000)
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+
+
 def test_clients_that_ask_for_thousands_at_once_cost_kilobytes(port: int) -> None:
     """And read nothing: what they asked for would wait for two minutes."""
     burst = b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n" * 6_000
