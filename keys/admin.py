@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from keys import brands, invitations, issuing, organizations, staff
 from keys.admin_pages import Form, Kept, Page, ReadOnly, Tabular, by
+from keys.as_seen import AsSeen
 from keys.brand_scope import LOOKING
 from keys.models import (
     ApiKey,
@@ -49,7 +50,7 @@ class _PersonChangeForm(UserChangeForm):  # type: ignore[type-arg]
 
 
 @admin.register(User)
-class UserAdmin(Kept, DjangoUserAdmin):  # type: ignore[type-arg]
+class UserAdmin(Kept, AsSeen, DjangoUserAdmin):  # type: ignore[type-arg]
     """People are deactivated, not deleted: keys and the trail name them."""
 
     brand_path = "memberships__organization__brand"

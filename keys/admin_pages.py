@@ -10,6 +10,7 @@ from django.db.models import Model
 from django.forms import ModelForm
 from django.http import HttpRequest
 
+from keys.as_seen import AsSeen
 from keys.publication import Version
 
 
@@ -44,7 +45,7 @@ else:
     _Admin, Tabular, Form = admin.ModelAdmin, admin.TabularInline, ModelForm
 
 
-class Page(_Admin):
+class Page(AsSeen, _Admin):
     list_per_page = 50
     show_full_result_count = False
 

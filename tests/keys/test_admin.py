@@ -1,5 +1,7 @@
 """The operator's pages: all open, writers are used, no digest is shown."""
 
+import re
+
 import pytest
 from django.contrib import admin
 
@@ -125,7 +127,7 @@ def test_suspending_several_asks_first_and_leaves_the_houses_own(browser, compan
 def fields_of(page):
     """What a browser would send back unchanged."""
     form = page.context["adminform"].form
-    values = {}
+    values = {"_as_seen": page.context["as_seen"]} if "as_seen" in page.context else {}
     for bound in form:
         value = bound.value()
         if value is None or value is False:
@@ -213,6 +215,16 @@ def test_membership_form_keeps_the_last_owner(browser, company):
     added = Membership.objects.get(user=company.stranger, organization=company.organization)
     browser.post(f"/admin/keys/membership/{added.pk}/delete/", {"post": "yes"})
     assert not Membership.objects.filter(pk=added.pk).exists()
+
+
+def test_rights_that_were_taken_are_not_given_back_by_an_old_page(browser, company):
+    url = f"/admin/keys/user/{company.owner.pk}/change/"
+    User.objects.filter(pk=company.owner.pk).update(is_staff=True, is_superuser=True)
+    opened = fields_of(browser.get(url))
+    User.objects.filter(pk=company.owner.pk).update(is_staff=False, is_superuser=False)
+    said = browser.post(url, {**opened, "name": "Other"}, follow=True).content.decode()
+    assert "somebody else changed: is staff, superuser status." in re.findall("somebody else.*", said)[0]
+    assert not User.objects.filter(pk=company.owner.pk, is_superuser=True).exists()
 
 
 def test_operator_can_add_a_person(browser):

@@ -27,6 +27,8 @@ def values_of(form: Any) -> dict[str, Any]:
 
 def fields_of(page):
     values = values_of(page.context["adminform"].form)
+    if "as_seen" in page.context:
+        values["_as_seen"] = page.context["as_seen"]
     for inline in page.context["inline_admin_formsets"]:
         formset = inline.formset
         values |= values_of(formset.management_form)

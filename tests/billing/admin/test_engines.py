@@ -9,9 +9,10 @@ from billing.models import (
     Engine,
     EngineFinding,
     Model,
+    TierLimit,
 )
 from keys import sealing
-from tests.billing.admin.forms import act, noted, refused, saved
+from tests.billing.admin.forms import act, fields_of, noted, refused, saved
 from tests.billing.admin.house import HUSH, SECRET
 
 pytestmark = pytest.mark.django_db
@@ -34,6 +35,28 @@ def test_engine_form_changes_through_the_writer_and_keeps_what_is_hidden(browser
     engine.refresh_from_db()
     assert engine.api_key_sealed is None
     assert catalogue.build(who.brand.id).engines[0].weight == 7
+
+
+def test_an_old_page_takes_nothing_back(browser):
+    """It sends every field: a drained engine, a limit set elsewhere would be as they were when it was opened."""
+    engine, limit = Engine.objects.get(), TierLimit.objects.earliest("pk")
+    url, of_tier = f"/admin/billing/engine/{engine.pk}/change/", f"/admin/billing/tier/{limit.tier_id}/change/"
+    opened, opened_tier = fields_of(browser.get(url)), fields_of(browser.get(of_tier))
+    stood = limit.amount
+    act(browser, "engine", "drain", engine)
+    TierLimit.objects.filter(pk=limit.pk).update(amount=stood + 1)
+    for page, sent, named in ((url, {**opened, "weight": 7}, "state"), (of_tier, opened_tier, "tier limits")):
+        reply = browser.post(page, sent, follow=True)
+        assert f"Not saved. Since you opened this page somebody else changed: {named}." in reply.content.decode()
+    engine.refresh_from_db()
+    limit.refresh_from_db()
+    assert (engine.state, engine.weight) == ("draining", opened["weight"])
+    assert limit.amount == stood + 1
+    wrong = browser.post(url, {**opened, "weight": "x", "_as_seen": fields_of(browser.get(url))["_as_seen"]})
+    act(browser, "engine", "bring_live", engine)
+    again = {**fields_of(wrong), "weight": 7}
+    assert "Not saved" in browser.post(url, again, follow=True).content.decode(), "a page shown again is as old"
+    saved(browser, url, weight=7)
 
 
 def test_engine_form_registers(browser):
