@@ -6,6 +6,7 @@ from django.db import models
 from django.db.models import TextChoices  # by name: mypy loses models.TextChoices inside a model's body
 from django.db.models.functions import Now
 
+from billing import money
 from keys.models import Brand, Organization, User
 
 
@@ -36,7 +37,8 @@ class Grant(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.amount_nanos} to {self.organization}"
+        amount = money.decimal(self.amount_nanos, 9, places_min=2)
+        return f"{self.get_kind_display()} credit of {amount} to {self.organization}"
 
 
 class GrantEnd(models.Model):

@@ -22,6 +22,7 @@ from keys.models import ApiKey, Membership, Organization, OrganizationNote
 OF_THE_HOUSE = "_"
 """How slugs begin of organizations that no customer has: theirs are made from letters and digits."""
 NAMED_MAX = 20
+REASON_CHARS_MAX = 200
 
 
 class _Members(ReadOnly, Tabular):
@@ -60,8 +61,10 @@ class _ReasonedActionForm(ActionForm):
     """Suspending says why: the customer reads it."""
 
     reason = forms.CharField(
-        required=False, max_length=200, widget=forms.TextInput(attrs={"placeholder": "Why, to suspend", "size": 30})
+        required=False,
+        widget=forms.TextInput(attrs={"placeholder": "Why, to suspend", "size": 30, "maxlength": REASON_CHARS_MAX}),
     )
+    """How long it may be, the action says: of an error here Django tells that no action was selected."""
 
 
 class _Keys(ReadOnly, Tabular):
@@ -130,6 +133,10 @@ class OrganizationAdmin(Kept, Page):
         reason = request.POST.get("reason", "").strip()
         if not reason:
             self.message_user(request, "Not suspended: say why, beside the action.", messages.ERROR)
+            return None
+        if len(reason) > REASON_CHARS_MAX:
+            said = f"Not suspended: the reason has {len(reason)} characters, at most {REASON_CHARS_MAX} are kept."
+            self.message_user(request, said, messages.ERROR)
             return None
         rows = queryset.select_related("brand")
         if queryset.count() > 1:

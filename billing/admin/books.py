@@ -168,6 +168,11 @@ class GrantForm(Form):
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
         if cleaned.get("payment") and cleaned.get("kind") != Grant.Kind.PAID:
             self.add_error("payment", "A bank transfer is paid credit.")
+        if cleaned.get("payment") and cleaned.get("organization"):
+            booked = Grant.objects.filter(posting__reference=self.booked_as()).select_related("organization").first()
+            if booked is not None:
+                said = f"Recorded already: {booked}, {booked.created_at:%Y-%m-%d %H:%M} UTC. Nothing is credited again."
+                self.add_error("payment", said)
         return cleaned
 
     def booked_as(self) -> str:

@@ -10,6 +10,7 @@ from django import forms
 from django.contrib import messages
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.core.paginator import Paginator
+from django.db import DataError
 from django.forms import BaseForm
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -29,8 +30,11 @@ class Written(Page):
         try:
             return super().changeform_view(request, *args, **kwargs)
         except ValidationError as error:  # the view's transaction is rolled back, its log entry too
-            self.message_user(request, f"Not saved. {' '.join(error.messages)}", messages.ERROR)
-            return redirect(request.get_full_path())
+            said = " ".join(error.messages)
+        except DataError:  # of the sums that an amount moves
+            said = "With such an amount a sum would be larger than the books can hold."
+        self.message_user(request, f"Not saved. {said}", messages.ERROR)
+        return redirect(request.get_full_path())
 
     def each(self, request: HttpRequest, what: str, rows: Iterable[Any], write: Callable[[Any], Any]) -> None:
         """An action: `write` every row; those that the writer refuses are named."""

@@ -108,6 +108,13 @@ def test_actions_go_through_the_writers(browser, company, key):
     assert Publication.objects.filter(subject="brand").count() == 2
 
 
+def test_a_reason_that_is_too_long_is_said_to_be(browser, company):
+    data = {"action": "suspend", "_selected_action": [company.organization.pk], "reason": "x" * 201, "index": 0}
+    said = browser.post("/admin/keys/organization/", data, follow=True).content.decode()
+    assert "Not suspended: the reason has 201 characters" in said
+    assert Organization.objects.get(pk=company.organization.pk).state == "active"
+
+
 def test_suspending_several_asks_first_and_leaves_the_houses_own(browser, company):
     other = organizations.create(brand=company.brand, name="Other", actor="test")
     house = organizations.create(brand=company.brand, name="Watch", slug="_watch", actor="test")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from uuid import uuid4
 
 import pytest
 
@@ -32,6 +33,10 @@ def test_a_grant_is_posted_by_the_ledger_and_a_form_sent_twice_gives_once(browse
     assert noted("grant.given").address == "127.0.0.1"
     page = browser.post(url, {**sent, "amount": "3"}, follow=True)
     assert "posted already" in said_on(page)[-1]
+    assert "Compensation credit of 2.50 to" in said_on(browser.post(url, sent, follow=True))[-1], "no nanos"
+    page = browser.post(url, {**sent, "amount": "9223372036", "reference": uuid4()}, follow=True)
+    assert "larger than the books can hold" in said_on(page)[-1]
+    assert ledger.balance_nanos(who.organization) == balance + 2_500_000_000
     for amount in ("0", "-1", "ten"):
         assert "amount" in refused(browser, url, **{**sent, "amount": amount})
 
@@ -40,8 +45,10 @@ def test_a_bank_transfer_is_paid_credit_under_its_own_reference(browser, who):
     url = "/admin/billing/grant/add/"
     sent = {"organization": who.organization.pk, "amount": "100", "reason": "Transfer", "payment": "INV  7"}
     assert "payment" in refused(browser, url, **sent, kind="promotional")
-    for _ in range(2):  # two forms, one transfer
-        saved(browser, url, **sent, kind="paid", priority="2", expires_at_0="2099-01-01", expires_at_1="00:00:00")
+    given = {**sent, "kind": "paid", "priority": "2", "expires_at_0": "2099-01-01", "expires_at_1": "00:00:00"}
+    saved(browser, url, **given)
+    twice = refused(browser, url, **given)["payment"]
+    assert "Recorded already: Paid credit of 100.00 to" in twice[0], "two forms, one transfer"
     grant = Grant.objects.latest("id")
     assert grant.posting.reference == f"bank:{who.brand.pk}:INV 7"
     assert (grant.posting.kind, grant.priority) == (Posting.Kind.TOP_UP, 2)
