@@ -15,6 +15,7 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 django.setup()  # before the proxy is imported: its modules may name models
 
+from portal import page_bodies  # noqa: E402
 from proxy import app as proxy  # noqa: E402
 
 Scope = dict[str, Any]
@@ -38,7 +39,7 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
     elif scope["type"] == "lifespan" or not SERVES_PAGES or (SERVES_CALLS and proxy.wants(scope)):
         await proxy.begun(scope, receive, send)
     else:
-        await pages(scope, receive, send)
+        await page_bodies.serve(pages, scope, receive, send)
 
 
 async def _answer_lifespan(receive: Receive, send: Send) -> None:

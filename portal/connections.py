@@ -119,6 +119,7 @@ class Cycle(RequestResponseCycle):
 
     def _complete(self) -> None:
         self.response_complete = True
+        self.body.clear()  # what nobody read of it, while the connection rests
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()

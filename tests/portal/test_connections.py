@@ -23,7 +23,7 @@ from portal import connections
 
 async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
     body = b""
-    while True:
+    while scope["path"] != "/unread":
         message = await receive()
         body += message.get("body", b"")
         if not message.get("more_body"):
@@ -205,6 +205,14 @@ def test_too_many_requests_at_once_say_nothing_into_an_answer(port: int) -> None
             while piece := connection.recv(65536):
                 said += piece
     assert b"400" not in said
+
+
+def test_a_body_that_nobody_read_is_not_kept(port: int) -> None:
+    with link(port) as connection:
+        connection.sendall(b"POST /unread HTTP/1.1\r\nhost: a\r\ncontent-length: 60000\r\n\r\n" + b"x" * 60_000)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        resting = [each for each in gc.get_objects() if isinstance(each, connections.Cycle)]
+        assert [each.body for each in resting if each.scope["path"] == "/unread"] == [b""]
 
 
 def test_no_more_connections_than_configured(port: int) -> None:
