@@ -10,6 +10,7 @@ from billing import ladder
 from billing.models import Model
 from keys import issuing
 from keys.models import ApiKey, Organization, Scope, User
+from portal import on_sale
 from proxy.judging import GENERATIVE
 
 NAME = "Playground"
@@ -43,8 +44,7 @@ def models_of(organization: Organization) -> list[Model]:
     """Live models that chat and that the organization's tier unlocks, in the brand's order."""
     tier, _since = ladder.standing_of(organization)
     rows = Model.objects.filter(brand=organization.brand, state=Model.State.LIVE).order_by("position", "slug")
-    unlocked = None if tier is None else tier.model_slugs
-    return [model for model in rows if _chats(model) and (unlocked is None or model.slug in unlocked)]
+    return [model for model in rows if _chats(model) and on_sale.is_unlocked(model, tier)]
 
 
 def _chats(model: Model) -> bool:

@@ -17,6 +17,8 @@ from portal.manage_api.paging import Page, Paged, Place, newest_first
 from portal.manage_api.problems import Problem
 
 TAG = "Webhooks"
+LOW_NANOS = 5 * 10**9
+"""As the form of the dashboard proposes: at nought nothing would ever be low."""
 OVERLAP_HOURS_MAX = webhook_endpoints.OVERLAPS_MAX.days * 24
 
 
@@ -116,7 +118,9 @@ class Webhooks(Endpoint):
         counted="webhooks",
     )
     def post(self, call: Call) -> dict[str, Any]:
-        row, secret = webhook_endpoints.add(organization=call.organization, **call.data, **call.by)
+        """Without `low_balance_nanos`, a balance is low below 5 units of the currency."""
+        values = {"low_balance_nanos": LOW_NANOS, **call.data}
+        row, secret = webhook_endpoints.add(organization=call.organization, **values, **call.by)
         row.refresh_from_db()
         return shown(row) | {"secret": secret}
 

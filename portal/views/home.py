@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.db.models import Prefetch, Q
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils import timezone
@@ -15,11 +14,10 @@ from django.utils.cache import get_conditional_response
 from django.views.decorators.cache import cache_control, never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from billing import balances, gauges, ladder, prices, reports
-from billing.models import Model, Rate
+from billing import balances, gauges, ladder, reports
 from keys import access, invitations
-from keys.models import Brand, Organization
-from portal import accounts, charts, firstcall, form_tokens, onboarding, theme
+from keys.models import Organization
+from portal import accounts, charts, firstcall, form_tokens, on_sale, onboarding, theme
 from portal import mailbox as post_office
 from portal.forms import NewAccountForm
 from portal.middleware import MemberRequest, PortalRequest
@@ -44,9 +42,8 @@ def overview(request: MemberRequest, organization: Organization) -> HttpResponse
     now = timezone.now()
     last = today(organization.brand, now)
     first = last - timedelta(days=29)
-    models = price_list(organization.brand, now, organization)
+    models = on_sale.price_list(organization.brand, now, organization)
     tier, _since = ladder.standing_of(organization)
-    unlocked = None if tier is None else tier.model_slugs
     role = access.role_in(request.user, organization)
     by_day = reports.usage(organization.pk, first=first, last=last)
     context = {
@@ -59,7 +56,7 @@ def overview(request: MemberRequest, organization: Organization) -> HttpResponse
         "chart": charts.by_day(by_day, first, last),
         "has_keys": organization.keys.filter(revoked_at=None, manages_as="").exists(),
         "models": models,
-        "locked": [] if unlocked is None else [model.slug for model in models if model.slug not in unlocked],
+        "locked": [model.slug for model in models if not on_sale.is_unlocked(model, tier)],
         "placeholder": firstcall.PLACEHOLDER,
         "samples": firstcall.samples(
             base_url=firstcall.base_url(request),
@@ -122,20 +119,11 @@ def account_open(request: MemberRequest) -> HttpResponse:
 
 def _landing(request: PortalRequest) -> HttpResponse:
     brand = request.brand
-    models = price_list(brand, timezone.now())
+    models = on_sale.price_list(brand, timezone.now())
     samples = firstcall.samples(
         base_url=firstcall.base_url(request), schemes=brand.schemes, model=firstcall.model_for(brand, models)
     )
     return render(request, "portal/landing.html", {"models": models, "samples": samples})
-
-
-def price_list(brand: Brand, now: datetime, organization: Organization | None = None) -> list[Model]:
-    """What the brand sells, each with `current_rates`: first the price in force that everybody pays, or that
-    `organization` does, whose own goes before."""
-    whose = Q(organization=None) | Q(organization=organization) if organization else Q(organization=None)
-    rates = prices.in_force(Rate.objects.filter(whose), now).order_by("organization_id")  # everybody's (NULL) last
-    models = Model.objects.filter(brand=brand).exclude(state=Model.State.RETIRED).order_by("position", "slug")
-    return list(models.prefetch_related(Prefetch("rates", queryset=rates, to_attr="current_rates")))
 
 
 @require_safe

@@ -49,7 +49,11 @@ def plan(request: MemberRequest, organization: Organization) -> HttpResponse:
         "waits": "returned" in request.GET and shown is not None and shown.state in subscription_state.BEGINNING,
         "mine": mine if mine is not None and mine.state in subscription_state.RUNNING else None,
         "tier": tier,
-        "sold": [(found, standing.binding(found)) for found in subscriptions.sold(organization.brand)],
+        "sold": [
+            (found, standing.binding(found), tier is not None and tier.rank > found.rank)
+            for found in subscriptions.sold(organization.brand)
+            if mine is None or mine.state not in subscription_state.RUNNING or mine.price.tier_id != found.pk
+        ],
         "invoices": invoices.select_related("subscription__price")
         .prefetch_related("reversals")
         .order_by("-created_at", "-pk")[:LISTED_MAX],

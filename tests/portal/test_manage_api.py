@@ -343,6 +343,7 @@ def test_webhooks_are_looked_after(stage):
     path = f"/webhooks/{stage.addresses['endpoint']}"
     added = asks.post("/webhooks", {"url": "https://other.example.com/", "events": ["tier.changed"]}).json()
     assert added["secret"].startswith("whsec_")
+    assert added["low_balance_nanos"] == 5 * 10**9, "or balance.low would never be told"
     assert asks("patch", path, {"is_enabled": False}).json()["is_enabled"] is False
     assert asks("patch", path, {"is_enabled": True, "events": ["balance.low"]}).json()["events"] == ["balance.low"]
     assert asks.post(f"{path}/rotate").json()["previous_secret_until"] is not None

@@ -6,7 +6,9 @@ import pytest
 
 from billing import ladder, prices
 from billing.models import Tier
+from keys.models import Role
 from tests import cast as casting
+from tests.portal.managing import program
 
 pytestmark = pytest.mark.django_db
 
@@ -33,5 +35,13 @@ def test_prices_are_the_accounts_own_and_models_of_other_tiers_are_marked(cast, 
     page = casting.browser_of(cast.owner).get(f"/{cast.organization.public_id}/").content.decode()
     assert models_on(page)["m-1"] == "m-1 8,192 $1.23 $1.23 $4.00"
     assert models_on(page)["m-2"] == "m-2 not on your tier 8,192 $5.00 $5.00 $7.00"
+    mine, theirs = program(cast.organization, Role.VIEWER).get("/models").json()["data"]
+    assert (mine["id"], mine["is_unlocked"], mine["price"]["is_own"]) == ("m-1", True, True)
+    assert (mine["price"]["input_picos"], mine["price"]["cache_read_picos"]) == (1_230_000, None)
+    assert (theirs["is_unlocked"], theirs["price"]["is_own"], theirs["price"]["input_picos"]) == (
+        False,
+        False,
+        5 * 10**6,
+    )
     front = models_on(client.get(f"/{cast.brand.slug}/").content.decode())
     assert front == {"m-1": "m-1 8,192 $3.00 $3.00 $7.00", "m-2": "m-2 8,192 $5.00 $5.00 $7.00"}

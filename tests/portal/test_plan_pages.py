@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pytest
 from django.core import mail
 
-from billing import stripe_gateway
-from billing.models import Notice
+from billing import ladder, stripe_gateway
+from billing.models import Notice, Tier
 from billing.subscription_models import Subscription
 from keys.models import AuditEvent, Role
 from portal import notify
@@ -94,6 +94,17 @@ def test_it_is_changed_cancelled_and_resumed_by_buttons_and_the_trail_says_who(t
     assert [event.action for event in noted] == ["plan.begun", "plan.changed", "plan.cancelled", "plan.resumed"]
     till.knobs.update({"rules": [{"do": "status=500", "path": "/v1/subscriptions"}]})
     assert "does not answer just now" in text(press(cast, cancel="1"))
+
+
+def test_whoever_stands_higher_is_told_so_and_nothing_else_is_offered_under_no_heading(till, cast, tiers):
+    ladder.assign(organization=cast.organization, tier=tiers["pro"], actor="test", reason="by contract")
+    page = " ".join(text(casting.browser_of(cast.owner).get(path(cast))).split())
+    assert page.count("The account stands on Pro, which is higher. This plan takes its place.") == 1
+    assert page.index("which is higher") < page.index("Subscribe to Plus") < page.index("Subscribe to Pro")
+    plans.subscribed(till, cast.organization, tiers["pro"])
+    assert "Other plans" in text(casting.browser_of(cast.owner).get(path(cast)))
+    Tier.objects.filter(slug="plus").update(is_listed=False)
+    assert "Other plans" not in text(casting.browser_of(cast.owner).get(path(cast)))
 
 
 def test_an_unpaid_month_is_told_on_the_page_and_by_mail(till, cast, tiers):
