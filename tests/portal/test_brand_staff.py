@@ -6,6 +6,7 @@ Taken from the site itself, so a new table or page is covered by being there.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from django.apps import apps
 from django.contrib import admin
 from django.core import serializers
 from django.db import models
+from django.forms import ModelChoiceField
 from django.urls import URLPattern, reverse
 
 from keys import staff
@@ -33,6 +35,14 @@ INSTALLATION = {
 }
 """What belongs to no brand: for superusers only, and so is whatever does not say where it belongs."""
 OURS, THEIRS = "aardvark", "zebra"
+MODEL = "billing.Model"
+FORMS_THAT_NAME = {
+    *(("grant", "organization"), ("posting", "organization"), ("rate", "model"), ("rate", "organization")),
+    *(("tierassignment", "organization"), ("tierassignment", "tier"), ("limitoverride", "model")),
+    *(("membership", "user"), ("membership", "organization"), ("promocode", "brand"), ("organization", "brand")),
+    *(("model", "routes-0-engine"), ("tier", "limits-0-model")),
+}
+"""Some of the fields that name a row: they are among those that are found."""
 
 
 @pytest.fixture
@@ -136,11 +146,14 @@ def test_every_other_page_is_silent_about_another_brand(houses):
     ours, theirs = houses
     browser = cast.browser_of(worker(ours[Brand]))
     call, refused = theirs.of("billing.UsageEvent"), theirs.of("proxy.RefusalRecord")
-    organization = theirs.of("keys.Organization")
+    organization, limit, model = (theirs.of(label) for label in ("keys.Organization", "billing.TierLimit", MODEL))
+    rows_named = {"engine": theirs.of("billing.Engine").pk}
+    forged = {"act": "set", f"l{limit.pk}-amount": "1", f"l{limit.pk}-seen": limit.amount}
+    forged |= {f"m{model.pk}-{name}": "1" for name in ("input", "output")}
+    before = everything_of(theirs)
     for name in other_pages():
         pattern = next(p for p in admin.site.get_urls() if isinstance(p, URLPattern) and p.name == name)
-        args = [organization.pk] * len(pattern.pattern.converters)
-        url = reverse(f"admin:{name}", args=args)
+        url = reverse(f"admin:{name}", args=[rows_named[named] for named in pattern.pattern.converters])
         for asked in (
             {},
             {"brand": theirs[Brand].slug, "days": "30", "q": "zebr"},
@@ -149,10 +162,12 @@ def test_every_other_page_is_silent_about_another_brand(houses):
             {"id": str(refused.pk), "q": organization.public_id[1:]},
         ):
             says_nothing_of_theirs(browser.get(url, asked), f"{url} {asked}")
-            posted = browser.post(url, asked)
-            assert posted.status_code != 500
+            says_nothing_of_theirs(browser.post(url, asked), f"POST {url} {asked}")
+        for sent in (forged, {"act": "down"}, {"act": "probe"}):
+            says_nothing_of_theirs(browser.post(f"{url}?brand={theirs[Brand].slug}", sent), f"POST {url} {sent}")
     for app in {model._meta.app_label for model in PAGES}:
         says_nothing_of_theirs(browser.get(f"/admin/{app}/"), app)
+    assert everything_of(theirs) == before, "and nothing of theirs was changed"
 
 
 def everything_of(rows: Rows) -> str:
@@ -179,6 +194,45 @@ def test_nothing_of_another_brand_is_changed_by_a_form_or_an_action(houses):
         assert answer.status_code in (200, 403), model
     assert everything_of(theirs) == before
     assert AuditEvent.objects.filter(brand=theirs[Brand]).count() == trail
+
+
+def choices_of(form: Any) -> dict[str, type[models.Model]]:
+    """Its fields that name a row, as they are sent."""
+    fields = ((form.add_prefix(name), field) for name, field in form.fields.items())
+    return {name: field.queryset.model for name, field in fields if isinstance(field, ModelChoiceField)}
+
+
+def refused(form: Any, names: Iterable[str]) -> bool:
+    found = form.errors.as_data()
+    codes = {form.add_prefix(name): {error.code for error in errors} for name, errors in found.items()}
+    return all("invalid_choice" in codes.get(name, set()) for name in names)
+
+
+def test_no_form_takes_a_row_of_another_brand(houses):
+    """Each field that names a row is sent theirs, in new rows' forms and in the tables below our own rows."""
+    ours, theirs = houses
+    browser = cast.browser_of(worker(ours[Brand]))
+    before, tried = everything_of(theirs), set()
+    for model in SCOPED:
+        url = page_of(model, "add")
+        if browser.get(url).status_code == 200:
+            names = choices_of(browser.get(url).context["adminform"].form)
+            answer = browser.post(url, {name: theirs[of].pk for name, of in names.items()})
+            assert refused(answer.context["adminform"].form, names), (url, names)
+            tried |= {(model._meta.model_name, name) for name in names}
+        url = page_of(model, "change", ours[model].pk)
+        for inline in browser.get(url).context.get("inline_admin_formsets", ()):
+            prefix, names = inline.formset.prefix, choices_of(inline.formset.empty_form)
+            names = {name.replace("__prefix__", "0"): of for name, of in names.items() if not name.endswith("-id")}
+            if not names or not inline.has_add_permission:
+                continue
+            sent = {name: theirs[of].pk for name, of in names.items()}
+            answer = browser.post(url, {f"{prefix}-TOTAL_FORMS": 1, f"{prefix}-INITIAL_FORMS": 0, **sent})
+            formset = next(each.formset for each in answer.context["inline_admin_formsets"])
+            assert refused(formset.forms[0], names), (url, names)
+            tried |= {(model._meta.model_name, name) for name in names}
+    assert tried >= FORMS_THAT_NAME
+    assert everything_of(theirs) == before
 
 
 def test_support_looks_and_changes_nothing(houses):
