@@ -10,6 +10,7 @@ from allauth.account.decorators import secure_admin_login
 from django.contrib.admin import AdminSite, ModelAdmin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, URLResolver, path
 from django.utils import timezone
@@ -59,10 +60,15 @@ class OperationsSite(AdminSite):
     index_title = "Operations"
     enable_nav_sidebar = True
 
-    # The portal's sign-in is throttled and will ask for a second factor; Django's own form knows neither.
     @method_decorator(secure_admin_login)
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        return super().login(request, extra_context)
+        """The portal's sign-in is throttled and asks for a second factor; Django's form knows neither, so nobody gets
+        it: not even staff, who might try the passwords of others there."""
+        return redirect("admin:index")
+
+    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Throttled like every page that takes a password."""
+        return redirect("account_change_password")
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         """The morning's questions above the lists: the installation's health for superusers, today by brand for all."""

@@ -18,6 +18,18 @@ def test_the_admin_asks_to_sign_in_where_everybody_does(client, house):
     assert client.get("/admin/login/")["Location"].startswith("/accounts/login/")
 
 
+def test_no_password_is_taken_but_where_tries_are_counted(house):
+    """Staff who are signed in could otherwise try those of others, and pass by their second factor."""
+    chief = casting.person("chief", is_staff=True, is_superuser=True)
+    helper = casting.person("helper", is_staff=True)
+    browser = casting.browser_of(helper)
+    sent = {"username": chief.email, "password": casting.PASSWORD}
+    assert browser.post("/admin/login/", sent)["Location"] == "/admin/"
+    assert int(browser.session["_auth_user_id"]) == helper.pk
+    for answer in (browser.get("/admin/password_change/"), browser.post("/admin/password_change/", {})):
+        assert answer["Location"] == "/accounts/password/change/"
+
+
 def test_a_person_without_staff_rights_is_kept_out(client, house):
     person = casting.browser_of(casting.person())
     assert person.get("/admin/", follow=True).status_code == 403
