@@ -27,6 +27,7 @@ READY_SECONDS_MAX: Final = 90.0
 ALONE_SECONDS: Final = 1.5
 """After a fault that is alone: its worker has tried its disk again, and written what it owed."""
 WIRE: Final = {"lose": 0.15, "late": 0.1, "double": 0.2}
+SET_BACK_SECONDS: Final = 1.5
 TORN: Final = b'S 0123abcd {"call_id":"0199'
 
 End = Callable[[], None]
@@ -44,13 +45,15 @@ class Fault:
 
 class Kind(NamedTuple):
     """`begin` breaks something and returns what mends it after `seconds`, drawn between the two bounds. `alone`: until
-    a moment after its end nothing else is broken."""
+    a moment after its end nothing else is broken. `bites`: whether it would do anything just now; else it waits, so
+    that no fault is counted that was none."""
 
     name: str
     targets: tuple[str, ...]
     seconds: tuple[float, float]
     begin: Callable[[World, Fault], End]
     alone: bool = False
+    bites: Callable[[World, str], bool] = lambda world, target: True
 
 
 def _nothing() -> None:
@@ -58,7 +61,11 @@ def _nothing() -> None:
 
 
 def _proxy(world: World, fault: Fault) -> ProxyProgram:
-    program = world.programs[fault.target]
+    return _proxy_named(world, fault.target)
+
+
+def _proxy_named(world: World, name: str) -> ProxyProgram:
+    program = world.programs[name]
     assert isinstance(program, ProxyProgram)
     return program
 
@@ -115,6 +122,10 @@ def _stop_proxy_past_its_leases(world: World, fault: Fault) -> End:
         pipe.zadd(script.name(call.organization_id % SHARDS, script.LEASES), {call.call_id: 1}, xx=True)
     pipe.execute(raise_on_error=False)
     return end
+
+
+def _has_calls(world: World, target: str) -> bool:
+    return bool(_running_calls(_proxy_named(world, target)))
 
 
 def _running_calls(proxy: ProxyProgram) -> list[wal.Dispatched]:
@@ -195,11 +206,17 @@ def _set_redis_back(world: World, fault: Fault) -> End:
     """The end of its append-only file is gone, as after a loss of power."""
 
     def cut() -> None:
-        size = world.file_size_before(1.5)
+        size = world.file_size_before(SET_BACK_SECONDS)
         if size is not None:
             os.truncate(world.append_only_file, size)
 
     return _restart_redis(world, signal.SIGKILL, cut)
+
+
+def _has_written(world: World, target: str) -> bool:
+    """Lately: there is something to lose."""
+    size = world.file_size_before(SET_BACK_SECONDS)
+    return size is not None and world.append_only_file.stat().st_size > size
 
 
 def _restart_redis(world: World, how: signal.Signals, meanwhile: Callable[[], None]) -> End:
@@ -298,7 +315,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     Kind("proxy worker killed, torn line", _PROXY, (0, 0), _kill_worker_and_tear),
     Kind("proxy killed, master too", _PROXY, (0, 2), _kill_proxy),
     Kind("proxy stopped and continued", _PROXY, (0.5, 4), _stop_proxy),
-    Kind("proxy stopped past its leases", _PROXY, (7, 10), _stop_proxy_past_its_leases),
+    Kind("proxy stopped past its leases", _PROXY, (7, 10), _stop_proxy_past_its_leases, bites=_has_calls),
     Kind("proxy ended (SIGTERM)", _PROXY, (0, 0), _end_proxy),
     # What a proxy settles while its disk takes no line is in Redis alone: no design survives the loss of both.
     Kind("proxy's disk full", _PROXY, (1, 4), _fill_disk, alone=True),
@@ -309,7 +326,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     Kind("Redis killed", ("redis",), (0, 2), _kill_redis),
     Kind("Redis ended (SIGTERM)", ("redis",), (0, 1), _end_redis),
     Kind("Redis wiped", ("redis",), (0, 2), _wipe_redis),
-    Kind("Redis set back by seconds", ("redis",), (0, 1), _set_redis_back),
+    Kind("Redis set back by seconds", ("redis",), (0, 1), _set_redis_back, bites=_has_written),
     Kind("Redis flushed", ("redis",), (0, 0), _flush_redis),
     Kind("Redis stopped and continued", ("redis",), (0.5, 5), _stop_redis),
     Kind("Redis asleep", ("redis",), (1, 4), _sleep_redis),
@@ -402,6 +419,8 @@ class Breaker:
 
     def _may_begin(self, fault: Fault, now: float) -> bool:
         if now < self._alone_until or fault.target in self._busy or not self.world.is_ready(fault.target):
+            return False
+        if not fault.kind.bites(self.world, fault.target):
             return False
         return not fault.kind.alone or (not self._busy and self.world.is_open())
 

@@ -5,11 +5,12 @@ import subprocess
 import sys
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.chaos.faults import KINDS, plan
+from tests.chaos.faults import KINDS, Breaker, Fault, Kind, plan
 from tests.chaos.load import CANCELLED, CANCELLED_STREAM, COMPLETE, CUT, ERROR, STREAM, WHOLE, Seen
 from tests.chaos.verdict import DOUBLED, LOST, OLD_PRICE, OVERSPENT, WRONG_PRICE, Books, Charged, Line, Price, judge
 from tests.chaos.world import Death
@@ -65,6 +66,17 @@ def test_without_replay_charges_are_found_lost(migrated_data):
 def test_a_seed_draws_the_same_faults_again_and_every_kind():
     assert plan(5, 100) == plan(5, 100) != plan(6, 100)
     assert {fault.kind for fault in plan(5, 200)} >= set(KINDS)
+
+
+def test_a_fault_that_would_do_nothing_waits():
+    bites, world = [], SimpleNamespace(is_ready=lambda target: True)
+    kind = Kind("a", ("x",), (0, 0), lambda world, fault: lambda: None, bites=lambda world, target: bool(bites))
+    breaker = Breaker(world, [Fault(1.0, kind, "x", 0.0)])
+    breaker.step(2.0)
+    assert breaker.left == 1
+    bites.append(True)
+    breaker.step(3.0)
+    assert breaker.left == 0
 
 
 def charged(**changes):
