@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import socket
 from typing import Any
@@ -14,6 +15,8 @@ from portal import settings
 from portal.stores.children import die_with_parent
 
 _LIFESPAN_SECONDS = 15
+_OTHER_FILES = 500
+"""Stores, logs, libraries, the write-ahead log, and some to spare."""
 _ALLOCATIONS_PER_COLLECTION = 50_000
 
 
@@ -47,7 +50,21 @@ loglevel = "info"
 preload_app = False
 
 
+def _let_open(server: Any) -> None:
+    """Who only connects would else have all that a worker may open, at the usual limit of 1,024: its stores, engines
+    and its write-ahead log would have none."""
+    wanted = settings.CONNECTIONS_MAX + settings.CALLS_MAX + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        server.log.warning("Workers may open %d files and want %d: lower CONNECTIONS_MAX.", allowed, wanted)
+
+
 def on_starting(server: Any) -> None:
+    _let_open(server)
     try:
         settings.WAL_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:  # pages are served all the same, and workers go on trying

@@ -37,6 +37,32 @@ def test_a_worker_spares_its_calls_the_collector_but_keeps_it(server, collector)
     assert gc.get_threshold()[0] > 10_000
 
 
+def test_workers_may_open_as_many_files_as_connections_take(server):
+    """Workers inherit it from their master."""
+    said = subprocess.run(
+        ["bash", "-c", f'ulimit -S -n 1024; exec "{sys.executable}" -c "$0"', _OPENED],
+        env=os.environ | {"DJANGO_SETTINGS_MODULE": "portal.settings", "CONNECTIONS_MAX": "3000", "CALLS_MAX": "100"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.split() == ["3600", "[]", "2000", "[2000,", "3600]"]
+
+
+_OPENED = """
+import resource
+from types import SimpleNamespace as Its
+from portal import server
+told = []
+gunicorn = Its(log=Its(warning=lambda said, *numbers: told.extend(numbers)))
+server.on_starting(gunicorn)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], told)
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 2000))
+server.on_starting(gunicorn)
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0], told)
+"""
+
+
 def test_a_worker_that_serves_no_pages_starts_without_them():
     names = "{'stripe', 'portal.urls', 'billing.admin', 'markdown_it'}"
     looked = f"import sys, portal.asgi; print({names} & set(sys.modules))"
