@@ -66,7 +66,9 @@ class OperationsSite(AdminSite):
         it: not even staff, who might try the passwords of others there."""
         return redirect("admin:index")
 
-    def password_change(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+    def password_change(  # type: ignore[override]
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
         """Throttled like every page that takes a password."""
         return redirect("account_change_password")
 

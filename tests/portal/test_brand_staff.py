@@ -14,7 +14,6 @@ from django.apps import apps
 from django.contrib import admin
 from django.core import serializers
 from django.db import models
-from django.forms import ModelChoiceField
 from django.urls import URLPattern, reverse
 
 from keys import staff
@@ -199,7 +198,7 @@ def test_nothing_of_another_brand_is_changed_by_a_form_or_an_action(houses):
 def choices_of(form: Any) -> dict[str, type[models.Model]]:
     """Its fields that name a row, as they are sent."""
     fields = ((form.add_prefix(name), field) for name, field in form.fields.items())
-    return {name: field.queryset.model for name, field in fields if isinstance(field, ModelChoiceField)}
+    return {name: field.queryset.model for name, field in fields if getattr(field, "queryset", None) is not None}
 
 
 def refused(form: Any, names: Iterable[str]) -> bool:
