@@ -69,7 +69,8 @@ def test_a_seed_draws_the_same_faults_again_and_every_kind():
 
 
 def test_a_fault_that_would_do_nothing_waits():
-    bites, world = [], SimpleNamespace(is_ready=lambda target: True)
+    bites: list[bool] = []
+    world: Any = SimpleNamespace(is_ready=lambda target: True)
     kind = Kind("a", ("x",), (0, 0), lambda world, fault: lambda: None, bites=lambda world, target: bool(bites))
     breaker = Breaker(world, [Fault(1.0, kind, "x", 0.0)])
     breaker.step(2.0)
