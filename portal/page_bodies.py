@@ -1,8 +1,9 @@
-"""The bodies of requests to pages, bounded before Django sees them.
+"""Requests to pages, bounded before Django sees them: how much they bring, how long, and how many are at work.
 
 Django writes a body to a file, however long it is, before it looks at anything else: one without end would fill the
 disk on which the write-ahead log may lie, and one that does not come would keep its connection for ever. Nobody needs a
-session for either.
+session for either. And Django takes a thread for each request: thousands at once would wait for the few connections to
+the database that their process has, beside the calls of customers.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 Message = Mapping[str, Any]
 Scope = dict[str, Any]
@@ -21,11 +23,15 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 BYTES_MAX: Final = 2_000_000
 """Twice what Django lets a form have (DATA_UPLOAD_MAX_MEMORY_SIZE), which it says in its own words."""
 SECONDS_MAX: Final = 60.0
+AT_ONCE_MAX: Final = 16
+"""Pages of one worker that are at work: four for each connection to the database."""
+WAIT_SECONDS_MAX: Final = 30.0
+_places: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]] = WeakKeyDictionary()
 _GONE: Final = {"type": "http.disconnect"}
 
 
 class _Body:
-    """`receive`, until the body is whole or `refused` says why it will not be."""
+    """`receive`, until the body is whole and there is a place to work in, or `refused` says why not."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -33,6 +39,7 @@ class _Body:
         self._until = asyncio.get_running_loop().time() + SECONDS_MAX
         self._is_whole = False
         self.refused: HTTPStatus | None = None
+        self.place: asyncio.Semaphore | None = None
 
     async def __call__(self) -> Message:
         if self._is_whole:
@@ -48,7 +55,18 @@ class _Body:
             self.refused = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             return _GONE
         self._is_whole = not message.get("more_body", False)
-        return message
+        return message if not self._is_whole or await self._has_place() else _GONE
+
+    async def _has_place(self) -> bool:
+        places = _places.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(AT_ONCE_MAX))
+        try:
+            async with asyncio.timeout(WAIT_SECONDS_MAX):
+                await places.acquire()
+        except TimeoutError:
+            self.refused = HTTPStatus.SERVICE_UNAVAILABLE
+            return False
+        self.place = places
+        return True
 
     async def _next(self) -> Message:
         message: Message = await self._receive()
@@ -56,9 +74,13 @@ class _Body:
 
 
 async def serve(pages: Application, scope: Scope, receive: Receive, send: Send) -> None:
-    """Django's pages; who sends too much, or too slowly, is told and let go."""
+    """Django's pages; who sends too much, or too slowly, or finds no place, is told and let go."""
     body = _Body(receive)
-    await pages(scope, body, send)
+    try:
+        await pages(scope, body, send)
+    finally:
+        if body.place is not None:
+            body.place.release()
     if body.refused is not None:
         said = body.refused.phrase.encode()
         headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(said)), (b"connection", b"close")]

@@ -62,6 +62,48 @@ async def test_a_body_that_does_not_come_is_given_up(monkeypatch: pytest.MonkeyP
     assert await told(client) == (408, True)
 
 
+async def test_so_many_are_at_work_and_bodies_on_their_way_are_in_nobodys_way() -> None:
+    running, most, done = 0, 0, asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal running, most
+        while (await receive()).get("more_body"):
+            pass
+        running += 1
+        most = max(most, running)
+        await done.wait()
+        running -= 1
+
+    async def whole() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    async def ask(receive: Any) -> None:
+        await page_bodies.serve(slow, dict(SCOPE), receive, client.send)
+
+    client = Client(0)
+    unfinished = [asyncio.ensure_future(ask(Client(1).receive)) for _ in range(50)]
+    asked = [asyncio.ensure_future(ask(whole)) for _ in range(50)]
+    await asyncio.sleep(0.05)
+    assert (running, most) == (16, 16)
+    done.set()
+    await asyncio.gather(*asked)
+    assert (running, most) == (0, 16)
+    for task in unfinished:
+        task.cancel()
+
+
+async def test_who_finds_no_place_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_bodies, "WAIT_SECONDS_MAX", 0.05)
+    monkeypatch.setattr(page_bodies, "AT_ONCE_MAX", 0)
+
+    async def whole() -> Any:
+        return {"type": "http.request", "body": b""}
+
+    client = Client(0)
+    await page_bodies.serve(pages, dict(SCOPE), whole, client.send)
+    assert client.told[0]["status"] == 503
+
+
 async def test_a_whole_body_is_read_and_its_client_is_watched_as_ever() -> None:
     asked = []
 
