@@ -12,8 +12,6 @@ from django.db.models import Model, QuerySet
 from django.forms import BaseInlineFormSet, ModelForm
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
-from django.urls import reverse
-from django.utils.html import format_html
 
 from keys import notes, organizations
 from keys.admin_pages import Kept, Page, ReadOnly, Tabular, by
@@ -49,7 +47,7 @@ class _Notes(Kept, Tabular):
 
     def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         if db_field.name == "text":
-            kwargs["widget"] = forms.Textarea(attrs={"rows": 2, "cols": 60})
+            kwargs["widget"] = forms.Textarea(attrs={"rows": 2, "cols": 60, "aria-label": "A note for staff"})
         return super().formfield_for_dbfield(db_field, request, **kwargs)
 
     @admin.display(description="Written by")
@@ -88,7 +86,7 @@ class OrganizationAdmin(Kept, Page):
     action_form = _ReasonedActionForm
     actions = ("suspend", "resume")
     facts = (
-        *("brand", "name", "slug", "public_id", "suspension", "suspended_reason", "is_further", "month_anchor"),
+        *("brand", "name", "slug", "public_id", "state", "suspended_reason", "is_further", "month_anchor"),
         *("created_at", "version"),
     )
     more_about: tuple[Callable[[Organization], str], ...] = ()
@@ -98,7 +96,7 @@ class OrganizationAdmin(Kept, Page):
         return (*self.facts, *self.more_about) if obj else ("brand", "name", "slug", "is_further")
 
     def get_readonly_fields(self, request: HttpRequest, obj: Organization | None = None) -> Any:
-        fixed = ("public_id", "suspension", "suspended_reason", "month_anchor", "created_at", "version")
+        fixed = ("public_id", "state", "suspended_reason", "month_anchor", "created_at", "version")
         return (*fixed, "brand", *self.more_about) if obj else fixed
 
     def save_model(self, request: HttpRequest, obj: Organization, form: ModelForm[Organization], change: bool) -> None:
@@ -121,11 +119,6 @@ class OrganizationAdmin(Kept, Page):
             return
         for note in formset.save(commit=False):
             notes.write(organization=form.instance, text=note.text, **by(request))
-
-    @admin.display(description="Suspend or resume")
-    def suspension(self, organization: Organization) -> str:
-        url = f"{reverse('admin:keys_organization_changelist')}?q={organization.public_id}"
-        return format_html('{} · <a href="{}">suspend or resume</a>', organization.get_state_display(), url)
 
     @admin.action(description="Suspend: refuse every call from the next request on")
     def suspend(self, request: HttpRequest, queryset: QuerySet[Organization]) -> TemplateResponse | None:

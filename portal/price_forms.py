@@ -73,7 +73,7 @@ class BeginForm(forms.Form):
             date_attrs={"type": "date", "aria-label": "From, day"},
             time_attrs={"type": "time", "aria-label": "From, time"},
         ),
-        help_text="UTC. Empty: as soon as they are set",
+        help_text="UTC. A day without a time: from its first minute on. Empty: as soon as they are set",
     )
     reason = forms.CharField(
         required=False,
@@ -81,6 +81,11 @@ class BeginForm(forms.Form):
         label="Why, where a price looks like a slip",
         widget=forms.TextInput(attrs={"class": "vTextField"}),
     )
+
+    def __init__(self, data: Any) -> None:
+        if data and data.get("begins_0") and not data.get("begins_1"):
+            data = {**data.dict(), "begins_1": "00:00"}
+        super().__init__(data)
 
 
 def _said(rate: Rate | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, ClassVar
 
 from django import forms
@@ -32,6 +33,9 @@ from billing.models import (
 )
 from keys.admin import Form, Kept, OrganizationAdmin, Page, ReadOnly, Tabular, by
 from keys.models import Organization
+
+_WHOLE = re.compile(r"[0-9]{1,24}|[0-9]{1,3}(?:[,_][0-9]{3}){1,7}")
+"""Marks stand between thousands only: 1,5 is not fifteen."""
 
 
 def amount_read(text: str, unit: str) -> int:
@@ -314,10 +318,9 @@ def amount_said(limit: TierLimit | LimitOverride) -> str:
 
 
 def _whole(text: str) -> int:
-    digits = text.strip().replace(",", "").replace("_", "")
-    if not (digits.isascii() and digits.isdigit()):
-        raise money.AmountInvalid("a limit is a whole number, e.g. 100000")
-    return int(digits)
+    if not _WHOLE.fullmatch(text.strip()):
+        raise money.AmountInvalid("a limit is a whole number, e.g. 100000 or 100,000")
+    return int(text.replace(",", "").replace("_", ""))
 
 
 @admin.display(description="Tier")

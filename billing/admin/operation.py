@@ -53,7 +53,8 @@ class DeadLetterAdmin(ReadOnly, Page):
                 booked += 1
             except (EntryRefused, DatabaseError) as error:
                 self.message_user(request, f"{letter} stays: {error}", messages.ERROR)
-        self.message_user(request, f"Booked: {booked}.", messages.SUCCESS)
+        if booked:
+            self.message_user(request, f"Booked: {booked}.", messages.SUCCESS)
 
 
 @admin.register(CounterChange)

@@ -88,8 +88,9 @@ def test_what_is_set_holds_on_the_next_request(chief, cast, limits):
     assert (amounts["requestsminute"], amounts["nanosmonth"]) == (5, 7_250_000_000)
     assert AuditEvent.objects.filter(action="tier.limit_set", address="127.0.0.1").count() == 2
     assert "nothing is changed" in chief.post(PAGE, sent(limits, "set", minute="5", spend="7.25")).content.decode()
-    refused = chief.post(PAGE, sent(limits, "set", minute="many", spend="8"))
-    assert "whole number" in refused.content.decode()
+    for wrong in ("many", "1,5"):
+        refused = chief.post(PAGE, sent(limits, "set", minute=wrong, spend="8"))
+        assert "whole number" in refused.content.decode()
     assert TierLimit.objects.get(pk=limits["spend"].pk).amount == 7_250_000_000, "all or nothing"
 
 

@@ -14,6 +14,7 @@ from tests import cast as casting
 from tests.inference import demo_engine
 from tests.portal.browsing import AXE, Window
 from tests.portal.test_in_a_browser import chromium, open_window, sign_in  # noqa: F401 - fixtures
+from tests.portal.test_support_page import refusal
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}}
@@ -117,3 +118,17 @@ def test_a_day_of_an_operator(open_window, shop, inference, size):
     page.goto(f"/admin/ledger/?organization={shop.organization.public_id}")
     expect(page.get_by_text("$47.999999993").first).to_be_visible()
     look("ledger")
+
+    page.goto(f"/admin/keys/organization/{shop.organization.pk}/change/")
+    page.get_by_label("Why it is suspended").fill("did not pay")
+    window.shoot(f"organization-{size}")
+    page.get_by_role("button", name="Suspend").click()
+    expect(page.get_by_text("Suspended: 1, in force on the next request.")).to_be_visible()
+    page.goto(f"/admin/keys/organization/{shop.organization.pk}/change/")
+    expect(page.get_by_text("did not pay")).to_be_visible()
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_text("Resumed: 1, in force on the next request.")).to_be_visible()
+    page.goto(f"/admin/support/?id={refusal(shop, message='Too fast: ' + 40 * 'slower ').call_id}")
+    expect(page.get_by_label("Body of the answer")).to_be_visible()
+    window.check()
+    window.shoot(f"support-{size}")

@@ -163,5 +163,6 @@ def test_a_customers_page_says_what_it_may_spend_and_where_to_look(rows, chief):
     organization = rows[Organization]
     page = chief.get(f"/admin/keys/organization/{organization.pk}/change/").content.decode()
     assert "available (" in page
-    for word in ("ledger", "give credit", "adjust or refund", "suspend or resume"):
+    for word in ("ledger", "give credit", "adjust or refund"):
         assert f">{word}</a>" in page
+    assert ">Suspend: refuse its calls</button>" in page

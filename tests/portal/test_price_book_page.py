@@ -104,6 +104,9 @@ def test_a_change_to_come_is_shown_and_a_slip_wants_a_reason(chief, shop):
     assert Rate.objects.filter(effective_from__gt=timezone.now()).count() == 2
     page = chief.get(PAGE).content.decode()
     assert f"{later:%Y-%m-%d %H:%M} UTC" in page
+    by_day = filled(chief.get(PAGE), "set", m2__input="0.23") | begins | {"begins_1": ""}
+    assert chief.post(PAGE, by_day).status_code == 302
+    assert f"{later:%Y-%m-%d} 00:00 UTC" in chief.get(PAGE).content.decode(), "a day is its first minute"
     assert "input 3.00" in page
 
 
