@@ -36,7 +36,7 @@ class TopUpForm(forms.Form):
         label="Another amount",
         required=False,
         max_length=20,
-        widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"}),
+        widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off", "data-chooses": "choice=other"}),
     )
     keeps_card = forms.BooleanField(label="Keep this card for automatic top-ups", required=False)
 
@@ -64,6 +64,9 @@ class TopUpForm(forms.Form):
                 self.add_error("other", problem)
         elif chosen:
             self.amount_nanos = int(chosen) * money.NANOS_PER_UNIT
+            if (data.get("other") or "").strip():  # one of the usual amounts is chosen before anybody chooses
+                said = money.display(self.amount_nanos, self.currency)
+                self.add_error("other", f"{said} is chosen above. Choose “Another amount” there, or leave this empty.")
         return data
 
 

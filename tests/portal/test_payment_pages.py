@@ -82,6 +82,7 @@ def test_a_payment_of_another_account_is_not_shown(till, cast):
         ({"amount": "other", "other": "ten"}, "plain decimal"),
         ({"amount": "other", "other": "10.001"}, "multiples of 0.01"),
         ({"amount": "7"}, "Select a valid choice"),
+        ({"amount": "25", "other": "12.34"}, "$25.00 is chosen above. Choose “Another amount” there"),
     ],
 )
 def test_what_cannot_be_paid_is_said(till, cast, fields, said):

@@ -211,6 +211,12 @@ document.querySelectorAll('[role="tablist"]').forEach(offerChoosing);
 closeMenusOnLeaving();
 document.querySelector(".nav-list [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }); // on a phone it scrolls
 
+// What is typed beside a choice chooses it: data-chooses="NAME=VALUE".
+for (const input of document.querySelectorAll("[data-chooses]")) {
+  const [name, value] = input.dataset.chooses.split("=");
+  input.addEventListener("input", () => { if (input.value) input.form.elements[name].value = value; });
+}
+
 // A form is sent once, however often its button is pressed.
 for (const form of document.querySelectorAll("form[method=post]")) {
   form.addEventListener("submit", (event) => {
