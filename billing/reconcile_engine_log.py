@@ -19,6 +19,8 @@ from billing.reconcile_books import Difference
 SETTLED_WITHIN = timedelta(seconds=120)
 """After the engine's end of it a call has an event: leases have ended, dead workers' calls are replayed."""
 CALLS_AT_ONCE = 5_000
+_WHOLE = frozenset({"stop", "length", "tool_calls", "content_filter"})
+"""How a call ends that was answered."""
 
 
 class _Done(NamedTuple):
@@ -34,6 +36,7 @@ class _Metered(NamedTuple):
     output: int
     usage_source: str
     stream: bool
+    end_reason: str
 
 
 def differences(
@@ -72,9 +75,10 @@ def _compared(call_id: str, metered: _Metered, tries: Sequence[_Done]) -> Iterat
 
 
 def _agrees(metered: _Metered, done: _Done) -> bool:
-    """The engine's last word is exact. What was heard of a stream that was cut is at most what was done, and at least
-    that but for what was made unheard; of a whole answer that was cut nothing is heard, and nobody got it."""
-    if metered.usage_source == "final":
+    """The engine's last word is exact, and no answer was given for nothing. What was heard of a stream that was cut is
+    at most what was done, and at least that but for what was made unheard; of a whole answer that was cut nothing is
+    heard, and nobody got it."""
+    if metered.usage_source == "final" or (metered.usage_source == "none" and metered.end_reason in _WHOLE):
         return (metered.prompt, metered.output) == (done.prompt, done.output)
     if metered.usage_source == "estimated":
         return True
@@ -95,7 +99,7 @@ _OF_CALLS = """
     SELECT COALESCE(corrects, call_id)::text,
         sum(uncached_input_tokens + COALESCE(cache_read_tokens, 0) + COALESCE(cache_write_tokens, 0))::bigint,
         sum(output_tokens)::bigint, (array_agg(usage_source ORDER BY settled_at DESC, kind DESC))[1],
-        bool_or(stream)
+        bool_or(stream), max(end_reason)
     FROM usage_event WHERE call_id = ANY(%s::uuid[]) OR corrects = ANY(%s::uuid[]) GROUP BY 1
 """
 

@@ -274,6 +274,12 @@ def test_a_stream_of_which_nothing_was_heard_though_much_was_sent(log, end):
     assert [said for _, said in log.found()] == ["0 in 0 out"]
 
 
+def test_an_answer_that_was_given_for_nothing(log):
+    nothing = {"uncached_input_tokens": 0, "output_tokens": 0, "cost_nanos": 0, "list_cost_nanos": 0}
+    log.call(10, 5, **nothing, usage_source="none", end_reason="stop")
+    assert [said for _, said in log.found()] == ["0 in 0 out"]
+
+
 def test_a_cut_stream_whose_prompt_was_not_charged(log):
     log.call(11, 5, **CUT)
     assert [said for _, said in log.found()] == ["10 in 5 out"]
