@@ -360,10 +360,21 @@ class Wal:
                 self._can_sync = True
 
     def probe(self) -> bool:
-        """Whether lines can be written; tries, when the last could not be."""
+        """Whether lines can be written, where others find them; tries, when the last could not be."""
+        self._leave_deleted()
         if not self._can_write and self._write(b"".join(self._owed) or b"\n") is not None:
             self._write_owed()
         return self.healthy
+
+    def _leave_deleted(self) -> None:
+        """A file that somebody deleted takes lines as ever, which nobody will read, and its worker counts as dead."""
+        segment = self._segment
+        if segment is None or os.fstat(segment.descriptor).st_nlink:
+            return
+        log.error("WAL %s was deleted under this worker, which begins another. What it said is lost.", segment.path)
+        self._full.append(segment.descriptor)
+        self._segment, self._is_torn, self._can_write = None, False, False
+        self._number += 1
 
     def close(self) -> None:
         """Everything written and synced; the lock is let go. The file stays for whoever retires it."""

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -311,6 +312,22 @@ async def test_a_worker_that_never_had_a_file_stops(wal_dir, monkeypatch):
     log = Wal(wal_dir)
     log.close()
     assert list(wal_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+async def test_a_file_that_was_deleted_under_its_worker_is_followed_by_another(log, what):
+    await log.append(wal.SETTLED, b'{"call_id":"a"}')
+    first = log.path
+    if what == "file":
+        first.unlink()
+    else:
+        shutil.rmtree(log.folder)
+    assert log.probe()
+    await log.append(wal.SETTLED, b'{"call_id":"b"}')
+    assert log.path != first
+    assert wal.files(log.folder) == [log.path]
+    assert [line.payload for line in wal.read(log.path).lines[1:] if line.kind == wal.SETTLED] == [b'{"call_id":"b"}']
+    assert not remains.is_dead(log.folder, log.worker)
 
 
 async def test_a_disk_that_does_not_sync_refuses_new_work(log, monkeypatch):
