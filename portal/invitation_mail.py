@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from email.utils import formataddr, parseaddr
 
 from django.conf import settings
@@ -12,8 +13,16 @@ from django.urls import reverse
 
 from keys.models import Invitation
 
+log = logging.getLogger(__name__)
+UNSENT = "The invitation stands, but its mail could not be sent just now. Send it again in a minute."
+
+
+class NotSent(Exception):
+    """The mail server did not take it. The invitation stays, and is sent again with another link."""
+
 
 def send(request: HttpRequest, invitation: Invitation, token: str) -> None:
+    """NotSent: what it says is UNSENT."""
     brand = invitation.organization.brand
     context = {
         "invitation": invitation,
@@ -23,4 +32,8 @@ def send(request: HttpRequest, invitation: Invitation, token: str) -> None:
     }
     subject, _blank, body = render_to_string("emails/invitation.txt", context).strip().partition("\n\n")
     sender = formataddr((brand.name, parseaddr(settings.DEFAULT_FROM_EMAIL)[1]))
-    EmailMessage(" ".join(subject.split()), body, sender, [invitation.email]).send()
+    try:
+        EmailMessage(" ".join(subject.split()), body, sender, [invitation.email]).send()
+    except OSError as error:  # of which those of SMTP are some
+        log.warning("an invitation could not be mailed: %s", error)
+        raise NotSent(UNSENT) from error

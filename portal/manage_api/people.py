@@ -170,5 +170,8 @@ def _invited(call: Call, email: str, role: Role) -> dict[str, Any]:
         row, token = invitations.invite(organization=call.organization, email=email, role=role, **call.by)
     except ValidationError as error:
         raise ValidationError({"email": error.messages}) from None
-    invitation_mail.send(call.http, row, token)
+    try:
+        invitation_mail.send(call.http, row, token)
+    except invitation_mail.NotSent as error:
+        raise Problem(503, "mail_unavailable", str(error), headers={"Retry-After": "60"}) from None
     return invitation(row)

@@ -43,11 +43,11 @@ def member_invite(request: MemberRequest, organization: Organization) -> HttpRes
     if form.is_valid():
         email = form.cleaned_data["email"]
         try:
-            _send(request, organization, email, Role(form.cleaned_data["role"]))
+            told = f"{email} is invited; the link in the mail works for two weeks."
+            _send(request, organization, email, Role(form.cleaned_data["role"]), told)
         except ValidationError as error:
             form.add_error("email", error.messages[0])
         else:
-            messages.success(request, f"{email} is invited; the link in the mail works for two weeks.")
             return redirect("members", organization.public_id)
     return _members(request, organization, form)
 
@@ -89,8 +89,8 @@ def _invitation_form(
 def invitation_resend(request: MemberRequest, organization: Organization) -> HttpResponse:
     """Sends a new link; the one sent before opens nothing any more."""
     row = _invitation(request, organization)
-    _send(request, organization, row.email, Role(row.role))
-    messages.success(request, f"{row.email} got a new link; the one sent before works no longer.")
+    told = f"{row.email} got a new link; the one sent before works no longer."
+    _send(request, organization, row.email, Role(row.role), told)
     return redirect("members", organization.public_id)
 
 
@@ -231,11 +231,17 @@ def _program_form(
     return ServiceAccountForm(data, roles=roles, auto_id="program_%s")
 
 
-def _send(request: MemberRequest, organization: Organization, email: str, role: Role) -> None:
+def _send(request: MemberRequest, organization: Organization, email: str, role: Role, told: str) -> None:
+    """And says so, as `told`."""
     invitation, token = invitations.invite(
         organization=organization, email=email, role=role, actor=request.user, address=request.client_address
     )
-    invitation_mail.send(request, invitation, token)
+    try:
+        invitation_mail.send(request, invitation, token)
+    except invitation_mail.NotSent as error:
+        messages.error(request, str(error))
+    else:
+        messages.success(request, told)
 
 
 def _member(request: MemberRequest, organization: Organization) -> Membership:

@@ -7,6 +7,7 @@ from django.urls import reverse
 from keys import invitations
 from keys.models import AuditEvent, Brand, Invitation, Membership, Role
 from tests import cast as casting
+from tests.portal.managing import program
 
 PASSWORD = "a long enough sentence"
 
@@ -108,6 +109,25 @@ def test_a_form_that_makes_no_sense_is_shown_again(cast, owner, given):
     assert answer.status_code == 400
     assert 'class="error' in answer.content.decode()
     assert not Invitation.objects.exists()
+
+
+def test_while_no_mail_goes_out_the_invitation_stands_and_is_sent_again(cast, owner, settings):
+    """The mail server is really not there. By the page and by the management API."""
+    sends = settings.EMAIL_BACKEND
+    settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 9
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    told = "could not be sent just now. Send it again"
+    given = {"email": "guest@example.com", "role": "viewer"}
+    path = reverse("member_invite", args=[cast.organization.public_id])
+    assert told in owner.post(path, given, follow=True).content.decode()
+    again = reverse("invitation_resend", args=[cast.organization.public_id])
+    assert told in owner.post(again, given, follow=True).content.decode()
+    program_asks = program(cast.organization)
+    answer = program_asks.post("/invitations/guest@example.com/resend", Idempotency_Key="once")
+    assert (answer.status_code, answer.json()["code"]) == (503, "mail_unavailable")
+    settings.EMAIL_BACKEND = sends
+    assert program_asks.post("/invitations/guest@example.com/resend", Idempotency_Key="once").status_code == 200
+    assert [message.to for message in mail.outbox] == [["guest@example.com"]]
 
 
 def test_a_member_is_not_invited_again(cast, owner):

@@ -94,7 +94,7 @@ function problemOf(status, body, wait) {
   if (status === 429) return { words: `A limit is reached.${said}${wait ? ` Try again in ${wait} s.` : ""}`, money: true };
   if (status === 401) return { words: `The playground's key was not taken.${said}` };
   if (status === 403) return { words: `This account may not do that.${said}` };
-  if (status >= 500) return { words: `The model's engine did not answer.${said} Try again in a moment.` };
+  if (status >= 500) return { words: `The model's engine did not answer.${said || " Try again in a moment."}` };
   return { words: `The gateway did not take the call.${said}` };
 }
 
