@@ -26,6 +26,7 @@ from billing.models import Tier, TierLimit
 from keys import staff
 from keys.admin import by
 from keys.models import Brand
+from portal.price_forms import mark
 
 DAYS = 30
 
@@ -79,9 +80,12 @@ def ladder(request: HttpRequest) -> HttpResponse:
         given, overtaken = [form for form in amounts if form.is_bound], [form for form in amounts if form.is_overtaken]
         changed = [form for form in given if form.is_valid() and form.differs]
         if all(form.is_valid() for form in given):
-            if changed and request.POST.get("act") == "set" and not overtaken and _set(request, changed):
+            looked_at = mark([(form.limit.pk, form.cleaned_data["amount"]) for form in changed])
+            ready = request.POST.get("previewed") == looked_at and not overtaken
+            if changed and ready and request.POST.get("act") == "set" and _set(request, changed):
                 return redirect(f"{reverse('admin:ladder')}?brand={brand.slug}")
             context = {"changed": [_looked_at(form) for form in changed], "unchanged": not changed and not overtaken}
+            context |= {"previewed": looked_at, "again": request.POST.get("act") == "set" and not ready}
         context["overtaken"] = overtaken
     context |= {
         **admin.site.each_context(request),

@@ -22,7 +22,7 @@ from keys import staff
 from keys.admin import by
 from keys.models import Brand
 from portal import proposed_book
-from portal.price_forms import APART, TOKENS, BeginForm, PriceRow
+from portal.price_forms import APART, TOKENS, BeginForm, PriceRow, mark
 from portal.proposed_book import Book
 
 DAYS = 30
@@ -45,9 +45,12 @@ def price_book(request: HttpRequest) -> HttpResponse:
     if request.method == "POST" and begin.is_valid():
         changed, overtaken = _changed(rows), [row for row in rows if row.is_overtaken]
         if not any(row.errors for row in rows):
-            if request.POST.get("act") == "set" and not overtaken and _set(request, rows, changed, begin):
+            looked_at = mark([changed, begin.cleaned_data["begins"]])
+            ready = request.POST.get("previewed") == looked_at and not overtaken
+            if ready and request.POST.get("act") == "set" and _set(request, rows, changed, begin):
                 return redirect(f"{reverse('admin:price_book')}?brand={brand.slug}")
-            context = _effect(brand, rows, changed)
+            context = _effect(brand, rows, changed) | {"previewed": looked_at}
+            context["again"] = request.POST.get("act") == "set" and not ready
         context["overtaken"] = overtaken
     context |= {
         **admin.site.each_context(request),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.utils import timezone
@@ -63,6 +64,12 @@ def sent(limits, act: str, **changes: str) -> dict[str, str]:
     return {"act": act} | seen | {f"l{limits[name].pk}-amount": text for name, text in (now | changes).items()}
 
 
+def previewed(browser: Any, sent: dict[str, str]) -> Any:
+    """What comes of sending it, once it was looked at."""
+    tried = browser.post(PAGE, {**sent, "act": "preview"}).context or {}
+    return browser.post(PAGE, {**sent, "previewed": tried.get("previewed") or ""})
+
+
 @pytest.mark.parametrize(
     ("name", "amount", "over", "reached"),
     [
@@ -83,7 +90,7 @@ def test_whom_another_amount_had_met_is_told_before_anything_is_set(chief, limit
 
 def test_what_is_set_holds_on_the_next_request(chief, cast, limits):
     assert "nothing is kept" in chief.post(PAGE, sent(limits, "preview", minute="5")).content.decode()
-    assert chief.post(PAGE, sent(limits, "set", minute="5", spend="7.25")).status_code == 302
+    assert previewed(chief, sent(limits, "set", minute="5", spend="7.25")).status_code == 302
     amounts = {limit.unit + limit.window: limit.amount for limit in catalogue.build(cast.brand.pk).tiers[0].limits}
     assert (amounts["requestsminute"], amounts["nanosmonth"]) == (5, 7_250_000_000)
     assert AuditEvent.objects.filter(action="tier.limit_set", address="127.0.0.1").count() == 2
@@ -94,11 +101,19 @@ def test_what_is_set_holds_on_the_next_request(chief, cast, limits):
     assert TierLimit.objects.get(pk=limits["spend"].pk).amount == 7_250_000_000, "all or nothing"
 
 
+def test_only_what_was_previewed_is_set(chief, limits):
+    mark = {"previewed": chief.post(PAGE, sent(limits, "preview", minute="5")).context["previewed"]}
+    page = chief.post(PAGE, sent(limits, "set", minute="50") | mark)
+    assert "other than what was previewed" in page.content.decode()
+    assert TierLimit.objects.get(pk=limits["minute"].pk).amount == 10
+    assert chief.post(PAGE, sent(limits, "set", minute="5") | mark).status_code == 302
+
+
 def test_who_saves_second_takes_nothing_back(chief, limits):
     """The page sends every limit: one that somebody else set meanwhile is not the old one again."""
     opened = sent(limits, "set", spend="8.00")
-    chief.post(PAGE, sent(limits, "set", minute="5"))
-    page = chief.post(PAGE, opened)
+    previewed(chief, sent(limits, "set", minute="5"))
+    page = previewed(chief, opened)
     assert page.context["overtaken"][0].limit == limits["minute"]
     assert "Nothing is set" in page.content.decode()
     amounts = {name: TierLimit.objects.get(pk=limit.pk).amount for name, limit in limits.items()}
@@ -106,7 +121,7 @@ def test_who_saves_second_takes_nothing_back(chief, limits):
     again = {field.html_name: field.value() for _, rows in page.context["rungs"] for row in rows for field in row}
     assert again[f"l{limits['minute'].pk}-amount"] == "5"
     assert again[f"l{limits['spend'].pk}-amount"] == "8.00", "what was typed is kept"
-    assert chief.post(PAGE, again | {"act": "set"}).status_code == 302
+    assert previewed(chief, again | {"act": "set"}).status_code == 302
     assert TierLimit.objects.get(pk=limits["spend"].pk).amount == 8 * 10**9
 
 
@@ -119,4 +134,4 @@ def test_a_brands_staff_see_their_ladder_and_managers_set_it(cast, limits):
         page = browser.get(PAGE, {"brand": other.brand.slug}).content.decode()
         assert "Theirs" not in page
         assert ("Preview on the last" in page) == (role == "manager")
-        assert browser.post(PAGE, sent(limits, "set", day="80")).status_code == (302 if role == "manager" else 403)
+        assert previewed(browser, sent(limits, "set", day="80")).status_code == (302 if role == "manager" else 403)

@@ -58,6 +58,12 @@ def filled(page: Any, act: str, **changes: str) -> dict[str, str]:
     return sent | {name: value for name, value in changes.items() if "__" not in name}
 
 
+def previewed(browser: Any, sent: dict[str, str]) -> Any:
+    """What comes of sending it, once it was looked at."""
+    tried = browser.post(PAGE, {**sent, "act": "preview"}).context or {}
+    return browser.post(PAGE, {**sent, "previewed": tried.get("previewed") or ""})
+
+
 def test_what_is_changed_is_tried_and_then_set(chief, shop):
     page = chief.get(PAGE)
     assert page.content.decode().count("no price: calls are refused") == 1
@@ -68,7 +74,7 @@ def test_what_is_changed_is_tried_and_then_set(chief, shop):
     assert [model.slug for model, _, _ in tried.context["changes"]] == ["m-1", "m-3"]
     assert shop.organization.name in text
     assert Rate.objects.count() == 2, "on paper only"
-    assert chief.post(PAGE, {**sent, "act": "set"}).status_code == 302
+    assert chief.post(PAGE, {**sent, "act": "set", "previewed": tried.context["previewed"]}).status_code == 302
     first, third = (Rate.objects.filter(model__slug=slug).latest("pk") for slug in ("m-1", "m-3"))
     assert (first.input_picos, first.output_picos, first.credits_per_request) == (300_000, 400_000, 2)
     assert third.output_picos == 2_000_000
@@ -78,16 +84,28 @@ def test_what_is_changed_is_tried_and_then_set(chief, shop):
     assert "nothing is changed" in again.content.decode()
 
 
+def test_only_what_was_previewed_is_set(chief, shop):
+    tried = chief.post(PAGE, filled(chief.get(PAGE), "preview", m1__input="0.30"))
+    mark = {"previewed": tried.context["previewed"]}
+    slipped = chief.post(PAGE, filled(tried, "set", m2__input="0.02") | mark)
+    assert "other than what was previewed" in slipped.content.decode()
+    assert [model.slug for model, _, _ in slipped.context["changes"]] == ["m-1", "m-2"]
+    later = f"{timezone.now() + timedelta(days=3):%Y-%m-%d}"
+    assert chief.post(PAGE, filled(tried, "set") | mark | {"begins_0": later}).status_code == 200
+    assert Rate.objects.count() == 2
+    assert chief.post(PAGE, filled(tried, "set") | mark).status_code == 302
+
+
 def test_who_saves_second_takes_nothing_back(chief, shop):
     """The page sends every price: one that somebody else set meanwhile is not the old one again."""
     opened = chief.get(PAGE)
-    chief.post(PAGE, filled(chief.get(PAGE), "set", m1__input="0.25"))
+    previewed(chief, filled(chief.get(PAGE), "set", m1__input="0.25"))
     page = chief.post(PAGE, filled(opened, "set", m2__input="0.22"))
     assert "Nothing is set" in page.content.decode()
     assert [row.model.slug for row in page.context["overtaken"]] == ["m-1"]
     assert [model.slug for model, _, _ in page.context["changes"]] == ["m-2"], "and looked at again"
     assert Rate.objects.count() == 3
-    assert chief.post(PAGE, filled(page, "set")).status_code == 302
+    assert previewed(chief, filled(page, "set")).status_code == 302
     now = prices.in_force(Rate.objects.filter(organization=None))
     assert {rate.model.slug: rate.input_picos for rate in now} == {"m-1": 250_000, "m-2": 220_000}
 
@@ -96,16 +114,16 @@ def test_a_change_to_come_is_shown_and_a_slip_wants_a_reason(chief, shop):
     later = timezone.now() + timedelta(days=3)
     begins = {"begins_0": f"{later:%Y-%m-%d}", "begins_1": f"{later:%H:%M}"}
     sent = filled(chief.get(PAGE), "set", m1__input="3.00", m2__input="0.21") | begins
-    page = chief.post(PAGE, sent)
+    page = previewed(chief, sent)
     assert "factor of 10" in page.content.decode()
     assert "reason" in page.context["begin"].errors
     assert Rate.objects.count() == 2, "all or nothing"
-    chief.post(PAGE, sent | {"reason": "A new engine"})
+    previewed(chief, sent | {"reason": "A new engine"})
     assert Rate.objects.filter(effective_from__gt=timezone.now()).count() == 2
     page = chief.get(PAGE).content.decode()
     assert f"{later:%Y-%m-%d %H:%M} UTC" in page
     by_day = filled(chief.get(PAGE), "set", m2__input="0.23") | begins | {"begins_1": ""}
-    assert chief.post(PAGE, by_day).status_code == 302
+    assert previewed(chief, by_day).status_code == 302
     assert f"{later:%Y-%m-%d} 00:00 UTC" in chief.get(PAGE).content.decode(), "a day is its first minute"
     assert "input 3.00" in page
 
@@ -121,7 +139,7 @@ def test_a_change_to_come_is_shown_and_a_slip_wants_a_reason(chief, shop):
     ],
 )
 def test_what_is_wrong_stands_at_its_row_and_nothing_is_set(chief, shop, changes, says):
-    assert says in chief.post(PAGE, filled(chief.get(PAGE), "set", **changes)).content.decode()
+    assert says in previewed(chief, filled(chief.get(PAGE), "set", **changes)).content.decode()
     assert Rate.objects.count() == 2
 
 
@@ -134,5 +152,5 @@ def test_a_brands_staff_see_their_book_and_managers_set_it(shop):
         page = browser.get(PAGE, {"brand": other.brand.slug})
         assert "theirs" not in page.content.decode()
         assert ("Preview on the last" in page.content.decode()) == (role == "manager")
-        done = browser.post(PAGE, filled(page, "set", m1__input="0.30"))
+        done = previewed(browser, filled(page, "set", m1__input="0.30"))
         assert done.status_code == (302 if role == "manager" else 403)
