@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from django.db.models import Q
+
 from billing import ladder, ledger
-from billing.models import Grant, Payer, Tier, TierAssignment
+from billing.models import Grant, Payer, Posting, Tier, TierAssignment
 from billing.money import nanos
 from keys import issuing, organizations, tokens
 from keys.models import ApiKey, Brand, Organization, Role
@@ -78,7 +80,9 @@ def _entry(brand: Brand, demo: Demo, owner: Person, base_url: str) -> dict[str, 
 
 
 def _organization(brand: Brand, slug: str, tier_slug: str) -> Organization:
-    organization = Organization.objects.filter(brand=brand, slug=slug).first()
+    credit = f"demo:{brand.slug}:{slug}"
+    given = Posting.objects.filter(brand=brand, reference=credit).values("organization_id")
+    organization = Organization.objects.filter(Q(slug=slug) | Q(pk__in=given), brand=brand).order_by("pk").first()
     if organization is None:
         organization = organizations.create(brand=brand, name=ORGANIZATIONS[slug], slug=slug, actor=ACTOR)
     assignment = TierAssignment.objects.filter(organization=organization).select_related("tier").first()
@@ -93,7 +97,7 @@ def _organization(brand: Brand, slug: str, tier_slug: str) -> Organization:
             amount_nanos=nanos(CREDITS[slug]),
             kind=Grant.Kind.PROMOTIONAL,
             reason="Demo credit",
-            reference=f"demo:{brand.slug}:{slug}",
+            reference=credit,
             actor=ACTOR,
         )
     return organization

@@ -11,7 +11,7 @@ from django.contrib.auth.hashers import check_password
 
 from billing import engines, ledger, rebuild
 from billing.models import Engine, Model, ModelEngine, Rate, Tier, TierAssignment
-from keys import brands, issuing
+from keys import brands, issuing, organizations
 from keys.connections import redis_client
 from keys.models import ApiKey, Brand, Organization, User
 from portal.demo.seed import seed
@@ -54,6 +54,16 @@ def key_of(secret: str) -> ApiKey:
     key = issuing.existing(secret)
     assert key is not None
     return key
+
+
+def test_a_customer_is_found_again_under_another_slug(first, db):
+    """Operators may change it; its credit is posted under the first."""
+    renamed = Organization.objects.get(brand__slug="dialogix", slug="demo")
+    organizations.change(organization=renamed, slug="acme", actor="test")
+    before = Organization.objects.count()
+    assert seed(**PLACES)["brands"]["dialogix"]["api_key"] == first["brands"]["dialogix"]["api_key"]
+    assert Organization.objects.count() == before
+    assert Organization.objects.get(pk=renamed.pk).slug == "acme"
 
 
 def test_demo_json_has_what_other_programs_rely_on(first, db):
