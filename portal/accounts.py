@@ -7,6 +7,7 @@ address is known or not; what differs goes into the mail.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from email.utils import formataddr, parseaddr
 from typing import Any
@@ -15,6 +16,7 @@ from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.models import EmailAddress
 from allauth.account.signals import email_confirmed
 from django.conf import settings
+from django.contrib import messages
 from django.db import transaction
 from django.dispatch import receiver
 from django.http import HttpRequest
@@ -25,6 +27,17 @@ from billing import ladder
 from keys import access, invitations, organizations
 from keys.models import Brand, Membership, Organization, Role, User
 
+log = logging.getLogger(__name__)
+UNSENT = "No mail goes out just now, so none was sent. Please try again in a few minutes."
+SENT = "account/messages/email_confirmation_sent.txt"
+WAITED_FOR = frozenset(
+    f"account/email/{name}"
+    for name in (
+        *("email_confirmation", "email_confirmation_signup", "account_already_exists"),
+        *("password_reset_key", "unknown_account"),
+    )
+)
+"""Mails that somebody asked for; all others tell of what was done."""
 CAME_WITH = "invitation"
 """Name in the session of the invitation's token that a visitor came with."""
 
@@ -41,6 +54,23 @@ class Adapter(DefaultAccountAdapter):  # type: ignore[misc]
 
     def get_from_email(self) -> str:
         return formataddr((self.request.brand.name, parseaddr(settings.DEFAULT_FROM_EMAIL)[1]))
+
+    def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
+        """A mail server that is away fails no page: whoever waits for the mail is told. What was done stays done."""
+        try:
+            super().send_mail(template_prefix, email, context)
+        except OSError as error:  # of which those of SMTP are some
+            log.warning("a mail could not be sent: %s", error)
+            if template_prefix in WAITED_FOR:
+                self.request.is_mail_away = True
+                messages.error(self.request, UNSENT)
+
+    def add_message(
+        self, request: HttpRequest, level: int, message_template: str | None = None, *rest: Any, **more: Any
+    ) -> None:
+        """allauth says that a confirmation was sent whether it was or not."""
+        if not (message_template == SENT and getattr(request, "is_mail_away", False)):
+            super().add_message(request, level, message_template, *rest, **more)
 
     def format_email_subject(self, subject: str) -> str:
         return f"{subject} · {self.request.brand.name}"

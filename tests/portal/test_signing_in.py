@@ -5,6 +5,7 @@ from django.core import mail
 from django.urls import reverse
 
 from keys.models import Brand, User
+from portal import accounts
 from tests import cast as casting
 
 NEW = {"email": "ada@example.com", "password1": "a long enough sentence"}
@@ -48,6 +49,32 @@ def test_the_link_opened_elsewhere_confirms_but_signs_nobody_in(client, house):
     assert elsewhere.post(link_in(mail.outbox[0]))["Location"] == "/accounts/login/"
     assert "_auth_user_id" not in elsewhere.session
     assert sign_in(elsewhere, NEW["email"], NEW["password1"])["Location"] == "/"
+
+
+def test_while_no_mail_goes_out_pages_say_so_alike_of_all_addresses(client, house, settings):
+    """The mail server is really not there. What was done stays done: the person signs in later, and gets the mail."""
+    sends = settings.EMAIL_BACKEND
+    settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 9
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    known = casting.person("known")
+    fresh = client.post("/accounts/signup/", NEW, follow=True)
+    again = casting.browser_of().post("/accounts/signup/", {**NEW, "email": known.email}, follow=True)
+    assert (fresh.status_code, fresh.content.decode().count(accounts.UNSENT)) == (200, 1)
+    assert "sent to" not in casting.text_of(fresh)
+    assert casting.text_of(fresh) == casting.text_of(again)
+    resets = [
+        casting.browser_of().post("/accounts/password/reset/", {"email": email}, follow=True)
+        for email in (known.email, "nobody@example.com")
+    ]
+    assert [page.content.decode().count(accounts.UNSENT) for page in resets] == [1, 1]
+    changed = casting.browser_of(known).post(
+        "/accounts/password/change/",
+        {"oldpassword": casting.PASSWORD, "password1": "another long sentence", "password2": "another long sentence"},
+    )
+    assert changed.status_code == 302, "its notice is lost, the change is not"
+    settings.EMAIL_BACKEND = sends
+    assert sign_in(client, NEW["email"], NEW["password1"])["Location"] == "/accounts/confirm-email/"
+    assert [message.to for message in mail.outbox] == [[NEW["email"]]]
 
 
 def test_a_known_address_gets_the_same_page_and_a_different_mail(client, house):
