@@ -37,6 +37,9 @@ from keys.organization_admin import OrganizationAdmin
 __all__ = ["Form", "Kept", "OrganizationAdmin", "Page", "ReadOnly", "Tabular", "by"]
 
 
+RIGHTS = frozenset({"is_staff", "is_superuser", "staff_of", "groups", "user_permissions", "password"})
+
+
 class _PersonForm(AdminUserCreationForm):  # type: ignore[type-arg]
     class Meta:
         model = User
@@ -73,6 +76,20 @@ class UserAdmin(Kept, AsSeen, DjangoUserAdmin):  # type: ignore[type-arg]
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         return super().get_fieldsets(request, obj) if request.user.is_superuser else self.as_staff_see
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        return self._without_rights(request, self.list_display)
+
+    def get_list_filter(self, request: HttpRequest) -> Any:
+        return self._without_rights(request, self.list_filter)
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        asked = lookup.partition("__")[0]
+        return bool(self._without_rights(request, (asked,))) and super().lookup_allowed(lookup, value, request)
+
+    def _without_rights(self, request: HttpRequest, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Who works for which brand, or for all, other brands' staff are not told."""
+        return names if request.user.is_superuser else tuple(name for name in names if name not in RIGHTS)
 
 
 class _BrandForm(Form):

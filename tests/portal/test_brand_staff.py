@@ -264,6 +264,28 @@ def test_a_manager_acts_for_their_brand_only_where_they_manage(houses):
         assert row.state == state
 
 
+def test_nobody_learns_who_works_elsewhere(houses):
+    """A customer of ours may be another brand's staff."""
+    ours, theirs = houses
+    customer = cast.person("customer")
+    cast.join(customer, ours.of("keys.Organization"), Role.VIEWER)
+    staff.appoint(user=customer, brand=theirs[Brand], role="manager", actor="test")
+    browser = cast.browser_of(worker(ours[Brand]))
+    page = browser.get(page_of(User, "changelist"))
+    assert customer.email in page.content.decode()
+    assert "is_staff" not in page.content.decode()
+    for asked in (
+        "is_staff__exact=1",
+        "is_superuser=0",
+        "staff_of__gt=0",
+        "staff_of__isnull=0",
+        "password__gt=a",
+    ):
+        assert browser.get(f"{page_of(User, 'changelist')}?{asked}").status_code == 400, asked
+    chief = cast.browser_of(cast.person("chief", is_staff=True, is_superuser=True))
+    assert chief.get(f"{page_of(User, 'changelist')}?is_staff__exact=1").status_code == 200
+
+
 def test_nobody_gives_themselves_rights(houses):
     ours, _ = houses
     person = worker(ours[Brand])
