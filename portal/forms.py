@@ -143,11 +143,10 @@ MODES = [
 ]
 
 
-class KeyForm(OfSomebody):
-    """What a key may do. `values` are issuing.issue's arguments."""
+class KeyRules(forms.Form):
+    """What a key may do."""
 
     name = forms.CharField(max_length=100, help_text="Where the key will be used, e.g. “production server”.")
-    mode = forms.ChoiceField(label="Kind", choices=MODES, required=False, initial=ApiKey.Mode.LIVE)
     scopes = forms.MultipleChoiceField(label="May use", widget=forms.CheckboxSelectMultiple)
     models = forms.MultipleChoiceField(
         required=False,
@@ -166,11 +165,15 @@ class KeyForm(OfSomebody):
     requests_per_minute = forms.IntegerField(label="Requests per minute", required=False, min_value=1, max_value=10**9)
     tokens_per_day = forms.IntegerField(label="Tokens per day", required=False, min_value=1, max_value=10**15)
     spend_per_month = forms.CharField(label="Spend per month", required=False, max_length=30)
+    LIMITS = {
+        "requests_per_minute": ("requests", "minute"),
+        "tokens_per_day": ("tokens", "day"),
+        "spend_per_month": ("nanos", "month"),
+    }
 
     def __init__(self, *args: Any, organization: Organization, models: Sequence[Model], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.currency = organization.brand.currency
-        self.offer(organization, access.AT_LEAST[Role.DEVELOPER])
         field = self.fields["models"]
         assert isinstance(field, forms.MultipleChoiceField)
         field.choices = [(model.slug, model.slug) for model in models]
@@ -190,22 +193,18 @@ class KeyForm(OfSomebody):
 
     def values(self, now: datetime) -> dict[str, Any]:
         data = self.cleaned_data
-        given = [
-            {"unit": "requests", "window": "minute", "amount": data["requests_per_minute"]},
-            {"unit": "tokens", "window": "day", "amount": data["tokens_per_day"]},
-            {"unit": "nanos", "window": "month", "amount": data["spend_per_month"]},
-        ]
-        asked = [limit for limit in given if limit["amount"] is not None]
+        given = [{"unit": unit, "window": window, "amount": data[name]} for name, (unit, window) in self.LIMITS.items()]
         return {
             "name": data["name"],
-            "service_account": self.owner,
-            "mode": ApiKey.Mode(data["mode"] or ApiKey.Mode.LIVE),
             "scopes": data["scopes"],
             "model_slugs": data["models"] or None,
             "cidrs": data["cidrs"].split(),
-            "limits": limits.normalised_key_limits(asked),
-            "expires_at": now + timedelta(days=int(data["expires_in"])) if data["expires_in"] else None,
+            "limits": limits.normalised_key_limits([limit for limit in given if limit["amount"] is not None]),
+            "expires_at": self.expiry(data["expires_in"], now),
         }
+
+    def expiry(self, chosen: str, now: datetime) -> datetime | None:
+        return now + timedelta(days=int(chosen)) if chosen else None
 
     def take(self, error: ValidationError) -> None:
         """Show what the domain refused beside the field it is about."""
@@ -213,6 +212,78 @@ class KeyForm(OfSomebody):
         for name, texts in found.items():
             for text in texts:
                 self.add_error(name if name in self.fields else None, text)
+
+
+class KeyForm(OfSomebody, KeyRules):
+    """A new key. `values` are issuing.issue's arguments."""
+
+    mode = forms.ChoiceField(label="Kind", choices=MODES, required=False, initial=ApiKey.Mode.LIVE)
+
+    def __init__(self, *args: Any, organization: Organization, models: Sequence[Model], **kwargs: Any) -> None:
+        super().__init__(*args, organization=organization, models=models, **kwargs)
+        self.offer(organization, access.AT_LEAST[Role.DEVELOPER])
+
+    def values(self, now: datetime) -> dict[str, Any]:
+        mode = ApiKey.Mode(self.cleaned_data["mode"] or ApiKey.Mode.LIVE)
+        return super().values(now) | {"service_account": self.owner, "mode": mode}
+
+
+class KeyChangeForm(KeyRules):
+    """A key from now on. `values` are issuing.change's arguments: what the form has no field for stays, as limits of
+    other windows and models that are offered no longer."""
+
+    KEEP = "keep"
+    version = forms.CharField(widget=forms.HiddenInput, max_length=20)
+
+    def __init__(self, *args: Any, key: ApiKey, models: Sequence[Model], **kwargs: Any) -> None:
+        self.key = key
+        offered = {model.slug for model in models}
+        self.unoffered = [slug for slug in key.model_slugs or [] if slug not in offered]
+        super().__init__(*args, organization=key.organization, models=models, initial=self._initial(), **kwargs)
+        expires = self.fields["expires_in"]
+        assert isinstance(expires, forms.ChoiceField)
+        expires.choices = [(self.KEEP, self._until()), *LIFETIMES] if key.expires_at else LIFETIMES
+
+    @property
+    def other_limits(self) -> list[dict[str, Any]]:
+        known = self.LIMITS.values()
+        return [limit for limit in self.key.limits if (limit["unit"], limit["window"]) not in known]
+
+    def clean_version(self) -> str:
+        given: str = self.cleaned_data["version"]
+        if given != str(self.key.version):
+            raise forms.ValidationError("Somebody changed this key meanwhile. Look at it again, then change it.")
+        return given
+
+    def values(self, now: datetime) -> dict[str, Any]:
+        values = super().values(now)
+        values["limits"] += self.other_limits
+        if values["model_slugs"] or self.unoffered:
+            values["model_slugs"] = [*(values["model_slugs"] or []), *self.unoffered]
+        return values
+
+    def expiry(self, chosen: str, now: datetime) -> datetime | None:
+        return self.key.expires_at if chosen == self.KEEP else super().expiry(chosen, now)
+
+    def _initial(self) -> dict[str, Any]:
+        key = self.key
+        amounts = {(limit["unit"], limit["window"]): limit["amount"] for limit in key.limits}
+        found = {name: amounts.get(kind) for name, kind in self.LIMITS.items()}
+        spend = found["spend_per_month"]
+        return found | {
+            "spend_per_month": "" if spend is None else money.decimal(spend, 9, places_min=2),
+            "version": str(key.version),
+            "name": key.name,
+            "scopes": key.scopes,
+            "models": [slug for slug in key.model_slugs or [] if slug not in self.unoffered],
+            "cidrs": "\n".join(key.cidrs),
+            "expires_in": self.KEEP if key.expires_at else "",
+        }
+
+    def _until(self) -> str:
+        at = self.key.expires_at
+        assert at is not None
+        return f"As it is: {at.day} {at:%b %Y, %H:%M} UTC"
 
 
 class ManagementKeyForm(OfSomebody):

@@ -37,6 +37,7 @@ account: list[URLPattern] = [
     path("keys/", keys.keys, name="keys"),
     path("keys/new/", keys.key_new, name="key_new"),
     path("keys/revoke/", keys.keys_revoke, name="keys_revoke"),
+    path("keys/<slug:key>/edit/", keys.key_edit, name="key_edit"),
     path("keys/<slug:key>/rotate/", keys.key_rotate, name="key_rotate"),
     path("keys/<slug:key>/revoke/", keys.key_revoke, name="key_revoke"),
     path("keys/management/", management_keys.management_keys, name="management_keys"),

@@ -1,4 +1,4 @@
-"""API keys: list, create, reveal once, rotate, revoke."""
+"""API keys: list, create, reveal once, edit, rotate, revoke."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from billing.models import Model
 from keys import access, issuing
 from keys.models import ApiKey, Organization, Role
 from portal import firstcall, form_tokens, onboarding
-from portal.forms import KeyForm, RotateForm
+from portal.forms import KeyChangeForm, KeyForm, RotateForm
 from portal.middleware import MemberRequest
 from portal.pages import of_organization, page, verified_first
 from portal.views.usage import places, today
@@ -77,6 +77,31 @@ def key_new(request: MemberRequest, organization: Organization) -> HttpResponse:
             return _reveal(request, organization, issued, models)
     context = {"form": form, "form_token": form_tokens.mint(request)}
     return page(request, organization, "keys", "portal/key_new.html", context)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@of_organization(role_at_least=Role.DEVELOPER)
+@verified_first
+def key_edit(request: MemberRequest, organization: Organization, key: str) -> HttpResponse:
+    row = _key(request, organization, key)
+    if row.revoked_at is not None or row.purpose != ApiKey.Purpose.PROGRAM:
+        messages.error(request, "That key is revoked, for good. Create a new one instead.")
+        return redirect("keys", organization.public_id)
+    form = KeyChangeForm(request.POST or None, key=row, models=_models(organization))
+    if request.method == "POST" and form.is_valid():
+        try:
+            version = issuing.change(
+                key=row, actor=request.user, address=request.client_address, **form.values(timezone.now())
+            )
+        except ValidationError as error:
+            form.take(error)
+        else:
+            if version is None or version.applied:
+                messages.success(request, f"{row.name} is as you wish, from its next request on.")
+            else:
+                messages.warning(request, f"{row.name} is changed. {UNREACHABLE}")
+            return redirect("keys", organization.public_id)
+    return page(request, organization, "keys", "portal/key_edit.html", {"form": form, "key": row})
 
 
 @require_http_methods(["GET", "HEAD", "POST"])

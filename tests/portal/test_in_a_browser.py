@@ -318,6 +318,7 @@ def test_every_page_is_clean_and_fits(open_window, cast, busy, size):
         "mailbox": "/mailbox/",
         **{name: base if name == "overview" else f"{base}{name}/" for name in SECTIONS},
         "key-new": f"{base}keys/new/",
+        "key-edit": f"{base}keys/{busy.key.public_id}/edit/",
         "key-revoke": f"{base}keys/{busy.key.public_id}/revoke/",
         "key-rotate": f"{base}keys/{busy.key.public_id}/rotate/",
         "usage-in-parts": f"{base}usage/?days=7&measure=tokens",

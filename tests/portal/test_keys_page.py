@@ -300,3 +300,44 @@ def test_who_may_not_revoke_chooses_nothing(cast):
     viewer, base = casting.browser_of(cast.viewer), f"/{cast.organization.public_id}/keys/"
     assert 'form="chosen"' not in viewer.get(base).content.decode()
     assert viewer.post(f"{base}revoke/", {"key": [key.public_id], "sure": "yes"}).status_code == 403
+
+
+def edit_form(browser: Client, path: str, **fields) -> dict[str, Any]:
+    """What the form would send as it stands, but for the fields given."""
+    form = browser.get(path).context["form"]
+    return {bound.name: "" if bound.value() is None else bound.value() for bound in form} | fields
+
+
+@COMMITS
+def test_a_key_is_edited_and_keeps_what_the_form_does_not_show(owner, cast, redis_connection):
+    casting.model(cast.brand, "m-1")
+    day = {"unit": "requests", "window": "day", "amount": 9}
+    spend = {"unit": "nanos", "window": "month", "amount": 12_500_000_000}
+    ends = datetime(2030, 1, 1, tzinfo=UTC)
+    key = issued(cast, limits=[spend, day], model_slugs=["m-1", "gone"], cidrs=["192.0.2.0/24"], expires_at=ends)
+    path = f"/{cast.organization.public_id}/keys/{key.public_id}/edit/"
+    page = owner.get(path).content.decode()
+    assert 'value="12.50"' in page
+    assert "As it is: 1 Jan 2030" in page
+    before = AuditEvent.objects.count()
+    assert owner.post(path, edit_form(owner, path)).status_code == 302
+    assert AuditEvent.objects.count() == before, "nothing was changed"
+
+    stale = edit_form(owner, path, name="old page")
+    sent = edit_form(owner, path, name="worker", spend_per_month="20", tokens_per_day="500", cidrs="", scopes=["chat"])
+    assert owner.post(path, sent).status_code == 302
+    key.refresh_from_db()
+    assert (key.name, key.scopes, key.cidrs, key.expires_at) == ("worker", ["chat"], [], ends)
+    assert sorted(key.model_slugs or []) == ["gone", "m-1"]
+    tokens = {"unit": "tokens", "window": "day", "amount": 500}
+    assert sorted(key.limits, key=str) == sorted([tokens, spend | {"amount": 20_000_000_000}, day], key=str)
+
+    late = owner.post(path, stale)
+    assert (late.status_code, "Somebody changed this key meanwhile." in late.content.decode()) == (200, True)
+    wrong = owner.post(path, edit_form(owner, path, cidrs="nowhere"))
+    assert list(wrong.context["form"].errors) == ["cidrs"]
+    assert owner.post(path, edit_form(owner, path, expires_in="", models=[])).status_code == 302
+    key.refresh_from_db()
+    assert (key.name, key.expires_at, key.model_slugs) == ("worker", None, ["gone"])
+    issuing.revoke(key=key, actor=cast.owner)
+    assert owner.get(path).status_code == 302

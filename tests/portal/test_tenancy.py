@@ -92,7 +92,7 @@ def test_a_former_member_is_a_stranger(cast, key, name):
 
 
 DEVELOPERS_ONLY = {
-    *("key_new", "key_rotate", "key_revoke", "keys_revoke"),
+    *("key_new", "key_edit", "key_rotate", "key_revoke", "keys_revoke"),
     *("playground", "playground_key", "playground_close", "playground_call"),
 }
 ADMINS_ONLY = {
