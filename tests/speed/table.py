@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import median, quantiles
 from typing import NamedTuple
 
+from tests.speed.load import WHOLE
 from tests.speed.trial import ENGINE_ROOM_MIN, MANY, Results, Side
 
 RATE_MIN = 0.06
@@ -159,7 +160,11 @@ def _behind(results: Results) -> list[str]:
 
 def _verdicts(results: Results) -> list[str]:
     asked, events = sum(results.asked.values()), sum(results.events.values())
-    said = [f"Metered: engines were asked {asked} times through the proxy, {events} calls are in the books."]
+    given = results.events[WHOLE] - results.left[WHOLE]
+    said = [
+        f"Metered: engines were asked {asked} times through the proxy, {events} calls are in the books.",
+        f"Of whole calls clients had {results.answered} answers, and {given} are booked that did not end before any.",
+    ]
     said += [aim.line() for aim in aims(results)]
     return [*said, *(f"VOID: {reason}" for reason in void(results))]
 
@@ -174,7 +179,7 @@ def void(results: Results) -> list[str]:
     if not results.is_whole:
         reasons.append("streams were not whole")
     if not results.is_metered:
-        reasons.append(f"asked {results.asked}, booked {results.events}")
+        reasons.append(f"asked {results.asked}, answered {results.answered}, booked {results.events}")
     if results.unlike:
         reasons.append(f"{results.unlike} streams were booked otherwise than the engine made them")
     return reasons

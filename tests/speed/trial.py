@@ -112,6 +112,8 @@ class Results:
     engine_alone: list[Burst] = field(default_factory=list)
     asked: dict[str, int] = field(default_factory=lambda: {WHOLE: 0, STREAMED: 0})
     """By model: what its engine was asked for through the proxy."""
+    answered: int = 0
+    """Whole calls whose answer a client of the proxy had."""
     events: dict[str, int] = field(default_factory=dict)
     """By model: what was metered and booked."""
     left: dict[str, int] = field(default_factory=lambda: {WHOLE: 0, STREAMED: 0})
@@ -122,7 +124,8 @@ class Results:
 
     @property
     def is_metered(self) -> bool:
-        return all(booked - self.left[model] <= self.asked[model] <= booked for model, booked in self.events.items())
+        told = all(booked - self.left[model] <= self.asked[model] <= booked for model, booked in self.events.items())
+        return told and self.answered <= self.events[WHOLE] - self.left[WHOLE]
 
     @property
     def is_whole(self) -> bool:
@@ -202,7 +205,8 @@ class Trial:
         """Not measured, but metered like the rest."""
         for side in (self.results.nginx, self.results.proxy):
             with self._counted(side):
-                load.whole(side.target, self._folder, connections=MANY, seconds=self._plan.warm_up_seconds)
+                burst = load.whole(side.target, self._folder, connections=MANY, seconds=self._plan.warm_up_seconds)
+                self._note_answers(side, burst)
                 load.streams(side.target, self._plan.pace._replace(streams=10, spread_s=0.1))
 
     def _burst(self, target: Target, connections: int) -> Burst:
@@ -215,6 +219,7 @@ class Trial:
             burst = self._burst(side.target, connections)
             side.cpu_us[connections].append((cpu_seconds(side.pids) - spent) * 1e6 / max(1, burst.answers))
             side.bursts[connections].append(burst)
+            self._note_answers(side, burst)
             if side is self.results.proxy and connections == MANY:
                 self._note_behind(before, max(1, burst.answers))
 
@@ -228,6 +233,11 @@ class Trial:
             limited.redis_cpu_us.append((after[0] - before[0]) * 1e6 / calls)
             limited.script_us.append((after[2] - before[2]) / calls)
             limited.bursts.append(burst)
+            self._note_answers(proxy, burst)
+
+    def _note_answers(self, side: Side, burst: Burst) -> None:
+        if side is self.results.proxy:
+            self.results.answered += burst.answers
 
     def _streams(self, side: Side) -> None:
         pace = self._plan.pace
@@ -244,6 +254,7 @@ class Trial:
         if side is self.results.nginx:
             yield
             return
+        time.sleep(PAUSE_SECONDS)  # what wrk left on its way to the engine, past the proxy
         before = self._asked()
         yield
         time.sleep(PAUSE_SECONDS)  # what wrk left in the sockets
